@@ -1,0 +1,1 @@
+"""Other people's checkpoint formats in: the only place where weights are renamed."""

@@ -1,0 +1,1 @@
+"""Operators: one contract, a reference that defines it, and the fast backends."""

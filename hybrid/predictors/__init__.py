@@ -1,0 +1,1 @@
+"""Runs what says which neurons will fire."""

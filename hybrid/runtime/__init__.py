@@ -1,0 +1,1 @@
+"""Sequences, scheduling on two devices, sampling: from a decoder to tokens."""

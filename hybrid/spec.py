@@ -1,0 +1,132 @@
+"""What a model is, as data: the one decoder is built from a `ModelSpec` and nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from profiler.artifacts import UserError
+
+Activation = Literal["relu", "silu"]
+Norm = Literal["rms", "layer"]
+Positions = Literal["rope", "learned"]
+
+ACTIVATIONS = ("relu", "silu")
+# Larger than any model there is; a config beyond them is damaged or hostile.
+LIMITS = {
+    "vocab_size": 1 << 22,
+    "hidden_size": 1 << 17,
+    "n_layers": 1 << 10,
+    "n_neurons": 1 << 20,
+    "n_heads": 1 << 12,
+    "n_kv_heads": 1 << 12,
+    "head_dim": 1 << 12,
+    "max_positions": 1 << 24,
+}
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Rotary frequency scaling of Llama 3.1 and later (`rope_type: llama3`)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_positions: int
+
+    def __post_init__(self) -> None:
+        numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_positions)
+        if not all(isinstance(n, (int, float)) and math.isfinite(n) and n > 0 for n in numbers):
+            raise UserError(f"rope scaling needs positive numbers, not {numbers}")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise UserError("rope scaling: high_freq_factor should be above low_freq_factor")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model. A family (Llama, Mistral, OPT) is a set of values, never a class of its own.
+
+    n_neurons is the width of one FFN; max_positions the trained context in tokens; position_offset what is added to a
+    position before it indexes a learned table (OPT: 2); sliding_window the tokens that attention looks back, if any.
+    """
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    n_layers: int
+    n_neurons: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    max_positions: int
+    activation: Activation
+    gated: bool
+    norm: Norm
+    norm_eps: float
+    positions: Positions
+    rope_theta: float = 10000.0
+    rope_scaling: Llama3Scaling | None = None
+    position_offset: int = 0
+    attention_bias: bool = False
+    ffn_bias: bool = False
+    tied_embeddings: bool = False
+    sliding_window: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in LIMITS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+                raise UserError(f"config: {name} is {value!r}; a whole number from 1 to {limit} is expected")
+        if self.activation not in ACTIVATIONS:
+            raise UserError(f"config: activation {self.activation!r} is not known; known are {', '.join(ACTIVATIONS)}")
+        if self.n_heads % self.n_kv_heads:
+            raise UserError(f"config: {self.n_heads} heads cannot share {self.n_kv_heads} key-value heads evenly")
+        if self.positions == "rope" and self.head_dim % 2:
+            raise UserError(f"config: rotary positions need an even head size, not {self.head_dim}")
+        if not (math.isfinite(self.norm_eps) and 0 <= self.norm_eps < 1):
+            raise UserError(f"config: norm epsilon {self.norm_eps!r} is out of range")
+        if not (math.isfinite(self.rope_theta) and self.rope_theta > 0):
+            raise UserError(f"config: rope theta {self.rope_theta!r} is out of range")
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise UserError(f"config: a sliding window of {self.sliding_window} tokens sees nothing")
+
+    @property
+    def row_parts(self) -> tuple[str, ...]:
+        """Vectors of one neuron's record, in order, each of `hidden_size` elements."""
+        return ("gate", "up", "down") if self.gated else ("up", "down")
+
+    @property
+    def has_exact_zeros(self) -> bool:
+        """Whether the activation is exactly zero for some inputs, so that exact mode can skip rows."""
+        return self.activation == "relu"
+
+    @property
+    def q_size(self) -> int:
+        """Outputs of the query projection."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Outputs of the key projection, and of the value projection."""
+        return self.n_kv_heads * self.head_dim
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as a JSON object."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(body: dict[str, Any]) -> ModelSpec:
+        """The spec of `to_json`, validated.
+
+        Raises:
+            UserError: keys missing or unknown, or values out of range.
+        """
+        known = {f.name for f in fields(ModelSpec)}
+        if not isinstance(body, dict) or not set(body) <= known:
+            raise UserError("the model's spec has keys that this program does not know; pack the checkpoint anew")
+        try:
+            scaling = body.get("rope_scaling")
+            return ModelSpec(**{**body, "rope_scaling": Llama3Scaling(**scaling) if scaling else None})
+        except TypeError as error:
+            raise UserError(f"the model's spec is damaged ({error}); pack the checkpoint anew") from error

@@ -1,0 +1,1 @@
+"""The model directory: its manifest, its files and the rows mapped in place."""

@@ -1,0 +1,204 @@
+"""What every file of this project obeys: atomic writes, digests, byte sizes, locks and the error a user sees.
+
+Standard library only, so that commands which need no tensor start fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+PARTIAL = ".partial-"
+CHUNK = 1 << 20
+
+
+class UserError(Exception):
+    """A mistake or a state of the machine that the user can mend: the message says how. Shown without a traceback."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size as people write it: `8GiB`, `7.5 MiB`, `512`, `2G` (binary) or `2GB` (decimal).
+
+    Raises:
+        UserError: the text is no size, is negative or is over 2**60 bytes.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if not match or match[2].upper() not in UNITS:
+        raise UserError(f"{text!r} is not a size; write one as 8GiB, 512MiB or 2GB")
+    size = int(float(match[1]) * UNITS[match[2].upper()])
+    if size > 1 << 60:
+        raise UserError(f"{text!r} is more memory than any machine has")
+    return size
+
+
+def format_size(size: float) -> str:
+    """Bytes as people read them, in binary units: `7.0 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def sha256_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
+    """Hex sha256 of a file, read in chunks; `on_bytes` is told each chunk's size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            if on_bytes:
+                on_bytes(len(chunk))
+    return digest.hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Hex sha256 of a JSON value, the same for equal values whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def explain_os_errors(action: str, path: Path) -> Iterator[None]:
+    """Turn what the operating system says of writing at `path` into a `UserError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = format_size(free_bytes(path))
+            raise UserError(f"cannot {action}: the disk of {path} is full ({free} free)") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"cannot {action}: {path} cannot be written; choose a folder of your own") from error
+        raise UserError(f"cannot {action}: {error}") from error
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """A file that replaces `path` when the block ends well: written beside it, fsynced, renamed. Else it is removed."""
+    beside = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
+    with explain_os_errors(f"write {path.name}", path.parent):
+        try:
+            with beside.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+            sync_directory(path.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, all or nothing."""
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames inside a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, kind: str, version: int, body: dict[str, Any]) -> None:
+    """Write an artifact: an object that opens with its kind and format version, atomically."""
+    text = json.dumps({"kind": kind, "format_version": version, **body}, indent=1, allow_nan=False)
+    write_atomic(path, text.encode() + b"\n")
+
+
+def read_json(path: Path, kind: str, version: int, mend: str, limit: int = 64 << 20) -> dict[str, Any]:
+    """Read an artifact of `kind` written at `version`; `mend` is the command that makes a new one.
+
+    Raises:
+        UserError: missing, over `limit` bytes, not JSON, of another kind, or of another version.
+    """
+    value = read_json_object(path, limit)
+    if value.get("kind") != kind:
+        raise UserError(f"{path} is not a {kind} file of hybrid; make one with: {mend}")
+    check_version(path, value.get("format_version"), version, mend)
+    return value
+
+
+def read_json_object(path: Path, limit: int = 64 << 20) -> dict[str, Any]:
+    """A JSON object from a file of others: bounded in size, every failure a `UserError`."""
+    try:
+        if path.stat().st_size > limit:
+            raise UserError(f"{path} is {format_size(path.stat().st_size)}; at most {format_size(limit)} is expected")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} should hold a JSON object")
+    return value
+
+
+def check_version(path: Path, found: object, known: int, mend: str) -> None:
+    """Refuse an artifact whose format version is not the one this program reads."""
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise UserError(f"{path} has no format version; make it anew with: {mend}")
+    if found > known:
+        raise UserError(f"{path} has format version {found}, newer than this program reads ({known}): update hybrid")
+    if found < known:
+        raise UserError(f"{path} has format version {found}, no longer read; make it anew with: {mend}")
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes on the file system of `path`, or of its nearest parent that exists."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def require_free_space(path: Path, needed: int, purpose: str) -> None:
+    """Fail before writing where the disk cannot hold what is to come."""
+    free = free_bytes(path)
+    if free < needed:
+        raise UserError(
+            f"{purpose} needs {format_size(needed)} on the disk of {path}, and {format_size(free)} are free: "
+            f"{format_size(needed - free)} are missing"
+        )
+
+
+@contextlib.contextmanager
+def directory_lock(path: Path, purpose: str) -> Iterator[None]:
+    """The only writer of a directory, for the length of the block; readers need no lock. Freed by the kernel on kill.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with explain_os_errors(purpose, path):
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"cannot {purpose}: another process is writing {path}; wait until it ends") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale_partials(directory: Path) -> list[Path]:
+    """Remove what a killed writer left inside `directory`; the caller holds its lock. Returns what was removed."""
+    stale = sorted(p for p in directory.rglob(f".*{PARTIAL}*") if p.is_file())
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return stale
