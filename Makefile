@@ -1,0 +1,54 @@
+# One command per habit. `make demo` and `make test` work on a fresh machine: they create .venv and install into it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PACKAGES := hybrid profiler placement
+NATIVE := CMakeLists.txt $(wildcard hybrid/ops/native/*)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo check test test-all slow bench format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## create .venv and install the project into it, editable
+
+# torch goes first and bounded: a range that admits a newer build can bring gigabytes of CUDA along.
+$(VENV)/.installed: pyproject.toml $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet 'torch>=2.6,<2.14'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: install  ## run the main job on the shipped model: complete code, on one unit and split over two, and compare
+	$(BIN)/hybrid run demo "def parse_args(" -n 64
+	$(BIN)/hybrid plan demo --vram 7MiB --context 256
+	$(BIN)/hybrid run demo "class Stack:" -n 64 --plan default --second-device cpu
+	$(BIN)/hybrid compare demo --text-tokens 6000
+	$(BIN)/hybrid compare demo --text-tokens 2000 --plan default --second-device cpu
+
+check: install  ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## check, and every test that is neither slow nor for a GPU
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+slow: install  ## only the slow tests
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-all: check  ## every test that needs no GPU
+	$(BIN)/python -m pytest -m "not gpu"
+
+bench: install  ## time the operators against torch and against the memory's bandwidth
+	$(BIN)/python scripts/bench_operators.py --json build/bench-operators.json
+
+format: install  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what was built
+	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

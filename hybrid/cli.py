@@ -1,0 +1,329 @@
+"""The command line: parses, imports the stage inside the command, calls it, prints.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 an error that the message explains, 2 wrong
+usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from hybrid import display
+from profiler.artifacts import UserError, format_size, parse_size
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""Run language models larger than the GPU they run on.
+
+    A model passes through four stages: pack a checkpoint, profile which neurons fire, plan where each one lives, run.
+    Wherever a model directory is expected, `demo` stands for the model that ships with hybrid.
+    """,
+)
+
+
+class Mode(str, Enum):
+    """What is computed for a token."""
+
+    dense = "dense"
+    exact = "exact"
+    predicted = "predicted"
+
+
+class Device(str, Enum):
+    """What a plan's GPU is on this machine."""
+
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class WeightFormat(str, Enum):
+    """How weights are stored."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    f16 = "f16"
+
+
+class KvFormat(str, Enum):
+    """How keys and values are stored."""
+
+    f16 = "f16"
+    bf16 = "bf16"
+    f32 = "f32"
+
+
+MODEL_HELP = "A model directory, or `demo`."
+ModelArgument = Annotated[str, typer.Argument(metavar="DIR", help=MODEL_HELP, show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+PlanOption = Annotated[Optional[str], typer.Option(help="A plan of the directory by name, or a plan's path.")]
+DeviceOption = Annotated[
+    Optional[Device],
+    typer.Option("--second-device", help="What a plan's GPU is here: `cuda`, or `cpu` for a stand-in made of memory."),
+]
+ContextOption = Annotated[Optional[int], typer.Option(min=2, help="Tokens of one sequence, prompt and output.")]
+KvOption = Annotated[KvFormat, typer.Option(help="How keys and values are stored.")]
+ThreadsOption = Annotated[Optional[int], typer.Option(min=1, help="CPU threads; all usable cores by default.")]
+TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
+
+
+@app.command()
+def pack(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint folder.")],
+    destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory to make; must not exist.")],
+    weight_format: Annotated[WeightFormat, typer.Option("--format", help="auto keeps a 16-bit source's type.")]
+    = WeightFormat.auto,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a checkpoint into a model directory.
+
+    Example: hybrid pack ~/models/ReluLLaMA-7B relu7b
+    """
+    from hybrid.stages.pack import pack as run_stage
+
+    with display.progress("packing") as tell:
+        report = run_stage(source, destination, weight_format.value, tell)
+    show(as_json, report.to_json, report.lines)
+
+
+@app.command()
+def profile(
+    model: ModelArgument,
+    text: TextOption,
+    name: Annotated[str, typer.Option(help="Name of the profile in the directory.")] = "default",
+    tokens: Annotated[Optional[int], typer.Option(min=1, help="Use at most so many tokens of the text.")] = None,
+    rank: Annotated[Optional[int], typer.Option(min=1, help="Rank of the predictors; by default an eighth of the width.")]
+    = None,
+    memory: Annotated[str, typer.Option(help="Memory for the samples that predictors are trained on.")] = "1GiB",
+    seed: Annotated[int, typer.Option(help="Seed of sampling and training.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Count which neurons fire on a text, train predictors, and put the hottest rows first.
+
+    Example: hybrid profile relu7b --text code.txt --text prose.txt
+    """
+    from hybrid.stages.opening import resolve
+    from hybrid.stages.profile import ProfileSettings
+    from hybrid.stages.profile import profile as run_stage
+
+    settings = ProfileSettings(name=name, tokens=tokens, rank=rank, memory=parse_size(memory), seed=seed)
+    with display.stages() as tell:
+        report = run_stage(resolve(model), text, settings, tell)
+    show(as_json, report.to_json, report.lines)
+
+
+@app.command()
+def plan(
+    model: ModelArgument,
+    vram: Annotated[str, typer.Option(help="Bytes that the GPU may hold, such as 8GiB.")],
+    ram: Annotated[Optional[str], typer.Option(help="Bytes that host memory may hold; not limited by default.")] = None,
+    context: ContextOption = None,
+    mode: Annotated[Optional[Mode], typer.Option(help="The mode that the plan is for.")] = None,
+    hardware: Annotated[str, typer.Option(help="A machine that hybrid knows, or a JSON file.")] = "cpu-stand-in",
+    name: Annotated[str, typer.Option(help="Name of the plan in the directory.")] = "default",
+    profile_name: Annotated[str, typer.Option("--profile", help="The profile that counts.")] = "default",
+    kv_format: KvOption = KvFormat.f16,
+    time_limit: Annotated[float, typer.Option(min=0.0, help="Seconds that the solver may take.")] = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Solve for where each neuron lives within a budget of memory.
+
+    Example: hybrid plan demo --vram 7MiB
+    """
+    from hybrid.stages.opening import resolve
+    from hybrid.stages.plan import PlanSettings
+    from hybrid.stages.plan import plan as run_stage
+
+    settings = PlanSettings(
+        vram=parse_size(vram),
+        ram=None if ram is None else parse_size(ram),
+        context=context,
+        mode=None if mode is None else mode.value,
+        hardware=hardware,
+        name=name,
+        profile=profile_name,
+        kv_format=kv_format.value,
+        time_limit=time_limit,
+    )
+    report = run_stage(resolve(model), settings)
+    show(as_json, report.to_json, report.lines)
+
+
+@app.command()
+def run(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to complete.", show_default=False)],
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Tokens to generate.")] = 64,
+    mode: Annotated[Optional[Mode], typer.Option(help="By default the cheapest that the model offers.")] = None,
+    plan: PlanOption = None,
+    device: DeviceOption = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that hold this probability.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from so many likeliest tokens; 0 for all.")] = 0,
+    seed: Annotated[Optional[int], typer.Option(help="Makes sampling repeatable.")] = None,
+    stop: Annotated[Optional[list[str]], typer.Option(help="End at this text; may be given several times.")] = None,
+    context: ContextOption = None,
+    kv_format: KvOption = KvFormat.f16,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Complete a prompt, streaming the text; a line of figures follows on stderr.
+
+    Example: hybrid run demo "def parse_args(" -n 64
+    """
+    from hybrid.llm import LLM, SamplingParams
+
+    second = default_device(plan, device)
+    params = SamplingParams(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+    chosen = None if mode is None else mode.value
+    with LLM(
+        model,
+        mode=chosen,
+        plan=plan or ("default" if device else None),
+        device=second,
+        context=context,
+        max_sequences=1,
+        kv_format=kv_format.value,
+        threads=threads,
+    ) as llm:
+        pieces = []
+        if not as_json:
+            display.write(prompt)
+        for piece in llm.stream(prompt, params):
+            pieces.append(piece)
+            if not as_json:
+                display.write(piece)
+        run_summary = llm.summary()
+        if as_json:
+            completion = llm.last_completion
+            body = {"prompt": prompt, "text": "".join(pieces), "finish_reason": completion.finish_reason}
+            body |= {"token_ids": completion.token_ids, "summary": run_summary.to_json()}
+            display.write(json.dumps(body, indent=1) + "\n")
+        else:
+            display.write("\n")
+            for line in run_summary.lines():
+                display.note(line)
+
+
+@app.command()
+def compare(
+    model: ModelArgument,
+    text: Annotated[Optional[list[Path]], typer.Option("--text", help="The text that quality is measured on.")] = None,
+    plan: PlanOption = None,
+    device: DeviceOption = None,
+    tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=2, help="Tokens to decode after each prompt.")] = 48,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts, taken from the text.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of timing.")] = 3,
+    text_tokens: Annotated[Optional[int], typer.Option(min=2, help="Measure quality on so many tokens only.")] = None,
+    context: ContextOption = None,
+    kv_format: KvOption = KvFormat.f16,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a layer-wise baseline, exact and predicted mode side by side.
+
+    Example: hybrid compare demo
+    """
+    from hybrid.stages.compare import Settings
+    from hybrid.stages.compare import compare as run_stage
+    from hybrid.stages.demo import DEMO, HELDOUT_TEXT
+
+    texts = text or ([HELDOUT_TEXT] if model == DEMO else [])
+    if not texts:
+        raise UserError("compare needs a text to measure quality on: add --text FILE")
+    second = default_device(plan, device)
+    settings = Settings(
+        plan=plan or ("default" if device else None),
+        device=second,
+        tokens=tokens,
+        prompts=prompts,
+        rounds=rounds,
+        text_tokens=text_tokens,
+        context=context,
+        kv_format=kv_format.value,
+        threads=threads,
+    )
+    with display.stages() as tell:
+        result = run_stage(model, texts, settings, tell)
+    show(as_json, result.to_json, lambda: display.comparison_lines(result))
+
+
+@app.command()
+def inspect(
+    model: ModelArgument,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and check its sha256.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a model directory holds; with --verify, whether it is intact.
+
+    Example: hybrid inspect demo --verify
+    """
+    from hybrid.stages.inspect import inspect as run_stage
+    from hybrid.stages.opening import resolve
+
+    with display.progress("verifying") as tell:
+        report = run_stage(resolve(model), verify, tell)
+    show(as_json, report.to_json, report.lines)
+
+
+def default_device(plan: str | None, device: Device | None) -> Any:
+    """The device that was asked for by name."""
+    return None if device is None else device.value
+
+
+def show(as_json: bool, to_json: Callable[[], dict[str, Any]], lines: Callable[[], list[str]]) -> None:
+    """Print a report, as JSON or as lines."""
+    display.write((json.dumps(to_json(), indent=1) if as_json else "\n".join(lines())) + "\n")
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """A mistake of the user's ends in one line and an exit code, never in a traceback."""
+    try:
+        yield
+    except UserError as error:
+        display.note(f"hybrid: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        display.note("hybrid: interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has left: nothing more to say, nor at exit
+        sys.exit(0)
+    except MemoryError:
+        display.note(f"hybrid: out of memory; {format_size(available_memory())} are free: close something or use a smaller --context")
+        sys.exit(1)
+
+
+def available_memory() -> int:
+    """Bytes of memory that processes can still take."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def main() -> None:
+    """The `hybrid` command."""
+    with user_errors():
+        app(standalone_mode=True)
+
+
+if __name__ == "__main__":
+    main()

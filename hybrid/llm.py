@@ -1,0 +1,141 @@
+"""The engine as a Python object.
+
+    from hybrid import LLM, SamplingParams
+
+    with LLM("demo") as llm:
+        print(llm.generate(["def parse_args("], SamplingParams(max_tokens=32))[0].text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import torch
+
+from hybrid.runtime.engine import Engine
+from hybrid.runtime.sampler import SamplingParams
+from hybrid.runtime.sequence import FinishReason
+from hybrid.runtime.sequence import Sequence as TokenSequence
+from hybrid.runtime.summary import RunSummary, summarise
+from hybrid.stages.opening import open_engine
+from hybrid.tokenizer import Tokenizer
+
+__all__ = ["LLM", "Completion", "SamplingParams"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a prompt became. `finish_reason` is `stop` (end token or stop string) or `length`."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    prompt_token_ids: list[int]
+
+
+class LLM:
+    """A model, opened. One caller at a time; use it as a context manager, or call `close`.
+
+    Args:
+        path: a model directory that `hybrid pack` made, or `demo` for the shipped model.
+        mode: `dense`, `exact` or `predicted`; None takes predicted where the model is profiled, else exact where its
+            activation has exact zeros, else dense.
+        plan: the name of a plan of the directory, or the path of one; None computes everything on the CPU.
+        device: `cpu` or `cuda`: what the plan's GPU is. None is `cuda` where a plan is given. `cpu` with a plan asks for the
+            stand-in second device made of ordinary memory.
+        context: tokens of one sequence, prompt and output; None takes the plan's, else the model's own up to 4096.
+        max_sequences: prompts that are decoded together.
+        kv_format: `f16`, `bf16` or `f32`.
+        threads: CPU threads; None takes all usable cores.
+        profile: the name of the profile whose predictors are used.
+
+    Raises:
+        UserError: what was asked for cannot be opened; the message says how to mend it.
+
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        mode: str | None = None,
+        plan: str | Path | None = None,
+        device: Literal["cpu", "cuda"] | None = None,
+        context: int | None = None,
+        max_sequences: int = 8,
+        kv_format: str = "f16",
+        threads: int | None = None,
+        profile: str = "default",
+    ) -> None:
+        self._engine: Engine = open_engine(
+            path,
+            mode=mode,
+            plan=plan,
+            device=device,
+            context=context,
+            max_sequences=max_sequences,
+            kv_format=kv_format,
+            threads=threads,
+            profile=profile,
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer: `encode(text)`, `decode(token_ids)`."""
+        return self._engine.tokenizer
+
+    @property
+    def mode(self) -> str:
+        """The mode that the model was opened in."""
+        return self._engine.options.mode
+
+    def generate(
+        self, prompts: str | Sequence[str], params: SamplingParams | None = None
+    ) -> list[Completion]:
+        """Complete the prompts, decoding them together; one `Completion` each, in order."""
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        sequences = [self._sequence(text, params) for text in texts]
+        for _ in self._engine.run(sequences):
+            pass
+        return [_completion(sequence) for sequence in sequences]
+
+    def stream(self, prompt: str, params: SamplingParams | None = None) -> Iterator[str]:
+        """The completion's text, piece by piece, as soon as it is certain; the summary is in `last_run` afterwards."""
+        sequence, shown = self._sequence(prompt, params), 0
+        for _ in self._engine.run([sequence]):
+            text = sequence.visible_text()
+            if len(text) > shown:
+                yield text[shown:]
+                shown = len(text)
+        self.last_completion = _completion(sequence)
+
+    def logits(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """float32 `[tokens, vocab]`: what the model expects after each token of a text."""
+        return self._engine.logits(token_ids)
+
+    def summary(self) -> RunSummary:
+        """What the engine has computed since it was opened: rows by unit, bytes, memory."""
+        return summarise(self._engine)
+
+    def close(self) -> None:
+        """Give back threads, memory and mappings."""
+        self._engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _sequence(self, text: str, params: SamplingParams | None) -> TokenSequence:
+        tokenizer = self._engine.tokenizer
+        return TokenSequence(tokenizer.encode(text), params or SamplingParams(), tokenizer)
+
+
+def _completion(sequence: TokenSequence) -> Completion:
+    assert sequence.finish_reason is not None
+    return Completion(sequence.text, sequence.output_ids, sequence.finish_reason, sequence.prompt_ids)

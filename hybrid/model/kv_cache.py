@@ -1,0 +1,88 @@
+"""Keys and values in pages: `[block, kv_head, 16, head_dim]`, found through each sequence's block table.
+
+A block number means the same place in every layer and on every unit, so one table per sequence serves all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from profiler.artifacts import UserError
+
+PAGE_TOKENS = 16
+KV_FORMATS = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
+
+
+def pages_for(tokens: int) -> int:
+    """Pages that hold so many tokens."""
+    return -(-tokens // PAGE_TOKENS)
+
+
+class BlockAllocator:
+    """Free block numbers; the caller gives back what it took."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+        self._free = list(range(blocks - 1, -1, -1))
+
+    @property
+    def free(self) -> int:
+        """Blocks that can still be taken."""
+        return len(self._free)
+
+    def take(self) -> int:
+        """One block.
+
+        Raises:
+            UserError: none is left.
+        """
+        if not self._free:
+            raise UserError(f"all {self.blocks} pages of the KV cache are in use; ask for a larger --context")
+        return self._free.pop()
+
+    def give_back(self, blocks: list[int]) -> None:
+        """Make blocks free again."""
+        assert not set(blocks) & set(self._free), "a block was given back twice"
+        self._free.extend(reversed(blocks))
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens of one sequence in a step: its blocks, the position of its first token here, and how many."""
+
+    blocks: torch.Tensor  # int64 [pages]
+    first_position: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        """Tokens of the sequence once this step is done."""
+        return self.first_position + self.count
+
+
+class LayerPages:
+    """The pages of one layer on one unit."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        self.keys = keys  # [block, kv_head, PAGE_TOKENS, head_dim]
+        self.values = values
+
+    def write(self, span: Span, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Store keys and values `[span.count, kv_head, head_dim]` at the span's positions."""
+        positions = torch.arange(span.first_position, span.end)
+        blocks = span.blocks[positions // PAGE_TOKENS].to(self.keys.device)
+        slots = (positions % PAGE_TOKENS).to(self.keys.device)
+        self.keys[blocks, :, slots] = keys.to(self.keys.dtype)
+        self.values[blocks, :, slots] = values.to(self.values.dtype)
+
+    def read(self, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the whole sequence so far, `[span.end, kv_head, head_dim]` each."""
+        blocks = span.blocks[: pages_for(span.end)].to(self.keys.device)
+        return self._gather(self.keys, blocks, span.end), self._gather(self.values, blocks, span.end)
+
+    @staticmethod
+    def _gather(pages: torch.Tensor, blocks: torch.Tensor, tokens: int) -> torch.Tensor:
+        picked = pages[blocks].permute(0, 2, 1, 3)  # [pages, PAGE_TOKENS, kv_head, head_dim]
+        return picked.reshape(-1, *picked.shape[2:])[:tokens]

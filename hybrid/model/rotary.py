@@ -1,0 +1,30 @@
+"""Rotary positions: the frequencies of a model, with Llama 3's scaling."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from hybrid.spec import ModelSpec
+
+
+def inverse_frequencies(spec: ModelSpec) -> torch.Tensor:
+    """fp32 `[head_dim / 2]`: theta^(-2i/head_dim), scaled where the spec says so.
+
+    Source: RoFormer (Su et al. 2021), equation 15; Llama 3.1's published scaling: wavelengths over the original
+    context are stretched by `factor`, short ones kept, those between interpolated.
+    """
+    exponents = torch.arange(0, spec.head_dim, 2, dtype=torch.int64).float() / spec.head_dim
+    frequencies = 1.0 / (spec.rope_theta**exponents)
+    scaling = spec.rope_scaling
+    if scaling is None:
+        return frequencies
+    wavelengths = 2 * math.pi / frequencies
+    longest = scaling.original_positions / scaling.low_freq_factor
+    shortest = scaling.original_positions / scaling.high_freq_factor
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    smooth = (scaling.original_positions / wavelengths - scaling.low_freq_factor) / span
+    between = (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
+    scaled = torch.where(wavelengths > longest, frequencies / scaling.factor, between)
+    return torch.where(wavelengths < shortest, frequencies, scaled)

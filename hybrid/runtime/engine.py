@@ -1,0 +1,167 @@
+"""The engine: sequences in, tokens out. A step is schedule, run, sample; everything else is set up once.
+
+One caller at a time. The engine owns the units, the lane and the mapped model, and gives all of them back on `close`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+
+from hybrid.model.decoder import Decoder, Step
+from hybrid.model.kv_cache import BlockAllocator, Span, pages_for
+from hybrid.runtime.activity import Activity, Ledger
+from hybrid.runtime.loader import EngineOptions, Machine, load_machine
+from hybrid.runtime.sequence import Sequence as TokenSequence
+from hybrid.store.directory import ModelDirectory
+from hybrid.tokenizer import load_tokenizer
+from profiler.artifacts import UserError
+from profiler.tap import Tap
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One sequence's part of a step."""
+
+    sequence: TokenSequence
+    token_ids: list[int]
+    span: Span
+
+
+class Engine:
+    """A model opened in a mode on a placement."""
+
+    def __init__(self, directory: ModelDirectory, options: EngineOptions) -> None:
+        self.directory = directory
+        self.options = options
+        self.machine: Machine = load_machine(directory, options)
+        self.tokenizer = load_tokenizer(directory.path)
+        self.context = self.machine.context
+        self.allocator = BlockAllocator(pages_for(self.context) * options.max_sequences)
+        self.decoder: Decoder = self.machine.decoder
+        self.ledger = Ledger()
+        self.waiting: list[TokenSequence] = []
+        self.running: list[TokenSequence] = []
+
+    def add(self, sequence: TokenSequence) -> None:
+        """Take a request; it is computed by the steps that follow.
+
+        Raises:
+            UserError: the prompt is empty, does not fit the context, or has ids that the model does not know.
+        """
+        self._check_ids(sequence.prompt_ids)
+        if len(sequence.prompt_ids) >= self.context:
+            raise UserError(
+                f"the prompt has {len(sequence.prompt_ids)} tokens, and the context of {self.context} leaves room for "
+                f"{self.context - 1} and one to generate; shorten it, or ask for a larger --context"
+            )
+        self.waiting.append(sequence)
+
+    def step(self) -> list[TokenSequence]:
+        """Advance: a piece of one prompt where one waits, else one token of every running sequence."""
+        prefill = bool(self.waiting) and len(self.running) < self.options.max_sequences
+        activity = self.ledger.prefill if prefill else self.ledger.decode
+        began = time.perf_counter()
+        planned = self._schedule(prefill)
+        hidden = self._run([p.token_ids for p in planned], [p.span for p in planned], activity)
+        sampled = self._sample(planned, hidden)
+        activity.seconds += time.perf_counter() - began
+        return sampled
+
+    def run(self, sequences: Sequence[TokenSequence]) -> Iterator[list[TokenSequence]]:
+        """Steps until all are finished, yielding those that got a token; abandoned sequences give their pages back."""
+        try:
+            for sequence in sequences:
+                self.add(sequence)
+            while self.waiting or self.running:
+                yield self.step()
+        finally:
+            for sequence in [*self.waiting, *self.running]:
+                sequence.release(self.allocator)
+            self.waiting.clear()
+            self.running.clear()
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:
+        """fp32 `[tokens, vocab]` of a text that fits the context, in pieces of the prefill size or token by token."""
+        hidden = self.hidden_states(token_ids, one_by_one, tap)
+        return torch.cat([self.decoder.logits(piece).cpu() for piece in hidden.split(self.machine.prefill_tokens)])
+
+    @torch.inference_mode()
+    def hidden_states(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:
+        """fp32 `[tokens, hidden]` that the head reads; `tap` is shown every layer's FFN."""
+        self._check_ids(token_ids)
+        if len(token_ids) > self.context:
+            raise UserError(f"{len(token_ids)} tokens do not fit the context of {self.context}")
+        blocks = [self.allocator.take() for _ in range(pages_for(len(token_ids)))]
+        piece = 1 if one_by_one else self.machine.prefill_tokens
+        try:
+            self.machine.scheduler.tap = tap
+            pieces = [
+                self._run([list(token_ids[at : at + piece])], [Span(torch.tensor(blocks), at, count)], self.ledger.evaluation)
+                for at in range(0, len(token_ids), piece)
+                if (count := min(piece, len(token_ids) - at))
+            ]
+        finally:
+            self.machine.scheduler.tap = None
+            self.allocator.give_back(blocks)
+        return torch.cat(pieces)
+
+    def close(self) -> None:
+        """Give back threads, memory and mappings."""
+        self.machine.close()
+        self.directory.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _schedule(self, prefill: bool) -> list[Planned]:
+        self.directory.check_unchanged()
+        if prefill:
+            sequence = self.waiting[0]
+            chosen, limit = [sequence], self.machine.prefill_tokens
+            if sequence.pending <= limit:
+                self.running.append(self.waiting.pop(0))
+        else:
+            chosen, limit = self.running, 1
+        return [Planned(s, *s.next_span(limit, self.allocator)) for s in chosen]
+
+    @torch.inference_mode()
+    def _run(self, token_ids: list[list[int]], spans: list[Span], activity: Activity) -> torch.Tensor:
+        flat = torch.tensor([i for ids in token_ids for i in ids])
+        activity.tokens += len(flat)
+        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in spans)
+        self.machine.scheduler.activity = activity
+        return self.decoder.forward(Step(flat, spans))
+
+    @torch.inference_mode()
+    def _sample(self, planned: list[Planned], hidden: torch.Tensor) -> list[TokenSequence]:
+        ends = torch.tensor([p.span.count for p in planned]).cumsum(0) - 1
+        for p in planned:
+            p.sequence.advance(p.span)
+        ready = [i for i, p in enumerate(planned) if p.sequence.pending == 0]
+        if not ready:
+            return []
+        logits = self.decoder.logits(hidden[ends[ready].to(hidden.device)]).cpu()
+        for row, i in enumerate(ready):
+            sequence = planned[i].sequence
+            sequence.append(sequence.sampler.pick(logits[row]), self.context)
+            if sequence.finish_reason is not None:
+                self.running.remove(sequence)
+                sequence.release(self.allocator)
+        return [planned[i].sequence for i in ready]
+
+    def _check_ids(self, token_ids: Sequence[int]) -> None:
+        vocab = self.directory.spec.vocab_size
+        if not token_ids:
+            raise UserError("the prompt is empty; give at least one token")
+        wrong = next((i for i in token_ids if not 0 <= i < vocab), None)
+        if wrong is not None:
+            raise UserError(f"token id {wrong} is out of range: the model's vocabulary has ids 0 to {vocab - 1}")

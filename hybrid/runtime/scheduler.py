@@ -1,0 +1,117 @@
+"""The scheduler: one layer's FFN on two units at the same time.
+
+The named rows of a layer lie in segments. Those on the unit of the layer's attention are computed here; the others go
+through the lane to the other unit meanwhile; one add joins them (PowerInfer, section 5.3).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from hybrid.ops.bank import RowBank
+from hybrid.predictors.low_rank import RowPredictor
+from hybrid.runtime.activity import Activity
+from hybrid.runtime.lane import Lane
+from hybrid.runtime.unit import Unit
+
+Mode = Literal["dense", "exact", "predicted"]
+MODES: tuple[Mode, ...] = ("dense", "exact", "predicted")
+
+
+@dataclass(frozen=True)
+class SplitLayer:
+    """One layer's rows: those beside its attention, those elsewhere, and what names them."""
+
+    near: Unit
+    far: Unit | None
+    near_banks: Sequence[RowBank]
+    far_banks: Sequence[RowBank]
+    predictor: RowPredictor | None
+    down_bias: torch.Tensor | None  # fp32 [hidden], beside attention
+
+
+class Scheduler:
+    """Computes FFNs in a mode; see docs/structure.md for what a mode means."""
+
+    def __init__(self, layers: Sequence[SplitLayer], mode: Mode, has_exact_zeros: bool, lane: Lane | None) -> None:
+        self.layers = layers
+        self.mode = mode
+        self.skip_inactive = mode != "dense" and has_exact_zeros
+        self.activity = Activity()  # replaced by the engine for each kind of work
+        self._lane = lane
+
+    def feed_forward(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`."""
+        layer = self.layers[index]
+        named = layer.predictor.named(x) if self.mode == "predicted" and layer.predictor else None
+        if layer.far_banks:
+            y = self._on_both(layer, x, named)
+        else:
+            y = self._rows(layer.near, layer.near_banks, x, named)
+        return y if layer.down_bias is None else y + layer.down_bias
+
+    def _on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        assert self._lane is not None and layer.far is not None, "split layers need a lane"
+        far, far_banks = layer.far, layer.far_banks
+        arrive = carry([x, named], far.device)
+
+        def work() -> torch.Tensor:
+            began = time.perf_counter()
+            far_x, far_named = arrive()
+            assert far_x is not None
+            result = self._rows(far, far_banks, far_x, far_named)
+            self.activity.far_seconds += time.perf_counter() - began
+            return result
+
+        self._lane.submit(work)
+        began = time.perf_counter()
+        try:
+            y = self._rows(layer.near, layer.near_banks, x, named)
+        finally:
+            waiting = time.perf_counter()
+            far_y = self._lane.join()  # also when this side failed: the lane must be free for the next token
+        self.activity.near_seconds += waiting - began
+        self.activity.wait_seconds += time.perf_counter() - waiting
+        return y + far_y.to(y.device)
+
+    def _rows(
+        self, unit: Unit, banks: Sequence[RowBank], x: torch.Tensor, named: torch.Tensor | None
+    ) -> torch.Tensor:
+        y: torch.Tensor | None = None
+        done = self.activity.rows(unit.name)
+        for bank in banks:
+            here = None if named is None else named[:, bank.first_row : bank.first_row + len(bank)]
+            part, counts = unit.sparse_ffn(bank, x, here, self.skip_inactive)
+            done.gated += counts.gated
+            done.finished += counts.finished
+            y = part if y is None else y + part
+        return torch.zeros_like(x) if y is None else y
+
+
+def carry(
+    tensors: Sequence[torch.Tensor | None], device: torch.device
+) -> Callable[[], Sequence[torch.Tensor | None]]:
+    """Send tensors to a device without waiting; the returned function, called by the other side, waits and gives them.
+
+    From a CUDA device they go to pinned memory in stream order, behind an event that only the receiver waits for.
+    """
+    source = next(t for t in tensors if t is not None).device
+    if source == device:
+        return lambda: tensors
+    if source.type == "cuda":
+        sent = [None if t is None else torch.empty_like(t, device=device, pin_memory=True).copy_(t, non_blocking=True)
+                for t in tensors]  # fmt: skip
+        event = torch.cuda.Event()
+        event.record()
+
+        def arrive() -> Sequence[torch.Tensor | None]:
+            event.synchronize()
+            return sent
+
+        return arrive
+    return lambda: [None if t is None else t.to(device) for t in tensors]

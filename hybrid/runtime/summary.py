@@ -1,0 +1,91 @@
+"""What a run cost: rows and bytes per token, memory by unit. Bytes follow a fixed formula, from rows really counted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+
+from hybrid.runtime.activity import Activity
+from hybrid.runtime.engine import Engine
+from profiler.artifacts import format_size
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """Figures of the tokens decoded so far; `rows_per_token` sums over layers, by unit.
+
+    memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,
+    `resident` and `proportional` bytes of this process (RSS and PSS: shared pages count in part).
+    """
+
+    mode: str
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    rows_per_token: dict[str, float]
+    gates_per_token: dict[str, float]
+    bytes_per_token: float
+    hidden_share: float | None
+    memory: dict[str, dict[str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as a JSON object."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The summary as people read it."""
+        rows = ", ".join(f"{count:,.0f} on the {unit}" for unit, count in self.rows_per_token.items())
+        parts = [f"{self.mode} mode", f"rows per token: {rows}", f"{format_size(self.bytes_per_token)} touched per token"]
+        if self.hidden_share is not None:
+            parts.append(f"{self.hidden_share:.0%} of the smaller side hidden")
+        host = self.memory["cpu"]
+        used = [f"cpu {format_size(host['mapped'])} mapped, {format_size(host['resident'])} resident in this process"]
+        if "gpu" in self.memory:
+            gpu = self.memory["gpu"]
+            used.append(f"gpu {format_size(sum(gpu.values()))} ({', '.join(f'{k} {format_size(v)}' for k, v in gpu.items())})")
+        return ["; ".join(parts), "memory: " + "; ".join(used)]
+
+
+def bytes_per_token(engine: Engine, activity: Activity) -> float:
+    """Bytes that a token of this activity touched on average: weights in their format, predictor, KV; no waste counted.
+
+    dense parts (attention, norms, head, one embedding row) + predictors in predicted mode + the first vector of every
+    gated row + the rest of every finished row + keys and values of the positions attended to.
+    """
+    spec, tokens = engine.directory.spec, max(1, activity.tokens)
+    vector = spec.hidden_size * 2
+    gated = activity.gpu.gated + activity.cpu.gated
+    finished = activity.gpu.finished + activity.cpu.finished
+    rows = vector * gated + vector * (len(spec.row_parts) - 1) * finished
+    kv = activity.positions * 2 * spec.kv_size * engine.machine.kv_element_bytes * spec.n_layers
+    return engine.machine.dense_bytes_per_token + (rows + kv) / tokens
+
+
+def summarise(engine: Engine) -> RunSummary:
+    """The summary of what an engine decoded."""
+    activity = engine.ledger.decode
+    tokens, units = max(1, activity.tokens), engine.machine.units
+    memory = {"cpu": {"mapped": sum(size for _, size, _ in engine.directory.mappings()), **process_memory()}}
+    if "gpu" in units:
+        memory["gpu"] = dict(units["gpu"].used)
+    return RunSummary(
+        mode=engine.options.mode,
+        tokens=activity.tokens,
+        seconds=activity.seconds,
+        tokens_per_second=activity.tokens_per_second,
+        rows_per_token={name: activity.rows(name).finished / tokens for name in units},
+        gates_per_token={name: activity.rows(name).gated / tokens for name in units},
+        bytes_per_token=bytes_per_token(engine, activity),
+        hidden_share=activity.hidden_share,
+        memory=memory,
+    )
+
+
+def process_memory() -> dict[str, int]:
+    """RSS of this process and, where the system tells it, PSS, in bytes."""
+    process = psutil.Process()
+    memory = {"resident": int(process.memory_info().rss)}
+    proportional = getattr(process.memory_full_info(), "pss", None)
+    return memory if proportional is None else {**memory, "proportional": int(proportional)}

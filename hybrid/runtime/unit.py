@@ -1,0 +1,120 @@
+"""A unit: one place that holds weights and computes. The host, a CUDA device, or a stand-in for one.
+
+The host uses what is mapped in place. Every other unit copies what it is given, keeps count of it by purpose and
+refuses to go over its budget, so that a plan's bytes and the bytes really taken can be compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+
+import torch
+
+from hybrid.ops import cpu, reference
+from hybrid.ops.bank import Counts, RowBank
+from profiler.artifacts import UserError, format_size
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Unit:
+    """Memory with a budget, and the operators that run there.
+
+    name: `gpu` or `cpu`, as plans call it; a stand-in for a GPU is named `gpu` too. threads: of its native pool.
+    """
+
+    def __init__(self, name: str, device: torch.device, threads: int, *, in_place: bool, budget: int | None) -> None:
+        self.name = name
+        self.device = device
+        self.in_place = in_place
+        self.budget = budget
+        self.used: Counter[str] = Counter()
+        self.pool = cpu.Pool(threads) if device.type == "cpu" else None
+
+    @property
+    def total(self) -> int:
+        """Bytes taken so far."""
+        return self.used.total()
+
+    def reserve(self, size: int, purpose: str) -> None:
+        """Count bytes that are taken for a purpose.
+
+        Raises:
+            UserError: the budget does not hold them.
+        """
+        if self.budget is not None and self.total + size > self.budget:
+            missing = self.total + size - self.budget
+            raise UserError(
+                f"{format_size(missing)} are missing on the {self.name} for {purpose}: its budget of "
+                f"{format_size(self.budget)} holds {format_size(self.total)} already; plan anew with a larger --vram"
+            )
+        self.used[purpose] += size
+
+    def place(self, tensor: torch.Tensor, purpose: str) -> torch.Tensor:
+        """The tensor in this unit's memory: itself on the host, a counted copy elsewhere."""
+        self.reserve(tensor.numel() * tensor.element_size(), purpose)
+        if self.in_place:
+            return tensor
+        with self.explain_exhaustion(purpose):
+            return tensor.to(self.device, copy=True)
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, purpose: str) -> torch.Tensor:
+        """A new counted tensor in this unit's memory, zero-filled so that unwritten pages hold no NaN."""
+        size = dtype.itemsize
+        for length in shape:
+            size *= length
+        self.reserve(size, purpose)
+        with self.explain_exhaustion(purpose):
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    @contextlib.contextmanager
+    def explain_exhaustion(self, purpose: str):  # type: ignore[no-untyped-def]
+        """Turn the allocator's failure into an error that says what to do."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise UserError(f"the {self.name} has no memory left for {purpose}; plan anew with a smaller budget") from error
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """fp32 `[tokens, out]`: `x @ weightᵀ + bias`."""
+        if self.pool is None:
+            return reference.linear(x, weight, bias)
+        return cpu.linear(self.pool, x, weight, bias)
+
+    def sparse_ffn(
+        self, bank: RowBank, x: torch.Tensor, named: torch.Tensor | None, skip_inactive: bool
+    ) -> tuple[torch.Tensor, Counts]:
+        """fp32 `[tokens, hidden]`, the bank's share of one FFN, and the rows that were computed for it."""
+        return cpu.sparse_ffn(self.pool, bank, x, named, skip_inactive)
+
+    def close(self) -> None:
+        """Forget the memory; tensors go with their owners."""
+        self.used.clear()
+
+
+def host_unit(threads: int) -> Unit:
+    """The CPU, with rows used in place."""
+    return Unit("cpu", torch.device("cpu"), threads, in_place=True, budget=None)
+
+
+def stand_in_unit(threads: int, budget: int) -> Unit:
+    """A second device made of ordinary memory: copies, a byte budget, threads of its own."""
+    return Unit("gpu", torch.device("cpu"), threads, in_place=False, budget=budget)
+
+
+def cuda_unit(budget: int | None) -> Unit:
+    """The first CUDA device.
+
+    Raises:
+        UserError: torch sees none.
+    """
+    if not torch.cuda.is_available():
+        raise UserError("torch sees no CUDA device here; use --device cpu, or --second-device cpu for a stand-in")
+    return Unit("gpu", torch.device("cuda"), 1, in_place=False, budget=budget)

@@ -1,0 +1,92 @@
+"""Opens a model by what a user names: a directory or `demo`, a plan, a mode, a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from hybrid.runtime.engine import Engine
+from hybrid.runtime.loader import EngineOptions
+from hybrid.runtime.scheduler import MODES, Mode
+from hybrid.stages.demo import DEMO, demo_directory
+from hybrid.store.directory import ModelDirectory
+from placement.plan import Plan, read_plan
+from profiler.artifacts import UserError
+from profiler.predictor import PredictorSet, read_predictors
+
+
+def resolve(path: str | Path) -> Path:
+    """The model directory that a name or a path means; `demo` is prepared on first use."""
+    return demo_directory() if str(path) == DEMO else Path(path)
+
+
+def find_plan(directory: ModelDirectory, plan: str | Path | None) -> Plan | None:
+    """A plan by the name it has in the directory, or by its path."""
+    if plan is None:
+        return None
+    named = directory.plan_path(str(plan)) if Path(str(plan)).name == str(plan) else None
+    return read_plan(named if named is not None and named.exists() else Path(plan))
+
+
+def find_predictors(directory: ModelDirectory, profile: str) -> PredictorSet | None:
+    """The predictors of a profile, or None where the model has none; refused where they are of another model."""
+    path = directory.predictors_path(profile)
+    if not path.exists():
+        return None
+    predictors = read_predictors(path)
+    if predictors.source_digest != directory.source_digest:
+        raise UserError(
+            f"{path} was made for another model; make predictors of this one with: "
+            f"hybrid profile {directory.path} --text FILE"
+        )
+    return predictors
+
+
+def choose_mode(mode: str | None, directory: ModelDirectory, predictors: PredictorSet | None) -> Mode:
+    """The mode asked for, or the cheapest one that the model offers."""
+    if mode is None:
+        if predictors is not None:
+            return "predicted"
+        return "exact" if directory.spec.has_exact_zeros else "dense"
+    for known in MODES:
+        if mode == known:
+            return known
+    raise UserError(f"mode {mode!r} is not known; modes are {', '.join(MODES)}")
+
+
+def open_engine(
+    path: str | Path,
+    *,
+    mode: str | None = None,
+    plan: str | Path | Plan | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    context: int | None = None,
+    max_sequences: int = 1,
+    kv_format: str = "f16",
+    threads: int | None = None,
+    profile: str = "default",
+) -> Engine:
+    """Open an engine; see `hybrid.LLM` for the arguments.
+
+    Raises:
+        UserError: what was asked for cannot be opened; the message says how to mend it.
+    """
+    directory = ModelDirectory.open(resolve(path))
+    try:
+        predictors = find_predictors(directory, profile)
+        found = plan if isinstance(plan, Plan) else find_plan(directory, plan)
+        chosen = choose_mode(mode, directory, predictors)
+        options = EngineOptions(
+            mode=chosen,
+            plan=found,
+            second_device=device if found is not None else None,
+            predictors=predictors if chosen == "predicted" else None,
+            context=context,
+            max_sequences=max_sequences,
+            kv_format=kv_format,
+            threads=threads,
+        )
+        return Engine(directory, options)
+    except BaseException:
+        directory.close()
+        raise
