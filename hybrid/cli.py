@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from hybrid import display
+from hybrid.cli_options import (
+    ContextOption,
+    Device,
+    DeviceOption,
+    JsonOption,
+    KvFormat,
+    KvOption,
+    Mode,
+    ModelArgument,
+    PlanOption,
+    TextOption,
+    ThreadsOption,
+    WeightFormat,
+)
 from profiler.artifacts import UserError, format_size, parse_size
 
 app = typer.Typer(
@@ -32,57 +44,13 @@ app = typer.Typer(
 )
 
 
-class Mode(str, Enum):
-    """What is computed for a token."""
-
-    dense = "dense"
-    exact = "exact"
-    predicted = "predicted"
-
-
-class Device(str, Enum):
-    """What a plan's GPU is on this machine."""
-
-    cuda = "cuda"
-    cpu = "cpu"
-
-
-class WeightFormat(str, Enum):
-    """How weights are stored."""
-
-    auto = "auto"
-    bf16 = "bf16"
-    f16 = "f16"
-
-
-class KvFormat(str, Enum):
-    """How keys and values are stored."""
-
-    f16 = "f16"
-    bf16 = "bf16"
-    f32 = "f32"
-
-
-MODEL_HELP = "A model directory, or `demo`."
-ModelArgument = Annotated[str, typer.Argument(metavar="DIR", help=MODEL_HELP, show_default=False)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-PlanOption = Annotated[Optional[str], typer.Option(help="A plan of the directory by name, or a plan's path.")]
-DeviceOption = Annotated[
-    Optional[Device],
-    typer.Option("--second-device", help="What a plan's GPU is here: `cuda`, or `cpu` for a stand-in made of memory."),
-]
-ContextOption = Annotated[Optional[int], typer.Option(min=2, help="Tokens of one sequence, prompt and output.")]
-KvOption = Annotated[KvFormat, typer.Option(help="How keys and values are stored.")]
-ThreadsOption = Annotated[Optional[int], typer.Option(min=1, help="CPU threads; all usable cores by default.")]
-TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
-
-
 @app.command()
 def pack(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint folder.")],
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory to make; must not exist.")],
-    weight_format: Annotated[WeightFormat, typer.Option("--format", help="auto keeps a 16-bit source's type.")]
-    = WeightFormat.auto,
+    weight_format: Annotated[
+        WeightFormat, typer.Option("--format", help="auto keeps a 16-bit source's type.")
+    ] = WeightFormat.auto,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a model directory.
@@ -101,9 +69,10 @@ def profile(
     model: ModelArgument,
     text: TextOption,
     name: Annotated[str, typer.Option(help="Name of the profile in the directory.")] = "default",
-    tokens: Annotated[Optional[int], typer.Option(min=1, help="Use at most so many tokens of the text.")] = None,
-    rank: Annotated[Optional[int], typer.Option(min=1, help="Rank of the predictors; by default an eighth of the width.")]
-    = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Use at most so many tokens of the text.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of the predictors; by default an eighth of the width.")
+    ] = None,
     memory: Annotated[str, typer.Option(help="Memory for the samples that predictors are trained on.")] = "1GiB",
     seed: Annotated[int, typer.Option(help="Seed of sampling and training.")] = 0,
     as_json: JsonOption = False,
@@ -126,9 +95,9 @@ def profile(
 def plan(
     model: ModelArgument,
     vram: Annotated[str, typer.Option(help="Bytes that the GPU may hold, such as 8GiB.")],
-    ram: Annotated[Optional[str], typer.Option(help="Bytes that host memory may hold; not limited by default.")] = None,
+    ram: Annotated[str | None, typer.Option(help="Bytes that host memory may hold; not limited by default.")] = None,
     context: ContextOption = None,
-    mode: Annotated[Optional[Mode], typer.Option(help="The mode that the plan is for.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="The mode that the plan is for.")] = None,
     hardware: Annotated[str, typer.Option(help="A machine that hybrid knows, or a JSON file.")] = "cpu-stand-in",
     name: Annotated[str, typer.Option(help="Name of the plan in the directory.")] = "default",
     profile_name: Annotated[str, typer.Option("--profile", help="The profile that counts.")] = "default",
@@ -164,14 +133,14 @@ def run(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to complete.", show_default=False)],
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Tokens to generate.")] = 64,
-    mode: Annotated[Optional[Mode], typer.Option(help="By default the cheapest that the model offers.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="By default the cheapest that the model offers.")] = None,
     plan: PlanOption = None,
     device: DeviceOption = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that hold this probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample from so many likeliest tokens; 0 for all.")] = 0,
-    seed: Annotated[Optional[int], typer.Option(help="Makes sampling repeatable.")] = None,
-    stop: Annotated[Optional[list[str]], typer.Option(help="End at this text; may be given several times.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be given several times.")] = None,
     context: ContextOption = None,
     kv_format: KvOption = KvFormat.f16,
     threads: ThreadsOption = None,
@@ -225,13 +194,13 @@ def run(
 @app.command()
 def compare(
     model: ModelArgument,
-    text: Annotated[Optional[list[Path]], typer.Option("--text", help="The text that quality is measured on.")] = None,
+    text: Annotated[list[Path] | None, typer.Option("--text", help="The text that quality is measured on.")] = None,
     plan: PlanOption = None,
     device: DeviceOption = None,
     tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=2, help="Tokens to decode after each prompt.")] = 48,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts, taken from the text.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of timing.")] = 3,
-    text_tokens: Annotated[Optional[int], typer.Option(min=2, help="Measure quality on so many tokens only.")] = None,
+    text_tokens: Annotated[int | None, typer.Option(min=2, help="Measure quality on so many tokens only.")] = None,
     context: ContextOption = None,
     kv_format: KvOption = KvFormat.f16,
     threads: ThreadsOption = None,
@@ -301,14 +270,9 @@ def user_errors() -> Iterator[None]:
     except UserError as error:
         display.note(f"hybrid: {error}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        display.note("hybrid: interrupted")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has left: nothing more to say, nor at exit
-        sys.exit(0)
     except MemoryError:
-        display.note(f"hybrid: out of memory; {format_size(available_memory())} are free: close something or use a smaller --context")
+        free = format_size(available_memory())
+        display.note(f"hybrid: out of memory ({free} are free); close something, or use a smaller --context")
         sys.exit(1)
 
 

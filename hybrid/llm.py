@@ -1,9 +1,9 @@
 """The engine as a Python object.
 
-    from hybrid import LLM, SamplingParams
+from hybrid import LLM, SamplingParams
 
-    with LLM("demo") as llm:
-        print(llm.generate(["def parse_args("], SamplingParams(max_tokens=32))[0].text)
+with LLM("demo") as llm:
+    print(llm.generate(["def parse_args("], SamplingParams(max_tokens=32))[0].text)
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class LLM:
         mode: `dense`, `exact` or `predicted`; None takes predicted where the model is profiled, else exact where its
             activation has exact zeros, else dense.
         plan: the name of a plan of the directory, or the path of one; None computes everything on the CPU.
-        device: `cpu` or `cuda`: what the plan's GPU is. None is `cuda` where a plan is given. `cpu` with a plan asks for the
-            stand-in second device made of ordinary memory.
+        device: `cpu` or `cuda`: what the plan's GPU is. None is `cuda` where a plan is given. `cpu` asks for
+            the stand-in made of ordinary memory.
         context: tokens of one sequence, prompt and output; None takes the plan's, else the model's own up to 4096.
         max_sequences: prompts that are decoded together.
         kv_format: `f16`, `bf16` or `f32`.
@@ -93,9 +93,7 @@ class LLM:
         """The mode that the model was opened in."""
         return self._engine.options.mode
 
-    def generate(
-        self, prompts: str | Sequence[str], params: SamplingParams | None = None
-    ) -> list[Completion]:
+    def generate(self, prompts: str | Sequence[str], params: SamplingParams | None = None) -> list[Completion]:
         """Complete the prompts, decoding them together; one `Completion` each, in order."""
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         sequences = [self._sequence(text, params) for text in texts]
@@ -128,7 +126,9 @@ class LLM:
     def __enter__(self) -> LLM:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _sequence(self, text: str, params: SamplingParams | None) -> TokenSequence:

@@ -22,7 +22,8 @@ FeedForward = Callable[[int, torch.Tensor], torch.Tensor]  # (layer, fp32 [token
 class LinearOperator(Protocol):
     """`y = x @ weightᵀ + bias` on one unit: fp32 in and out, 16-bit weight `[out, in]`."""
 
-    def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor: ...
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """fp32 `[tokens, out]`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ class Step:
 class Decoder:
     """Hidden states and logits from tokens, for any `ModelSpec`."""
 
-    def __init__(self, spec: ModelSpec, outer: OuterParts, layers: Sequence[LayerParts], feed_forward: FeedForward):
+    def __init__(
+        self, spec: ModelSpec, outer: OuterParts, layers: Sequence[LayerParts], feed_forward: FeedForward
+    ) -> None:
         self.spec = spec
         self.outer = outer
         self.layers = layers

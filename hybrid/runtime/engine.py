@@ -15,7 +15,8 @@ import torch
 from hybrid.model.decoder import Decoder, Step
 from hybrid.model.kv_cache import BlockAllocator, Span, pages_for
 from hybrid.runtime.activity import Activity, Ledger
-from hybrid.runtime.loader import EngineOptions, Machine, load_machine
+from hybrid.runtime.loader import Machine, load_machine
+from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
@@ -102,7 +103,9 @@ class Engine:
         try:
             self.machine.scheduler.tap = tap
             pieces = [
-                self._run([list(token_ids[at : at + piece])], [Span(torch.tensor(blocks), at, count)], self.ledger.evaluation)
+                self._run(
+                    [list(token_ids[at : at + piece])], [Span(torch.tensor(blocks), at, count)], self.ledger.evaluation
+                )
                 for at in range(0, len(token_ids), piece)
                 if (count := min(piece, len(token_ids) - at))
             ]
@@ -119,7 +122,9 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _schedule(self, prefill: bool) -> list[Planned]:

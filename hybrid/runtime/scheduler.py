@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import torch
 
@@ -18,9 +18,9 @@ from hybrid.predictors.low_rank import RowPredictor
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
 from hybrid.runtime.unit import Unit
+from placement.plan import Mode
 
-Mode = Literal["dense", "exact", "predicted"]
-MODES: tuple[Mode, ...] = ("dense", "exact", "predicted")
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,12 @@ class Scheduler:
         """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`."""
         layer = self.layers[index]
         named = layer.predictor.named(x) if self.mode == "predicted" and layer.predictor else None
-        if layer.far_banks:
-            y = self._on_both(layer, x, named)
-        else:
-            y = self._rows(layer.near, layer.near_banks, x, named)
+        compute = self._on_both if layer.far_banks else self._on_one
+        y = compute(layer, x, named)
         return y if layer.down_bias is None else y + layer.down_bias
+
+    def _on_one(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        return self._rows(layer.near, layer.near_banks, x, named)
 
     def _on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         assert self._lane is not None and layer.far is not None, "split layers need a lane"
@@ -79,9 +80,7 @@ class Scheduler:
         self.activity.wait_seconds += time.perf_counter() - waiting
         return y + far_y.to(y.device)
 
-    def _rows(
-        self, unit: Unit, banks: Sequence[RowBank], x: torch.Tensor, named: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _rows(self, unit: Unit, banks: Sequence[RowBank], x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         y: torch.Tensor | None = None
         done = self.activity.rows(unit.name)
         for bank in banks:
@@ -93,9 +92,7 @@ class Scheduler:
         return torch.zeros_like(x) if y is None else y
 
 
-def carry(
-    tensors: Sequence[torch.Tensor | None], device: torch.device
-) -> Callable[[], Sequence[torch.Tensor | None]]:
+def carry(tensors: Sequence[torch.Tensor | None], device: torch.device) -> Callable[[], Sequence[torch.Tensor | None]]:
     """Send tensors to a device without waiting; the returned function, called by the other side, waits and gives them.
 
     From a CUDA device they go to pinned memory in stream order, behind an event that only the receiver waits for.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
+from collections.abc import Iterator
 
 import torch
 
@@ -75,12 +76,12 @@ class Unit:
             return torch.zeros(shape, dtype=dtype, device=self.device)
 
     @contextlib.contextmanager
-    def explain_exhaustion(self, purpose: str):  # type: ignore[no-untyped-def]
+    def explain_exhaustion(self, purpose: str) -> Iterator[None]:
         """Turn the allocator's failure into an error that says what to do."""
         try:
             yield
         except (torch.OutOfMemoryError, MemoryError) as error:
-            raise UserError(f"the {self.name} has no memory left for {purpose}; plan anew with a smaller budget") from error
+            raise UserError(f"the {self.name} has no memory left for {purpose}; plan with a smaller budget") from error
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """fp32 `[tokens, out]`: `x @ weightᵀ + bias`."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hybrid.runtime.engine import Engine
-from hybrid.runtime.scheduler import Mode
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.summary import summarise
@@ -21,7 +20,7 @@ from hybrid.stages.evaluate import Quality, evaluate, read_text, windows
 from hybrid.stages.opening import find_plan, find_predictors, open_engine, resolve
 from hybrid.stages.plan import baseline_plan
 from hybrid.store.directory import ModelDirectory
-from placement.plan import Plan
+from placement.plan import Mode, Plan
 from profiler.artifacts import UserError
 
 PROMPT_TOKENS = 16

@@ -64,7 +64,9 @@ def windows(tokenizer: Tokenizer, texts: Iterable[str], context: int) -> list[li
 
 
 @torch.inference_mode()
-def evaluate(engines: Sequence[Engine], pieces: Sequence[Sequence[int]], progress: Progress | None = None) -> list[Quality]:
+def evaluate(
+    engines: Sequence[Engine], pieces: Sequence[Sequence[int]], progress: Progress | None = None
+) -> list[Quality]:
     """The quality of each engine on the same pieces; the first one is the reference of all."""
     losses = [0.0] * len(engines)
     agreeing = [0] * len(engines)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from hybrid.runtime.engine import Engine
-from hybrid.runtime.loader import EngineOptions
-from hybrid.runtime.scheduler import MODES, Mode
+from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.scheduler import MODES
 from hybrid.stages.demo import DEMO, demo_directory
 from hybrid.store.directory import ModelDirectory
-from placement.plan import Plan, read_plan
+from placement.plan import Mode, Plan
+from placement.plan_file import read_plan
 from profiler.artifacts import UserError
 from profiler.predictor import PredictorSet, read_predictors
 

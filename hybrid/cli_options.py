@@ -1,0 +1,54 @@
+"""What commands have in common: the options that several take, and the words that they accept."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Mode(str, Enum):
+    """What is computed for a token."""
+
+    dense = "dense"
+    exact = "exact"
+    predicted = "predicted"
+
+
+class Device(str, Enum):
+    """What a plan's GPU is on this machine."""
+
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class WeightFormat(str, Enum):
+    """How weights are stored."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    f16 = "f16"
+
+
+class KvFormat(str, Enum):
+    """How keys and values are stored."""
+
+    f16 = "f16"
+    bf16 = "bf16"
+    f32 = "f32"
+
+
+MODEL_HELP = "A model directory, or `demo`."
+ModelArgument = Annotated[str, typer.Argument(metavar="DIR", help=MODEL_HELP, show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+PlanOption = Annotated[str | None, typer.Option(help="A plan of the directory by name, or a plan's path.")]
+DeviceOption = Annotated[
+    Device | None,
+    typer.Option("--second-device", help="What a plan's GPU is here: `cuda`, or `cpu` for a stand-in made of memory."),
+]
+ContextOption = Annotated[int | None, typer.Option(min=2, help="Tokens of one sequence, prompt and output.")]
+KvOption = Annotated[KvFormat, typer.Option(help="How keys and values are stored.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; all usable cores by default.")]
+TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]

@@ -1,0 +1,57 @@
+"""How a model is opened: the options of an engine, validated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hybrid.model.kv_cache import KV_FORMATS
+from hybrid.runtime.scheduler import MODES
+from placement.plan import Mode, Plan
+from profiler.artifacts import UserError
+from profiler.predictor import PredictorSet
+
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a model is opened.
+
+    mode: what is computed. plan: where; None puts everything on the host. second_device: what a plan's GPU is here,
+    `cuda` or `cpu` (a stand-in made of ordinary memory). context: tokens of one sequence, prompt and output; None takes
+    the plan's, else the model's own up to 4096. threads: of the CPU; None takes all usable cores.
+    """
+
+    mode: Mode
+    plan: Plan | None = None
+    second_device: Literal["cuda", "cpu"] | None = None
+    predictors: PredictorSet | None = None
+    context: int | None = None
+    max_sequences: int = 1
+    kv_format: str = "f16"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"mode {self.mode!r} is not known; modes are {', '.join(MODES)}")
+        if self.kv_format not in KV_FORMATS:
+            raise UserError(f"KV format {self.kv_format!r} is not known; formats are {', '.join(KV_FORMATS)}")
+        if self.second_device is not None and self.plan is None:
+            raise UserError("a second device needs a plan that says what it holds: hybrid plan DIR --vram SIZE")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise UserError(f"{self.threads} threads make no sense; give 1 to 1024, or leave it to the machine")
+
+
+def choose_context(wanted: int | None, planned: int | None, trained: int) -> int:
+    """Tokens of one sequence: those asked for, else those planned for, else the model's own up to 4096.
+
+    Raises:
+        UserError: out of the range that the model was trained for, or more than was planned for.
+    """
+    context = wanted or planned or min(trained, DEFAULT_CONTEXT)
+    if not 2 <= context <= trained:
+        raise UserError(f"a context of {context} tokens is out of range: the model was trained for 2 to {trained}")
+    if planned is not None and context > planned:
+        raise UserError(f"the plan has room for {planned} tokens of context, not {context}; plan anew with --context")
+    return context

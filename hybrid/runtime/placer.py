@@ -1,0 +1,101 @@
+"""Places one model's tensors on units, counting each by purpose: what `model_sizes` counts for placement."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from hybrid.model.decoder import LayerParts, NormWeights, OuterParts, Projection
+from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS, LayerPages
+from hybrid.ops.bank import RowBank
+from hybrid.predictors.low_rank import RowPredictor
+from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.scheduler import SplitLayer
+from hybrid.runtime.unit import Unit
+from hybrid.store.directory import ModelDirectory
+from placement.plan import LayerPlan
+
+
+class Placer:
+    """Places one model's tensors, counting each by purpose."""
+
+    def __init__(self, directory: ModelDirectory, options: EngineOptions, units: dict[str, Unit], blocks: int) -> None:
+        self.directory, self.spec, self.units, self.blocks = directory, directory.spec, units, blocks
+        self.options = options
+        self.banks: list[RowBank] = []
+
+    def outer(self) -> OuterParts:
+        """Embeddings, final norm and head."""
+        plan, spec = self.options.plan, self.spec
+        embeddings_unit = self.units[plan.embeddings if plan else "cpu"]
+        head_unit = self.units[plan.head if plan else "cpu"]
+        embeddings = embeddings_unit.place(self.directory.dense("embed.weight"), "embeddings")
+        positions = None
+        if spec.positions == "learned":
+            positions = embeddings_unit.place(self.directory.dense("positions.weight"), "embeddings")
+        head = embeddings
+        if not spec.tied_embeddings:
+            head = head_unit.place(self.directory.dense("head.weight"), "head")
+        return OuterParts(embeddings, positions, self._norm("final_norm", head_unit, "norms"), head, head_unit.linear)
+
+    def attention(self, index: int, unit_name: str) -> LayerParts:
+        """One layer's attention, norms and pages."""
+        spec, unit, name = self.spec, self.units[unit_name], f"layers.{index}"
+        shape = (self.blocks, spec.n_kv_heads, PAGE_TOKENS, spec.head_dim)
+        dtype = KV_FORMATS[self.options.kv_format]
+        pages = LayerPages(unit.empty(shape, dtype, "kv"), unit.empty(shape, dtype, "kv"))
+        projections = [self._projection(f"{name}.{part}", unit) for part in ("q", "k", "v", "o")]
+        before = self._norm(f"{name}.attn_norm", unit, "attention")
+        after = self._norm(f"{name}.ffn_norm", unit, "attention")
+        return LayerParts(before, *projections, after, pages, unit.linear)
+
+    def ffn(self, index: int, layer: LayerPlan) -> SplitLayer:
+        """One layer's rows in banks, a bank per segment, and its predictor."""
+        rows = self.directory.layer(index)
+        near = self.units[layer.attention]
+        banks: dict[str, list[RowBank]] = {"gpu": [], "cpu": []}
+        for segment in layer.segments:
+            unit, part = self.units[segment.computed_on], slice(segment.start, segment.stop)
+            bias = None if rows.bias is None else unit.place(rows.bias[part], "neurons")
+            bank = RowBank(
+                unit.place(rows.rows[part], "neurons"),
+                hidden=self.spec.hidden_size,
+                gated=self.spec.gated,
+                activation=self.spec.activation,
+                bias=bias,
+                first_row=segment.start,
+            )
+            banks[unit.name].append(bank)
+            self.banks.append(bank)
+        far = next((u for u in self.units.values() if u is not near), None)
+        down_bias = self._vector(f"layers.{index}.down.bias", near, "attention") if self.spec.ffn_bias else None
+        predictor = self._predictor(index, near, torch.from_numpy(rows.neuron_ids).long())
+        return SplitLayer(near, far, banks[near.name], banks[far.name] if far else [], predictor, down_bias)
+
+    def dense_bytes_per_token(self, outer: OuterParts) -> int:
+        """Bytes that every token touches whatever fires: attention, norms, predictors, the head, one embedding row."""
+        placed: Counter[str] = sum((unit.used for unit in self.units.values()), Counter())
+        head = outer.head.numel() * outer.head.element_size()
+        rows = self.spec.hidden_size * outer.embeddings.element_size() * (1 if outer.positions is None else 2)
+        return placed["attention"] + placed["norms"] + placed["predictors"] + head + rows
+
+    def _predictor(self, index: int, unit: Unit, row_to_id: torch.Tensor) -> RowPredictor | None:
+        if self.options.mode != "predicted":
+            return None
+        assert self.options.predictors is not None
+        predictor = self.options.predictors.layers[index]
+        fc1 = unit.place(predictor.fc1, "predictors")
+        fc2 = unit.place(predictor.fc2[row_to_id].contiguous(), "predictors")
+        return RowPredictor(fc1, fc2, predictor.threshold, unit.linear)
+
+    def _projection(self, name: str, unit: Unit) -> Projection:
+        weight = unit.place(self.directory.dense(f"{name}.weight"), "attention")
+        return Projection(weight, self._vector(f"{name}.bias", unit, "attention") if self.spec.attention_bias else None)
+
+    def _norm(self, name: str, unit: Unit, purpose: str) -> NormWeights:
+        bias = self._vector(f"{name}.bias", unit, purpose) if self.spec.norm == "layer" else None
+        return NormWeights(self._vector(f"{name}.weight", unit, purpose), bias)
+
+    def _vector(self, name: str, unit: Unit, purpose: str) -> torch.Tensor:
+        return unit.place(self.directory.dense(name).float(), purpose)

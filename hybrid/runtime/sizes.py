@@ -1,0 +1,70 @@
+"""The bytes of a model as the loader places them, for placement to count with. The two are tested to agree."""
+
+from __future__ import annotations
+
+from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS
+from hybrid.ops.reference import ROWS_AT_ONCE
+from hybrid.spec import ModelSpec
+from hybrid.store.directory import ModelDirectory
+from placement.cost import ModelSizes
+from profiler.predictor import PredictorSet
+
+PREFILL_TOKENS = 256
+PREFILL_CHOICES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
+NATIVE_TOKENS = 16  # up to here operators widen no weights into memory
+FP32 = 4
+BUFFER_SHARE = 1 / 16  # of a budget of GPU memory that prefill may take, where that is enough for a token
+
+
+def buffer_bytes(spec: ModelSpec, tokens: int, context: int) -> int:
+    """Bytes that the largest step of `tokens` tokens holds at once beside weights and pages.
+
+    fp32 states, projections, attention scores, predictor outputs and their bool map, logits of at most 16 tokens;
+    beyond 16 tokens also the block of rows that is widened to fp32 and its products.
+    """
+    states = tokens * (6 * spec.hidden_size + 2 * spec.q_size + 2 * spec.kv_size)
+    scores = spec.n_heads * tokens * context
+    logits = min(tokens, NATIVE_TOKENS) * spec.vocab_size
+    predicted = tokens * spec.n_neurons * (FP32 + 1)
+    widened = 0
+    if tokens > NATIVE_TOKENS:
+        widened = ROWS_AT_ONCE * (len(spec.row_parts) * spec.hidden_size + 4 * tokens)
+    return FP32 * (states + scores + logits + widened) + predicted
+
+
+def prefill_within(spec: ModelSpec, size: int, context: int) -> int:
+    """Tokens of the largest prefill step whose buffers fit `size` bytes; at least one."""
+    return next((t for t in PREFILL_CHOICES if buffer_bytes(spec, t, context) <= size), 1)
+
+
+def model_sizes(
+    directory: ModelDirectory, predictors: PredictorSet | None, context: int, vram: int, kv_format: str
+) -> ModelSizes:
+    """Everything placement has to know of a model, in bytes."""
+    spec, element = directory.spec, 2
+    norm = spec.hidden_size * FP32 * (2 if spec.norm == "layer" else 1)
+    weights = element * spec.hidden_size * (2 * spec.q_size + 2 * spec.kv_size)
+    biases = FP32 * (spec.q_size + 2 * spec.kv_size + spec.hidden_size) if spec.attention_bias else 0
+    down_bias = FP32 * spec.hidden_size if spec.ffn_bias else 0
+    vocabulary = element * spec.vocab_size * spec.hidden_size
+    positions = element * spec.hidden_size * (spec.max_positions + spec.position_offset)
+    named = [0] * spec.n_layers
+    if predictors is not None:
+        named = [p.fc1.nbytes + p.fc2.nbytes for p in predictors.layers]
+    buffers = buffer_bytes(spec, prefill_within(spec, int(vram * BUFFER_SHARE), context), context)
+    return ModelSizes(
+        n_layers=spec.n_layers,
+        n_rows=spec.n_neurons,
+        row_bytes=directory.stride_bytes,
+        row_extra_bytes=FP32 if spec.ffn_bias and not spec.gated else 0,
+        gated=spec.gated,
+        attention_bytes=(weights + biases + 2 * norm + down_bias,) * spec.n_layers,
+        predictor_bytes=tuple(named),
+        embeddings_bytes=vocabulary,
+        positions_bytes=positions if spec.positions == "learned" else 0,
+        head_bytes=0 if spec.tied_embeddings else vocabulary,
+        final_norm_bytes=norm,
+        kv_bytes_per_token=2 * spec.kv_size * KV_FORMATS[kv_format].itemsize,
+        kv_page_tokens=PAGE_TOKENS,
+        buffer_bytes=buffers,
+    )
