@@ -22,6 +22,7 @@ UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
 PARTIAL = ".partial-"
 CHUNK = 1 << 20
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(Exception):
@@ -75,7 +76,7 @@ def explain_os_errors(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             free = format_size(free_bytes(path))
             raise UserError(f"cannot {action}: the disk of {path} is full ({free} free)") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -136,6 +137,8 @@ def read_json(path: Path, kind: str, version: int, mend: str, limit: int = 64 <<
 def read_json_object(path: Path, limit: int = 64 << 20) -> dict[str, Any]:
     """A JSON object from a file of others: bounded in size, every failure a `UserError`."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not a file")
         if path.stat().st_size > limit:
             raise UserError(f"{path} is {format_size(path.stat().st_size)}; at most {format_size(limit)} is expected")
         value = json.loads(path.read_bytes())
@@ -182,18 +185,59 @@ def directory_lock(path: Path, purpose: str) -> Iterator[None]:
     """The only writer of a directory, for the length of the block; readers need no lock. Freed by the kernel on kill.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or moved or removed the directory before the lock was got.
     """
     with explain_os_errors(purpose, path):
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"cannot {purpose}: another process is writing {path}; wait until it ends") from error
+        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise UserError(f"cannot {purpose}: another process has just finished with {path}; look, then try again")
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path, purpose: str) -> Iterator[tuple[Path, list[Path]]]:
+    """A directory that appears at `path`, complete, when the block ends well; otherwise nothing of it is left.
+
+    Yields the directory to fill and what a killed run had left in it, already removed. It has one name for all
+    processes (`path.partial-build`) and is locked, so that only one builds `path`; a kill leaves it to the next.
+
+    Raises:
+        UserError: `path` exists and is not an empty directory, another process builds it, or it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}{PARTIAL}build")
+    _require_absent(path, purpose)
+    with explain_os_errors(purpose, path.parent):
+        if partial.is_symlink():
+            raise UserError(f"cannot {purpose}: {partial} is a link, which this program never makes; remove it")
+        partial.mkdir(exist_ok=True)
+    with directory_lock(partial, purpose):
+        try:
+            _require_absent(path, purpose)
+            with explain_os_errors(purpose, path.parent):
+                stale = sorted(partial.iterdir())
+                for left in stale:
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            yield partial, stale
+            with explain_os_errors(purpose, path.parent):
+                for folder in (partial, *(p for p in partial.rglob("*") if p.is_dir())):
+                    sync_directory(folder)
+                partial.replace(path)
+                sync_directory(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _require_absent(path: Path, purpose: str) -> None:
+    with explain_os_errors(purpose, path):
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise UserError(f"cannot {purpose}: {path} exists and is not empty; remove it or choose another name")
 
 
 def remove_stale_partials(directory: Path) -> list[Path]:

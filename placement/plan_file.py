@@ -1,0 +1,69 @@
+"""Plans as files: every type, number and name in one is checked, since a plan may come from anyone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from placement.plan import Budgets, Digests, Expected, LayerPlan, Plan, Segment, SolverReport
+from profiler.artifacts import UserError, read_json, write_json
+
+PLAN_VERSION = 1
+MEND = "hybrid plan DIR --vram SIZE"
+T = TypeVar("T")
+
+
+def write_plan(path: Path, plan: Plan) -> None:
+    """Write a plan, atomically."""
+    write_json(path, "plan", PLAN_VERSION, asdict(plan))
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        UserError: missing, damaged, out of range, over its own budgets, or of another format version.
+    """
+    body = read_json(path, "plan", PLAN_VERSION, MEND)
+    try:
+        return _plan({k: v for k, v in body.items() if k not in ("kind", "format_version")})
+    except UserError as error:
+        raise UserError(f"{path}: {error}; make it anew with: {MEND}") from error
+
+
+def _plan(body: dict[str, Any]) -> Plan:
+    """The plan of `asdict`, each nested object built, and so checked, before the whole."""
+    nested = {"budgets": Budgets, "digests": Digests, "expected": Expected}
+    built = {k: _build(nested[k], v) if k in nested else v for k, v in body.items()}
+    built["layers"] = tuple(_layer(layer) for layer in _list("layers", body.get("layers")))
+    if body.get("solver") is not None:
+        built["solver"] = _solver(body["solver"])
+    return _build(Plan, built)
+
+
+def _layer(value: Any) -> LayerPlan:
+    segments = value.get("segments") if isinstance(value, dict) else None
+    built = tuple(_build(Segment, segment) for segment in _list("segments", segments))
+    return _build(LayerPlan, {**value, "segments": built})
+
+
+def _solver(value: Any) -> SolverReport:
+    warnings = value.get("warnings") if isinstance(value, dict) else None
+    return _build(SolverReport, {**value, "warnings": tuple(_list("warnings", warnings))})
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"plan: {name} should be a list")
+    return value
+
+
+def _build(kind: type[T], value: Any) -> T:
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(value, dict) or set(value) != names:
+        found = set(value) if isinstance(value, dict) else set()
+        what = [f"{name} is missing" for name in sorted(names - found)]
+        what += [f"{name!r:.40} is not known" for name in sorted(found - names)]
+        raise UserError(f"plan: {kind.__name__} is damaged ({', '.join(what[:3])})")
+    return kind(**value)

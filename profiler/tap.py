@@ -1,0 +1,28 @@
+"""`Tap`: what looks on while a text runs through a model. The decoder calls it; recorder and capture are its kinds."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class Tap(Protocol):
+    """Sees the input and the activations of every feed-forward layer, token after token in the order of the text."""
+
+    def document(self) -> None:
+        """The tokens that follow belong to another document, or to a piece that does not see the one before it."""
+        ...
+
+    def ffn(self, layer: int, hidden: torch.Tensor, activation: torch.Tensor, named: torch.Tensor | None) -> None:
+        """One layer's part in the next tokens; neurons stand in the layer's row order.
+
+        Args:
+            layer: index of the layer.
+            hidden: fp32 `[tokens, hidden]`, the normalised state that the FFN and its predictor read.
+            activation: fp32 `[tokens, rows]`, what multiplies the down vectors (`act(gate) · up`, or `act(up)`); a
+                neuron is active where it is not zero.
+            named: bool `[tokens, rows]`, what the layer's predictor says; None where there is none.
+
+        """
+        ...
