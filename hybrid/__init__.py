@@ -1,1 +1,18 @@
 """Runs language models larger than the GPU: hot neurons on the GPU, cold ones on the CPU, only the named computed."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybrid.llm import LLM, Completion, SamplingParams
+
+__all__ = ["LLM", "Completion", "SamplingParams"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Load the engine when it is first asked for: torch takes seconds, and `hybrid --help` needs none of it."""
+    if name in __all__:
+        from hybrid import llm
+
+        return getattr(llm, name)
+    raise AttributeError(f"module 'hybrid' has no attribute {name!r}")

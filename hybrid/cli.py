@@ -7,18 +7,17 @@ usage, 130 interrupted.
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from hybrid import display
 from hybrid.cli_options import (
     ContextOption,
-    Device,
     DeviceOption,
     JsonOption,
     KvFormat,
@@ -29,6 +28,7 @@ from hybrid.cli_options import (
     TextOption,
     ThreadsOption,
     WeightFormat,
+    device_name,
 )
 from profiler.artifacts import UserError, format_size, parse_size
 
@@ -61,7 +61,7 @@ def pack(
 
     with display.progress("packing") as tell:
         report = run_stage(source, destination, weight_format.value, tell)
-    show(as_json, report.to_json, report.lines)
+    display.show(as_json, report, report.lines)
 
 
 @app.command()
@@ -88,7 +88,7 @@ def profile(
     settings = ProfileSettings(name=name, tokens=tokens, rank=rank, memory=parse_size(memory), seed=seed)
     with display.stages() as tell:
         report = run_stage(resolve(model), text, settings, tell)
-    show(as_json, report.to_json, report.lines)
+    display.show(as_json, report, report.lines)
 
 
 @app.command()
@@ -125,7 +125,7 @@ def plan(
         time_limit=time_limit,
     )
     report = run_stage(resolve(model), settings)
-    show(as_json, report.to_json, report.lines)
+    display.show(as_json, report, report.lines)
 
 
 @app.command()
@@ -152,7 +152,6 @@ def run(
     """
     from hybrid.llm import LLM, SamplingParams
 
-    second = default_device(plan, device)
     params = SamplingParams(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -166,7 +165,7 @@ def run(
         model,
         mode=chosen,
         plan=plan or ("default" if device else None),
-        device=second,
+        device=device_name(device),
         context=context,
         max_sequences=1,
         kv_format=kv_format.value,
@@ -182,9 +181,7 @@ def run(
         run_summary = llm.summary()
         if as_json:
             completion = llm.last_completion
-            body = {"prompt": prompt, "text": "".join(pieces), "finish_reason": completion.finish_reason}
-            body |= {"token_ids": completion.token_ids, "summary": run_summary.to_json()}
-            display.write(json.dumps(body, indent=1) + "\n")
+            display.write_json({"prompt": prompt, **asdict(completion), "summary": asdict(run_summary)})
         else:
             display.write("\n")
             for line in run_summary.lines():
@@ -217,10 +214,9 @@ def compare(
     texts = text or ([HELDOUT_TEXT] if model == DEMO else [])
     if not texts:
         raise UserError("compare needs a text to measure quality on: add --text FILE")
-    second = default_device(plan, device)
     settings = Settings(
         plan=plan or ("default" if device else None),
-        device=second,
+        device=device_name(device),
         tokens=tokens,
         prompts=prompts,
         rounds=rounds,
@@ -231,7 +227,7 @@ def compare(
     )
     with display.stages() as tell:
         result = run_stage(model, texts, settings, tell)
-    show(as_json, result.to_json, lambda: display.comparison_lines(result))
+    display.show(as_json, result, lambda: display.comparison_lines(result))
 
 
 @app.command()
@@ -249,17 +245,7 @@ def inspect(
 
     with display.progress("verifying") as tell:
         report = run_stage(resolve(model), verify, tell)
-    show(as_json, report.to_json, report.lines)
-
-
-def default_device(plan: str | None, device: Device | None) -> Any:
-    """The device that was asked for by name."""
-    return None if device is None else device.value
-
-
-def show(as_json: bool, to_json: Callable[[], dict[str, Any]], lines: Callable[[], list[str]]) -> None:
-    """Print a report, as JSON or as lines."""
-    display.write((json.dumps(to_json(), indent=1) if as_json else "\n".join(lines())) + "\n")
+    display.show(as_json, report, report.lines)
 
 
 @contextlib.contextmanager

@@ -52,3 +52,10 @@ ContextOption = Annotated[int | None, typer.Option(min=2, help="Tokens of one se
 KvOption = Annotated[KvFormat, typer.Option(help="How keys and values are stored.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; all usable cores by default.")]
 TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
+
+
+def device_name(device: Device | None) -> Literal["cpu", "cuda"] | None:
+    """The device as the engine calls it."""
+    if device is None:
+        return None
+    return "cuda" if device is Device.cuda else "cpu"

@@ -6,9 +6,11 @@ rich draws; it is imported where it is needed, so that `--help` stays fast.
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from profiler.artifacts import format_size
 
@@ -20,6 +22,19 @@ def write(text: str) -> None:
     """Part of the result, shown at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def write_json(value: Any) -> None:
+    """The result as one JSON object; paths as text."""
+    write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def show(as_json: bool, report: Any, lines: Callable[[], list[str]]) -> None:
+    """Print a report, a dataclass, as JSON or as lines."""
+    if as_json:
+        write_json(asdict(report))
+    else:
+        write("\n".join(lines()) + "\n")
 
 
 def note(line: str) -> None:

@@ -90,7 +90,9 @@ class Engine:
     def logits(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:
         """fp32 `[tokens, vocab]` of a text that fits the context, in pieces of the prefill size or token by token."""
         hidden = self.hidden_states(token_ids, one_by_one, tap)
-        return torch.cat([self.decoder.logits(piece).cpu() for piece in hidden.split(self.machine.prefill_tokens)])
+        piece = self.machine.prefill_tokens
+        pieces = [hidden[at : at + piece] for at in range(0, len(hidden), piece)]
+        return torch.cat([self.decoder.logits(part).cpu() for part in pieces])
 
     @torch.inference_mode()
     def hidden_states(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:

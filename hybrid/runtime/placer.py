@@ -45,10 +45,10 @@ class Placer:
         shape = (self.blocks, spec.n_kv_heads, PAGE_TOKENS, spec.head_dim)
         dtype = KV_FORMATS[self.options.kv_format]
         pages = LayerPages(unit.empty(shape, dtype, "kv"), unit.empty(shape, dtype, "kv"))
-        projections = [self._projection(f"{name}.{part}", unit) for part in ("q", "k", "v", "o")]
+        q, k, v, o = (self._projection(f"{name}.{part}", unit) for part in ("q", "k", "v", "o"))
         before = self._norm(f"{name}.attn_norm", unit, "attention")
         after = self._norm(f"{name}.ffn_norm", unit, "attention")
-        return LayerParts(before, *projections, after, pages, unit.linear)
+        return LayerParts(before, q, k, v, o, after, pages, unit.linear)
 
     def ffn(self, index: int, layer: LayerPlan) -> SplitLayer:
         """One layer's rows in banks, a bank per segment, and its predictor."""

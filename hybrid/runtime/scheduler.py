@@ -19,6 +19,7 @@ from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
 from hybrid.runtime.unit import Unit
 from placement.plan import Mode
+from profiler.tap import Tap
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -43,15 +44,29 @@ class Scheduler:
         self.mode = mode
         self.skip_inactive = mode != "dense" and has_exact_zeros
         self.activity = Activity()  # replaced by the engine for each kind of work
+        self.tap: Tap | None = None
         self._lane = lane
 
     def feed_forward(self, index: int, x: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`."""
         layer = self.layers[index]
         named = layer.predictor.named(x) if self.mode == "predicted" and layer.predictor else None
+        if self.tap is not None:
+            return self._watched(self.tap, index, layer, x)
         compute = self._on_both if layer.far_banks else self._on_one
         y = compute(layer, x, named)
         return y if layer.down_bias is None else y + layer.down_bias
+
+    def _watched(self, tap: Tap, index: int, layer: SplitLayer, x: torch.Tensor) -> torch.Tensor:
+        """The whole FFN, shown to a tap."""
+        assert not layer.far_banks, "profiling computes every row on the unit of the attention"
+        activations = x.new_empty(x.shape[0], sum(len(bank) for bank in layer.near_banks))
+        y = torch.zeros_like(x) if layer.down_bias is None else layer.down_bias.expand_as(x).clone()
+        for bank in layer.near_banks:
+            here = activations[:, bank.first_row : bank.first_row + len(bank)]
+            y += layer.near.sparse_ffn(bank, x, None, False, here)[0]
+        tap.ffn(index, x, activations, None)
+        return y
 
     def _on_one(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         return self._rows(layer.near, layer.near_banks, x, named)
@@ -103,7 +118,7 @@ def carry(tensors: Sequence[torch.Tensor | None], device: torch.device) -> Calla
     if source.type == "cuda":
         sent = [None if t is None else torch.empty_like(t, device=device, pin_memory=True).copy_(t, non_blocking=True)
                 for t in tensors]  # fmt: skip
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
 
         def arrive() -> Sequence[torch.Tensor | None]:

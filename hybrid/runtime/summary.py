@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import psutil
 
@@ -29,10 +28,6 @@ class RunSummary:
     bytes_per_token: float
     hidden_share: float | None
     memory: dict[str, dict[str, int]]
-
-    def to_json(self) -> dict[str, Any]:
-        """The summary as a JSON object."""
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """The summary as people read it."""

@@ -90,10 +90,19 @@ class Unit:
         return cpu.linear(self.pool, x, weight, bias)
 
     def sparse_ffn(
-        self, bank: RowBank, x: torch.Tensor, named: torch.Tensor | None, skip_inactive: bool
+        self,
+        bank: RowBank,
+        x: torch.Tensor,
+        named: torch.Tensor | None,
+        skip_inactive: bool,
+        activations: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Counts]:
         """fp32 `[tokens, hidden]`, the bank's share of one FFN, and the rows that were computed for it."""
-        return cpu.sparse_ffn(self.pool, bank, x, named, skip_inactive)
+        if self.pool is not None:
+            return cpu.sparse_ffn(self.pool, bank, x, named, skip_inactive, activations)
+        rows, bias = bank.memory
+        shape = (bank.hidden, bank.gated, bank.activation, bias)
+        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations)
 
     def close(self) -> None:
         """Forget the memory; tensors go with their owners."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.sampler import SamplingParams
@@ -66,10 +66,6 @@ class Comparison:
     rows: list[Row]
     decoded_tokens: int
     text: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """The comparison as a JSON object."""
-        return asdict(self)
 
 
 def compare(
@@ -158,7 +154,8 @@ def _up_to(pieces: list[list[int]], tokens: int | None) -> list[list[int]]:
     """As many whole pieces as hold so many tokens, at least one."""
     if tokens is None:
         return pieces
-    kept, seen = [], 0
+    kept: list[list[int]] = []
+    seen = 0
     for piece in pieces:
         if kept and seen + len(piece) > tokens:
             break

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import hybrid
 from hybrid.stages.pack import pack
 from hybrid.stages.profile import ProfileSettings, profile
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError, explain_os_errors, sha256_file
 
 DEMO = "demo"
-CHECKPOINT = Path(hybrid.__file__).parent / "demo"
+CHECKPOINT = Path(__file__).resolve().parent.parent / "demo"
 PROFILE_TEXT = CHECKPOINT / "profile.txt"
 HELDOUT_TEXT = CHECKPOINT / "heldout.txt"
 

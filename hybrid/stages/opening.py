@@ -76,6 +76,8 @@ def open_engine(
     try:
         predictors = find_predictors(directory, profile)
         found = plan if isinstance(plan, Plan) else find_plan(directory, plan)
+        if device == "cuda" and found is None:
+            raise UserError(f"a GPU needs a plan that says what it holds: hybrid plan {directory.path} --vram SIZE")
         chosen = choose_mode(mode, directory, predictors)
         options = EngineOptions(
             mode=chosen,

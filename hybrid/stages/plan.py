@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
@@ -57,18 +56,15 @@ class PlanReport:
     path: Path
     plan: Plan
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as a JSON object."""
-        return {"path": str(self.path), **asdict(self.plan)}
-
     def lines(self) -> list[str]:
         """The report as people read it."""
         plan, solver = self.plan, self.plan.solver
         total = len(plan.layers) * plan.n_rows
         on_gpu = sum(plan.gpu_rows(i) for i in range(len(plan.layers)))
         lines = [f"{self.path}: {plan.mode} mode on {plan.hardware}, context {plan.budgets.context}"]
-        for memory in ("gpu", "ram"):
-            taken = plan.bytes[cast("Memory", memory)]
+        memories: tuple[Memory, ...] = ("gpu", "ram")
+        for memory in memories:
+            taken = plan.bytes[memory]
             parts = ", ".join(f"{purpose} {format_size(size)}" for purpose, size in taken.items() if size)
             budget = plan.budgets.vram if memory == "gpu" else plan.budgets.ram
             limit = "" if budget is None else f" of {format_size(budget)}"

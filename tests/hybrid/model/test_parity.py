@@ -1,0 +1,78 @@
+"""The decoder against transformers, on random checkpoints of odd sizes: every family, every option that it honours.
+
+The weights are bf16 in the file and widened exactly on both sides; pages are fp32 here, so 1e-4 is the bound.
+"""
+
+import pytest
+import torch
+import transformers
+
+from hybrid.stages.opening import open_engine
+from hybrid.stages.pack import pack
+
+TOKENS = 90
+TOLERANCE = 1e-4
+
+
+def reference_logits(source, ids, dtype=torch.float32):
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation="eager").eval()
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits[0].float()
+
+
+def random_ids(vocab_size, count=TOKENS, seed=0):
+    return torch.randint(vocab_size, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def check(source, folder, mode="dense", tolerance=TOLERANCE, kv_format="f32", weight_format="auto"):
+    pack(source, folder / "model", weight_format)
+    with open_engine(folder / "model", mode=mode, kv_format=kv_format) as engine:
+        ids = random_ids(engine.directory.spec.vocab_size)
+        expected = reference_logits(source, ids)
+        scale = expected.abs().max().item()
+        assert scale > 0.5, "logits near zero would agree whatever was computed"
+        for one_by_one in (False, True):
+            found = engine.logits(ids, one_by_one)
+            assert (found - expected).abs().max().item() <= tolerance * max(1.0, scale)
+
+
+@pytest.mark.parametrize("mode", ["dense", "exact"])
+def test_llama_with_relu_and_grouped_heads(make_llama, tmp_path, mode):
+    check(make_llama(tmp_path), tmp_path, mode)
+
+
+def test_llama_with_silu_tied(make_llama, tmp_path):
+    check(make_llama(tmp_path, hidden_act="silu", tie_word_embeddings=True), tmp_path)
+
+
+def test_llama_3_rope_scaling(make_llama, llama3_rope, tmp_path):
+    check(make_llama(tmp_path, rope_parameters=llama3_rope), tmp_path)
+
+
+def test_llama_with_one_kv_head_and_a_head_size_of_its_own(make_llama, tmp_path):
+    check(make_llama(tmp_path, num_key_value_heads=1, head_dim=14), tmp_path)
+
+
+def test_mistral_with_a_sliding_window_shorter_than_the_text(make_mistral, tmp_path):
+    check(make_mistral(tmp_path), tmp_path)
+
+
+def test_mistral_without_a_window(make_mistral, tmp_path):
+    check(make_mistral(tmp_path, sliding_window=None, hidden_act="relu"), tmp_path, "exact")
+
+
+@pytest.mark.parametrize("mode", ["dense", "exact"])
+def test_opt(make_opt, tmp_path, mode):
+    check(make_opt(tmp_path), tmp_path, mode)
+
+
+def test_sixteen_bit_pages_stay_within_what_the_format_explains(make_llama, tmp_path):
+    check(make_llama(tmp_path), tmp_path, kv_format="f16", tolerance=2e-3)
+
+
+def test_weights_rounded_to_f16_stay_within_what_the_format_explains(make_llama, tmp_path):
+    check(make_llama(tmp_path, dtype=torch.float32), tmp_path, weight_format="f16", tolerance=4e-3)
+
+
+def test_weights_rounded_to_bf16_stay_within_what_the_format_explains(make_llama, tmp_path):
+    check(make_llama(tmp_path, dtype=torch.float32), tmp_path, weight_format="bf16", tolerance=3e-2)

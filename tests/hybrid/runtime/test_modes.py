@@ -1,0 +1,134 @@
+"""A mode is a function of one token, and the same one in prefill, batch and decode; on the shipped, trained model."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from hybrid.runtime.engine import Engine
+from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.sampler import SamplingParams
+from hybrid.runtime.sequence import Sequence
+from hybrid.stages.evaluate import evaluate, windows
+from hybrid.stages.opening import open_engine
+from hybrid.stages.plan import PlanSettings
+from hybrid.stages.plan import plan as make_plan
+from hybrid.store.directory import ModelDirectory
+from profiler.predictor import read_predictors
+
+MODES = ["dense", "exact", "predicted"]
+CLOSE = 2e-3  # of logits whose spread is of the order of ten; fp32 sums in another order stay far below
+
+
+@pytest.fixture(scope="module")
+def split_plan(demo, tmp_path_factory):
+    """A plan of the demo with rows on both units."""
+    report = make_plan(demo, PlanSettings(vram=8 << 20, context=256, name="split-for-tests"))
+    assert any(0 < report.plan.gpu_rows(i) < report.plan.n_rows for i in range(len(report.plan.layers)))
+    return report.plan
+
+
+def text_ids(engine, heldout, count):
+    return engine.tokenizer.encode(heldout)[:count]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_decoding_five_hundred_tokens_one_by_one_gives_the_batched_logits(demo, heldout, mode):
+    with open_engine(demo, mode=mode) as engine:
+        ids = text_ids(engine, heldout, 505)
+        batched, single = engine.logits(ids), engine.logits(ids, one_by_one=True)
+    gaps = (batched - single).abs().amax(dim=1)
+    if mode == "predicted":
+        # A predictor's output at its threshold may fall to either side when sums are ordered otherwise: rarely.
+        assert (gaps > CLOSE).float().mean().item() < 0.02
+        assert (batched.argmax(1) == single.argmax(1)).float().mean().item() > 0.99
+    else:
+        assert gaps.max().item() < CLOSE
+
+
+def test_exact_mode_is_dense_mode_up_to_summation_order(demo, heldout):
+    with open_engine(demo, mode="dense") as dense, open_engine(demo, mode="exact") as exact:
+        ids = text_ids(dense, heldout, 300)
+        assert (dense.logits(ids) - exact.logits(ids)).abs().max().item() < CLOSE
+        for engine in (dense, exact):
+            list(engine.run([Sequence(ids[:20], SamplingParams(max_tokens=8, ignore_eos=True), engine.tokenizer)]))
+        rows = dense.directory.spec.n_neurons * dense.directory.spec.n_layers
+        assert dense.ledger.decode.cpu.finished == rows * dense.ledger.decode.tokens
+        assert exact.ledger.decode.cpu.gated == rows * exact.ledger.decode.tokens
+        assert exact.ledger.decode.cpu.finished < 0.5 * exact.ledger.decode.cpu.gated
+
+
+def test_predicted_mode_keeps_perplexity_and_computes_fewer_rows(demo, heldout):
+    with open_engine(demo, mode="dense") as dense, open_engine(demo, mode="predicted") as predicted:
+        pieces = windows(dense.tokenizer, [heldout], 512)[:16]
+        reference, quality = evaluate([dense, predicted], pieces)
+        assert quality.perplexity < 1.005 * reference.perplexity
+        assert predicted.ledger.evaluation.cpu.gated < 0.4 * dense.ledger.evaluation.cpu.gated
+
+
+def test_silenced_predictors_ruin_perplexity(demo, heldout):
+    with ModelDirectory.open(demo) as directory:
+        silent = read_predictors(directory.predictors_path("default")).silenced()
+    options = EngineOptions(mode="predicted", predictors=silent)
+    with open_engine(demo, mode="dense") as dense, Engine(ModelDirectory.open(demo), options) as silenced:
+        pieces = windows(dense.tokenizer, [heldout], 512)[:4]
+        reference, quality = evaluate([dense, silenced], pieces)
+        assert silenced.ledger.evaluation.cpu.gated == 0
+        assert quality.perplexity > 3 * reference.perplexity
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sequence_generates_the_same_alone_and_in_a_batch(demo, mode):
+    prompts = ["def parse_args(", "class Stack:\n    def", "import os\n", "for i in range("]
+    with open_engine(demo, mode=mode, max_sequences=4) as engine:
+
+        def complete(texts):
+            params = SamplingParams(max_tokens=24, ignore_eos=True)
+            sequences = [Sequence(engine.tokenizer.encode(t), params, engine.tokenizer) for t in texts]
+            list(engine.run(sequences))
+            return [s.output_ids for s in sequences]
+
+        assert complete(prompts) == [complete([p])[0] for p in prompts]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_split_over_two_units_gives_the_logits_of_one(demo, heldout, split_plan, mode):
+    placement = dataclasses.replace(split_plan, mode=mode)
+    with (
+        open_engine(demo, mode=mode, context=256) as one,
+        open_engine(demo, mode=mode, plan=placement, device="cpu") as two,
+    ):
+        ids = text_ids(one, heldout, 200)
+        gaps = (one.logits(ids) - two.logits(ids)).abs().amax(dim=1)
+        assert (gaps > CLOSE).float().mean().item() <= (0.02 if mode == "predicted" else 0.0)
+        activity = two.ledger.evaluation
+        assert activity.gpu.gated > 0
+        assert activity.cpu.gated > 0
+        assert activity.far_seconds > 0
+
+
+def test_the_second_device_takes_exactly_the_bytes_that_the_plan_counted(demo, split_plan):
+    with open_engine(demo, mode="predicted", plan=split_plan, device="cpu") as engine:
+        used = engine.machine.units["gpu"].used
+        planned = {purpose: size for purpose, size in split_plan.bytes["gpu"].items() if size}
+        assert dict(used) == planned
+        assert sum(used.values()) <= split_plan.budgets.vram
+
+
+def test_greedy_tokens_are_those_of_transformers(demo):
+    import transformers
+
+    from hybrid.stages.demo import CHECKPOINT
+
+    oracle = transformers.AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    prompts = ["def parse_args(", "class Stack:", "import ", "    for line in", "try:\n"]
+    with open_engine(demo, mode="exact", kv_format="f32") as engine:
+        for prompt in prompts:
+            ids = engine.tokenizer.encode(prompt)
+            sequence = Sequence(ids, SamplingParams(max_tokens=40, ignore_eos=True), engine.tokenizer)
+            list(engine.run([sequence]))
+            with torch.inference_mode():
+                expected = oracle.generate(
+                    torch.tensor([ids]), max_new_tokens=40, min_new_tokens=40, do_sample=False, eos_token_id=None
+                )
+            assert sequence.output_ids == expected[0, len(ids) :].tolist()
