@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from hybrid import display
+from hybrid import reports
 from hybrid.stages.compare import Settings, compare
 from hybrid.stages.plan import PlanSettings, plan
 from hybrid.store.directory import ModelDirectory
@@ -52,7 +52,7 @@ def main() -> None:
             )
             comparison = compare(args.model, [args.text], settings)
             row["comparison"] = asdict(comparison)
-            print(f"--vram {format_size(vram)}", *display.comparison_lines(comparison), sep="\n", flush=True)
+            print(f"--vram {format_size(vram)}", *reports.comparison_lines(comparison), sep="\n", flush=True)
         except UserError as error:
             row["error"] = str(error)
             print(f"--vram {format_size(vram)}: {error}", flush=True)

@@ -26,6 +26,8 @@ import torch
 from demo_corpus import SourceFile, library_root, read_library, split_library
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from profiler.artifacts import sha256_file
+
 CONTEXT = 512
 BOS, EOS = 1, 2
 # White space that code repeats; SentencePiece writes a space as U+2581, and never learns pieces with newlines itself.
@@ -180,6 +182,7 @@ def write_provenance(model: LlamaForCausalLM, tokenizer: bytes, parts: dict, log
         "characters_per_token": round(
             sum(len(f.text) for f in heldout) / sum(len(processor.encode(f.text)) for f in heldout), 3
         ),
+        "texts": {f"{part}.txt": sha256_file(out / f"{part}.txt") for part in ("heldout", "profile")},
         "log": log,
         "files": {part: {f.path: f.sha256 for f in files} for part, files in parts.items()},
     }
