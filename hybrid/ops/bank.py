@@ -1,0 +1,113 @@
+"""What every backend of the operators shares: a bank of feed-forward rows, and what an operator counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hybrid.spec import ACTIVATIONS, Activation
+
+ROW_DTYPES = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pairs of token and row of one sparse feed-forward call.
+
+    gated: the first projection (the gate; without one, up) was computed, which is every named pair.
+    finished: the other projections were computed as well.
+    """
+
+    gated: int
+    finished: int
+
+
+class RowBank:
+    """Rows of one layer on one unit: a contiguous range, checked once and then used by address.
+
+    The bank keeps its memory alive until `close`; an operator that is handed a closed bank raises RuntimeError. Its
+    sizes can still be read: `len(bank)` rows, `bytes` of rows and bias, padding between rows included.
+
+    Args:
+        rows: `[n, stride]`, 16-bit floats on any device; each row is [gate | up | down] or [up | down] and may be
+            padded. A view of mapped memory is as good as any.
+        hidden: elements of one vector.
+        gated: whether rows have a gate.
+        activation: of the gate, or without one of the up projection.
+        bias: fp32 `[n]`, added to the up projection before the activation; for rows without a gate only.
+        first_row: the place of the bank's first row in its layer.
+
+    Raises:
+        ValueError: shapes, dtypes, strides or devices do not fit.
+    """
+
+    def __init__(
+        self,
+        rows: torch.Tensor,
+        hidden: int,
+        gated: bool,
+        activation: Activation,
+        bias: torch.Tensor | None = None,
+        first_row: int = 0,
+    ) -> None:
+        parts = 3 if gated else 2
+        if rows.ndim != 2 or rows.dtype not in ROW_DTYPES:
+            raise ValueError(f"a bank's rows are a matrix of bfloat16 or float16, not {rows.dtype} {list(rows.shape)}")
+        if hidden < 1 or rows.shape[1] < parts * hidden:
+            raise ValueError(f"rows of {rows.shape[1]} elements do not hold {parts} vectors of {hidden}")
+        if rows.stride(1) != 1 or (len(rows) > 1 and rows.stride(0) < parts * hidden):
+            raise ValueError(f"a bank's rows lie one after the other, not with strides {rows.stride()}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r} is not known; known are {', '.join(ACTIVATIONS)}")
+        if bias is not None:
+            if gated:
+                raise ValueError("a bias is for rows without a gate")
+            if bias.shape != (len(rows),) or bias.dtype != torch.float32 or not bias.is_contiguous():
+                raise ValueError(f"a bank's bias is contiguous float32 of shape [{len(rows)}]")
+            if bias.device != rows.device:
+                raise ValueError(f"the bias is on {bias.device}, the rows on {rows.device}")
+        if first_row < 0:
+            raise ValueError(f"a bank cannot begin at row {first_row}")
+        self.hidden = hidden
+        self.gated = gated
+        self.activation = activation
+        self.first_row = first_row
+        self.dtype = rows.dtype
+        self.device = rows.device
+        self.stride_bytes = (rows.stride(0) if len(rows) > 1 else rows.shape[1]) * rows.element_size()
+        self.bytes = len(rows) * (self.stride_bytes + (0 if bias is None else bias.element_size()))
+        self._len = len(rows)
+        self._memory: tuple[torch.Tensor, torch.Tensor | None] | None = (rows, bias)
+        on_cpu = rows.device.type == "cpu"
+        self._addresses = (rows.data_ptr(), 0 if bias is None else bias.data_ptr()) if on_cpu else None
+
+    def __len__(self) -> int:
+        return self._len
+
+    @property
+    def memory(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The rows and the bias. Whoever holds them keeps the memory alive, also past `close`.
+
+        Raises:
+            RuntimeError: the bank is closed.
+        """
+        if self._memory is None:
+            raise RuntimeError("this bank of rows was closed; its memory is gone")
+        return self._memory
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Addresses of the rows and of the bias (0 without one), in host memory; valid while `memory` is held.
+
+        Raises:
+            RuntimeError: the bank is closed, or not in host memory.
+        """
+        rows, _ = self.memory
+        if self._addresses is None:
+            raise RuntimeError(f"a bank on {rows.device} has no address in host memory")
+        return self._addresses
+
+    def close(self) -> None:
+        """Drop the memory. Closing twice does nothing."""
+        self._memory = None

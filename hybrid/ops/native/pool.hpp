@@ -1,0 +1,55 @@
+// A pool of threads that lives as long as its owner: quick to wake, quiet when idle, alive after fork.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+namespace hybrid {
+
+struct State;
+
+// The calling thread takes part in the work, so a pool of one starts no thread.
+class Pool {
+ public:
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int threads() const { return threads_; }
+
+  // A caller's turn on the pool: others wait until it ends. It also owns the scratch memory meanwhile.
+  class Turn {
+   public:
+    explicit Turn(Pool& pool);
+
+    // Calls body(task) once for each task from 0 to tasks - 1, each on any thread, claimed in rising order; returns
+    // when all are done. The first exception of a body is thrown again here, after the others ended.
+    template <class Body>
+    void run(int64_t tasks, const Body& body) {
+      run(tasks, [](const void* context, int64_t task) { (*static_cast<const Body*>(context))(task); }, &body);
+    }
+
+    // Memory for at least `bytes` bytes, aligned to 64, its contents undefined; kept by the pool for the next turn.
+    void* scratch(std::size_t bytes);
+
+   private:
+    using Function = void (*)(const void* context, int64_t task);
+    void run(int64_t tasks, Function function, const void* context);
+
+    State& state_;
+    std::unique_lock<std::mutex> lock_;
+  };
+
+ private:
+  State& revive();
+
+  int threads_;
+  std::mutex revival_;
+  unsigned generation_;  // how many forks lay behind this process when the state was made
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace hybrid

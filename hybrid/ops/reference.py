@@ -1,0 +1,162 @@
+"""Every operator in plain torch, on any device: the definition that the fast backends are tested against.
+
+Weights of 16 bits are widened exactly, everything is computed in fp32. `sparse_ffn` and `linear` widen a block of rows
+at a time, so that their memory stays bounded: they also serve prefill.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from hybrid.ops.bank import Counts
+from hybrid.spec import Activation
+
+ROWS_AT_ONCE = 1024  # widened to fp32 together
+SCORES_AT_ONCE = 1 << 24  # attention scores held together
+
+
+def activate(activation: Activation, values: torch.Tensor) -> torch.Tensor:
+    """The activation of a feed-forward network, elementwise."""
+    return functional.relu(values) if activation == "relu" else functional.silu(values)
+
+
+def sparse_ffn(
+    rows: torch.Tensor,
+    hidden: int,
+    gated: bool,
+    activation: Activation,
+    bias: torch.Tensor | None,
+    x: torch.Tensor,
+    named: torch.Tensor | None,
+    skip_inactive: bool,
+    activations: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, Counts]:
+    """The part of a feed-forward network that a bank of rows contributes, each token over the rows named for it.
+
+    `y[t] = sum over named r of act(gate_r . x_t) * (up_r . x_t) * down_r`, or without a gate
+    `y[t] = sum over named r of act(up_r . x_t + bias_r) * down_r` (sparse computation by neurons: Deja Vu, PowerInfer).
+
+    Args:
+        rows: `[n, stride]`, each row [gate | up | down] or [up | down] of `hidden` elements, then padding.
+        hidden: elements of one vector.
+        gated: whether rows have a gate.
+        activation: relu or silu.
+        bias: fp32 `[n]` or None.
+        x: fp32 `[tokens, hidden]`.
+        named: bool `[tokens, n]`; None names every row.
+        skip_inactive: leave out pairs whose activation is exactly zero; they count as not finished.
+        activations: fp32 `[tokens, n]` to fill with what multiplies the down vectors, for whoever profiles; or None.
+
+    Returns:
+        y, fp32 `[tokens, hidden]`, and the counts of pairs.
+    """
+    y = torch.zeros_like(x)
+    gate_count = torch.zeros((), dtype=torch.int64, device=x.device)
+    finish_count = torch.zeros_like(gate_count)
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        block = slice(first, first + ROWS_AT_ONCE)
+        parts = [rows[block, i * hidden : (i + 1) * hidden].float() for i in range(3 if gated else 2)]
+        scores = x @ parts[0].T  # [tokens, block]
+        values = activate(activation, scores if bias is None else scores + bias[block])
+        wanted = torch.ones_like(values, dtype=torch.bool) if named is None else named[:, block]
+        gate_count += wanted.sum()
+        if skip_inactive:
+            wanted = wanted & (values != 0)
+        finish_count += wanted.sum()
+        if gated:
+            values = values * (x @ parts[1].T)
+        values = torch.where(wanted, values, 0)
+        if activations is not None:
+            activations[:, block] = values
+        y += values @ parts[-1]
+    return y, Counts(int(gate_count), int(finish_count))
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`x @ weight.T + bias`, fp32 `[tokens, out]`: x is fp32 `[tokens, in]`, weight `[out, in]` of any float type."""
+    y = torch.empty(len(x), len(weight), dtype=torch.float32, device=x.device)
+    for first in range(0, len(weight), ROWS_AT_ONCE):
+        block = slice(first, first + ROWS_AT_ONCE)
+        y[:, block] = x @ weight[block].float().T
+    return y if bias is None else y.add_(bias.float())
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension, in fp32 (Zhang and Sennrich 2019, eq. 4)."""
+    x = x.float()
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight.float()
+
+
+def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, eps: float) -> torch.Tensor:
+    """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last dimension, in fp32 (Ba et al. 2016)."""
+    return functional.layer_norm(x.float(), x.shape[-1:], weight.float(), None if bias is None else bias.float(), eps)
+
+
+def rope(x: torch.Tensor, positions: torch.Tensor, inverse_frequencies: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding (Su et al. 2021, eq. 34) of the first half of each head against its second half.
+
+    That pairing, i with i + head_dim / 2, is the one of the checkpoints of Hugging Face.
+
+    Args:
+        x: fp32 `[tokens, heads, head_dim]`.
+        positions: whole numbers `[tokens]`.
+        inverse_frequencies: fp32 `[head_dim / 2]`, radians per position.
+    """
+    angles = positions.to(torch.float32)[:, None, None] * inverse_frequencies  # [tokens, 1, head_dim / 2]
+    cos, sin = angles.cos(), angles.sin()
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, first_position: int, window: int | None = None
+) -> torch.Tensor:
+    """Causal attention with grouped heads (Vaswani et al. 2017, eq. 1; Ainslie et al. 2023), softmax in fp32.
+
+    Key j stands at position j, query i at `first_position + i`. It sees keys at or before its own position, with a
+    window only the last `window` of them, itself included. Query head h reads key-value head `h // (heads / kv_heads)`.
+
+    Args:
+        q: `[tokens, heads, head_dim]`.
+        k: `[keys, kv_heads, head_dim]`, as v.
+        v: the values.
+        first_position: of the first query; at least 0, so that every query sees a key.
+        window: keys that a query sees at most, or None.
+
+    Returns:
+        fp32 `[tokens, heads, head_dim]`.
+    """
+    tokens, heads, head_dim = q.shape
+    keys, kv_heads, _ = k.shape
+    shared = heads // kv_heads
+    grouped = q.float().view(tokens, kv_heads, shared, head_dim).permute(1, 2, 0, 3)  # [kv_heads, shared, tokens, dim]
+    keys_t = k.float().permute(1, 2, 0)[:, None] * head_dim**-0.5  # [kv_heads, 1, dim, keys]
+    values = v.float().permute(1, 0, 2)[:, None]  # [kv_heads, 1, keys, dim]
+    key_positions = torch.arange(keys, device=q.device)
+    out = torch.empty(tokens, kv_heads, shared, head_dim, device=q.device)
+    step = max(1, SCORES_AT_ONCE // (heads * keys))
+    for first in range(0, tokens, step):
+        block = slice(first, min(first + step, tokens))
+        positions = first_position + torch.arange(block.start, block.stop, device=q.device)[:, None]
+        visible = key_positions <= positions
+        if window is not None:
+            visible &= key_positions > positions - window
+        scores = (grouped[:, :, block] @ keys_t).masked_fill(~visible, float("-inf"))
+        out[block] = (scores.softmax(-1) @ values).permute(2, 0, 1, 3)
+    return out.view(tokens, heads, head_dim)
+
+
+def predict(x: torch.Tensor, fc1: torch.Tensor, fc2: torch.Tensor, threshold: float) -> torch.Tensor:
+    """The rows that a low-rank predictor names: `fc2 @ relu(fc1 @ x) > threshold` (Deja Vu, PowerInfer).
+
+    Args:
+        x: fp32 `[tokens, d]`.
+        fc1: `[rank, d]`.
+        fc2: `[n, rank]`.
+        threshold: on the logits.
+
+    Returns:
+        bool `[tokens, n]`.
+    """
+    return linear(functional.relu(linear(x, fc1)), fc2) > threshold
