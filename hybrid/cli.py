@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from hybrid import display
+from hybrid import display, reports
 from hybrid.cli_options import (
     ContextOption,
     DeviceOption,
@@ -61,7 +61,7 @@ def pack(
 
     with display.progress("packing") as tell:
         report = run_stage(source, destination, weight_format.value, tell)
-    display.show(as_json, report, report.lines)
+    display.show(as_json, report, lambda: reports.pack_lines(report))
 
 
 @app.command()
@@ -88,7 +88,7 @@ def profile(
     settings = ProfileSettings(name=name, tokens=tokens, rank=rank, memory=parse_size(memory), seed=seed)
     with display.stages() as tell:
         report = run_stage(resolve(model), text, settings, tell)
-    display.show(as_json, report, report.lines)
+    display.show(as_json, report, lambda: reports.profile_lines(report))
 
 
 @app.command()
@@ -125,7 +125,7 @@ def plan(
         time_limit=time_limit,
     )
     report = run_stage(resolve(model), settings)
-    display.show(as_json, report, report.lines)
+    display.show(as_json, report, lambda: reports.plan_lines(report))
 
 
 @app.command()
@@ -184,7 +184,7 @@ def run(
             display.write_json({"prompt": prompt, **asdict(completion), "summary": asdict(run_summary)})
         else:
             display.write("\n")
-            for line in run_summary.lines():
+            for line in reports.run_lines(run_summary):
                 display.note(line)
 
 
@@ -227,7 +227,7 @@ def compare(
     )
     with display.stages() as tell:
         result = run_stage(model, texts, settings, tell)
-    display.show(as_json, result, lambda: display.comparison_lines(result))
+    display.show(as_json, result, lambda: reports.comparison_lines(result))
 
 
 @app.command()
@@ -245,7 +245,7 @@ def inspect(
 
     with display.progress("verifying") as tell:
         report = run_stage(resolve(model), verify, tell)
-    display.show(as_json, report, report.lines)
+    display.show(as_json, report, lambda: reports.inspect_lines(report))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a terminal shows: results on stdout, progress and notes on stderr, tables that fit.
+"""What a terminal shows: results on stdout, progress and notes on stderr.
 
 rich draws; it is imported where it is needed, so that `--help` stays fast.
 """
@@ -10,12 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-
-from profiler.artifacts import format_size
-
-if TYPE_CHECKING:
-    from hybrid.stages.compare import Comparison
+from typing import Any
 
 
 def write(text: str) -> None:
@@ -70,41 +65,3 @@ def progress(stage: str) -> Iterator[Callable[[int, int], None]]:
     """One progress bar, told `(done, total)`."""
     with stages() as tell:
         yield lambda done, total: tell(stage, done, total)
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Columns aligned by width, the first to the left, the others to the right; pastes into Markdown."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-    def line(cells: list[str]) -> str:
-        first, *rest = [
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "| " + " | ".join([first, *rest]) + " |"
-
-    rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
-    return [line(header), rule, *(line(row) for row in rows)]
-
-
-def comparison_lines(result: Comparison) -> list[str]:
-    """The table of `hybrid compare`."""
-    header = ["", "tokens/s", "ratio", "touched/token", "rows/token", "perplexity", "top-1 as dense", "KL (nats)"]
-    rows = []
-    for row in result.rows:
-        by_unit = " + ".join(f"{count:,.0f} {unit}" for unit, count in row.rows_per_token.items())
-        quality = row.quality
-        rows.append(
-            [
-                row.name,
-                f"{row.tokens_per_second:.1f}",
-                f"{row.ratio:.2f}x",
-                format_size(row.bytes_per_token),
-                by_unit,
-                f"{quality.perplexity:.4f}",
-                f"{quality.agreement:.2%}",
-                f"{quality.divergence:.5f}",
-            ]
-        )
-    first = result.rows[0].quality
-    note_line = f"quality over {first.tokens:,} tokens of {', '.join(result.text)}; speed over interleaved rounds"
-    return [*table(header, rows), "", note_line]

@@ -202,10 +202,10 @@ def directory_lock(path: Path, purpose: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: Path, purpose: str) -> Iterator[tuple[Path, list[Path]]]:
+def atomic_directory(path: Path, purpose: str) -> Iterator[tuple[Path, bool]]:
     """A directory that appears at `path`, complete, when the block ends well; otherwise nothing of it is left.
 
-    Yields the directory to fill and what a killed run had left in it, already removed. It has one name for all
+    Yields the directory to fill, and whether remains of a killed run were removed from it. It has one name for all
     processes (`path.partial-build`) and is locked, so that only one builds `path`; a kill leaves it to the next.
 
     Raises:
@@ -221,17 +221,19 @@ def atomic_directory(path: Path, purpose: str) -> Iterator[tuple[Path, list[Path
         try:
             _require_absent(path, purpose)
             with explain_os_errors(purpose, path.parent):
-                stale = sorted(partial.iterdir())
-                for left in stale:
-                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-            yield partial, stale
+                remains = list(partial.iterdir())
+                for item in remains:
+                    shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+            yield partial, bool(remains)
+            _require_absent(path, purpose)
             with explain_os_errors(purpose, path.parent):
                 for folder in (partial, *(p for p in partial.rglob("*") if p.is_dir())):
                     sync_directory(folder)
                 partial.replace(path)
                 sync_directory(path.parent)
-        finally:
+        except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def _require_absent(path: Path, purpose: str) -> None:

@@ -8,7 +8,6 @@ import psutil
 
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.engine import Engine
-from profiler.artifacts import format_size
 
 
 @dataclass(frozen=True)
@@ -28,25 +27,6 @@ class RunSummary:
     bytes_per_token: float
     hidden_share: float | None
     memory: dict[str, dict[str, int]]
-
-    def lines(self) -> list[str]:
-        """The summary as people read it."""
-        rows = ", ".join(f"{count:,.0f} on the {unit}" for unit, count in self.rows_per_token.items())
-        parts = [
-            f"{self.mode} mode",
-            f"rows per token: {rows}",
-            f"{format_size(self.bytes_per_token)} touched per token",
-        ]
-        if self.hidden_share is not None:
-            parts.append(f"{self.hidden_share:.0%} of the smaller side hidden")
-        host = self.memory["cpu"]
-        used = [f"cpu {format_size(host['mapped'])} mapped, {format_size(host['resident'])} resident in this process"]
-        if "gpu" in self.memory:
-            gpu = self.memory["gpu"]
-            used.append(
-                f"gpu {format_size(sum(gpu.values()))} ({', '.join(f'{k} {format_size(v)}' for k, v in gpu.items())})"
-            )
-        return ["; ".join(parts), "memory: " + "; ".join(used)]
 
 
 def bytes_per_token(engine: Engine, activity: Activity) -> float:

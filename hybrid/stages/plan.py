@@ -15,10 +15,10 @@ from hybrid.stages.opening import choose_mode, find_predictors
 from hybrid.store.directory import ModelDirectory
 from placement.baselines import first_layers_on_gpu
 from placement.frequencies import Frequencies
-from placement.plan import Budgets, Digests, Memory, Plan
+from placement.plan import Budgets, Digests, Plan
 from placement.plan_file import write_plan
 from placement.planner import make_plan
-from profiler.artifacts import UserError, directory_lock, explain_os_errors, format_size, sha256_file
+from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
 from profiler.hardware import read_hardware
 from profiler.profile import read_profile
 
@@ -55,29 +55,6 @@ class PlanReport:
 
     path: Path
     plan: Plan
-
-    def lines(self) -> list[str]:
-        """The report as people read it."""
-        plan, solver = self.plan, self.plan.solver
-        total = len(plan.layers) * plan.n_rows
-        on_gpu = sum(plan.gpu_rows(i) for i in range(len(plan.layers)))
-        lines = [f"{self.path}: {plan.mode} mode on {plan.hardware}, context {plan.budgets.context}"]
-        memories: tuple[Memory, ...] = ("gpu", "ram")
-        for memory in memories:
-            taken = plan.bytes[memory]
-            parts = ", ".join(f"{purpose} {format_size(size)}" for purpose, size in taken.items() if size)
-            budget = plan.budgets.vram if memory == "gpu" else plan.budgets.ram
-            limit = "" if budget is None else f" of {format_size(budget)}"
-            lines.append(f"{memory:>4}: {format_size(sum(taken.values()))}{limit} ({parts})")
-        rows = ", ".join(str(plan.gpu_rows(i)) for i in range(len(plan.layers)))
-        lines.append(f"rows on the gpu: {on_gpu:,} of {total:,} ({on_gpu / total:.1%}); by layer {rows}")
-        if solver is not None:
-            gap = "unknown gap" if solver.gap is None else f"gap {solver.gap:.2%}"
-            lines.append(f"solver: {solver.name}, {solver.status}, {gap}, {solver.seconds:.2f} s")
-            lines += [f"warning: {warning}" for warning in solver.warnings]
-        seconds = plan.expected.token_seconds
-        lines.append(f"predicted: {1 / seconds:.0f} tokens/s from the figures of {plan.hardware}")
-        return lines
 
 
 def plan(path: Path, settings: PlanSettings) -> PlanReport:

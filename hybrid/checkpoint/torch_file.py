@@ -1,0 +1,85 @@
+"""Reads tensors out of a `pytorch_model.bin` of others: tensors only, never code, and mapped, never loaded whole."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hybrid.checkpoint.tensors import FLOATS, SourceTensor
+from profiler.artifacts import UserError
+
+PICKLE_LIMIT = 64 << 20  # the part of the file that names the tensors; hundreds of kilobytes for the largest models
+CODES = {dtype: code for code, dtype in FLOATS.items()}
+RESAVE = "save it anew with transformers: model.save_pretrained(FOLDER, safe_serialization=True)"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+@dataclass(frozen=True)
+class TorchTensor(SourceTensor):
+    """A tensor of a `.bin` file, mapped."""
+
+    values: torch.Tensor
+
+    def blocks(self, rows: int) -> Iterator[torch.Tensor]:
+        """See `SourceTensor.blocks`."""
+        for start in range(0, self.shape[0], rows):
+            block = self.values[start : start + rows]
+            yield block.clone(memory_format=torch.contiguous_format)
+            if block.is_contiguous():
+                _drop_pages(block)
+
+
+def open_torch_file(path: Path) -> list[SourceTensor]:
+    """The tensors of a file written by `torch.save`.
+
+    Raises:
+        UserError: not such a file, written in the format before torch 1.6, or holding anything but tensors.
+    """
+    _check_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a hostile pickle can raise anything
+        reason = str(error).strip().splitlines()[:1]
+        raise UserError(f"{path} is damaged or holds more than tensors ({''.join(reason)}); {RESAVE}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name; {RESAVE}")
+    return [_source(path, name, value) for name, value in content.items()]
+
+
+def _source(path: Path, name: object, value: object) -> SourceTensor:
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        raise UserError(f"{path} holds {name!r}, which is not an ordinary tensor; {RESAVE}")
+    code = CODES.get(value.dtype, str(value.dtype).removeprefix("torch."))
+    return TorchTensor(name, path, code, tuple(value.shape), value)
+
+
+def _check_archive(path: Path) -> None:
+    """Only an archive whose entries are stored plainly can be mapped, and cannot grow when it is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is truncated, or older than torch 1.6; download it again, or {RESAVE}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise UserError(f"{path} is compressed, which torch never writes; {RESAVE}")
+        if entry.filename.endswith(".pkl") and entry.file_size > PICKLE_LIMIT:
+            raise UserError(f"{path} is damaged: its list of tensors has {entry.file_size} bytes")
+
+
+def _drop_pages(block: torch.Tensor) -> None:
+    """Give back the mapped pages that lie wholly inside a block: they would count as memory in use until the end."""
+    start = -(-block.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (block.data_ptr() + block.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > start:
+        _libc.madvise(start, end - start, mmap.MADV_DONTNEED)

@@ -1,0 +1,151 @@
+"""Reports as people read them: lines of plain text, tables that paste into Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from profiler.artifacts import format_size
+
+if TYPE_CHECKING:
+    from hybrid.runtime.summary import RunSummary
+    from hybrid.stages.compare import Comparison
+    from hybrid.stages.inspect import InspectReport
+    from hybrid.stages.pack import PackReport
+    from hybrid.stages.plan import PlanReport
+    from hybrid.stages.profile import ProfileReport
+    from placement.plan import Memory
+
+
+def pack_lines(report: PackReport) -> list[str]:
+    """What `hybrid pack` made."""
+    size, peak = format_size(report.bytes), format_size(report.peak_memory)
+    return [
+        *report.notes,
+        f"{report.destination}: {report.parameters / 1e6:,.1f} M parameters in {report.weight_format}, "
+        f"{size} in {report.files} files, {report.seconds:.1f} s, peak memory {peak}",
+        f"next: hybrid profile {report.destination} --text FILE",
+    ]
+
+
+def profile_lines(report: ProfileReport) -> list[str]:
+    """What was counted and trained, by layer."""
+    header = ["layer", "active", "80 % from", "named", "recall", "precision", "mass kept"]
+    rows = [
+        [
+            str(i),
+            f"{layer.quality.active:.1%}",
+            f"{layer.hot_share:.0%}",
+            f"{layer.quality.named:.1%}",
+            f"{layer.quality.recall:.1%}",
+            f"{layer.quality.precision:.1%}",
+            f"{layer.quality.mass_recall:.2%}",
+        ]
+        for i, layer in enumerate(report.layers)
+    ]
+    removed = [f"removed what a killed run left: {path}" for path in report.removed]
+    size = format_size(report.predictor_bytes)
+    summary = (
+        f"{report.path}: {report.tokens:,} tokens counted; predictors of rank {report.rank}, {size}; rows reordered"
+    )
+    return [*removed, *table(header, rows), "", summary]
+
+
+def plan_lines(report: PlanReport) -> list[str]:
+    """Where every byte goes, and how good the split is known to be."""
+    plan, solver = report.plan, report.plan.solver
+    total = len(plan.layers) * plan.n_rows
+    on_gpu = sum(plan.gpu_rows(i) for i in range(len(plan.layers)))
+    lines = [f"{report.path}: {plan.mode} mode on {plan.hardware}, context {plan.budgets.context}"]
+    memories: tuple[Memory, ...] = ("gpu", "ram")
+    for memory in memories:
+        taken = plan.bytes[memory]
+        parts = ", ".join(f"{purpose} {format_size(size)}" for purpose, size in taken.items() if size)
+        budget = plan.budgets.vram if memory == "gpu" else plan.budgets.ram
+        limit = "" if budget is None else f" of {format_size(budget)}"
+        lines.append(f"{memory:>4}: {format_size(sum(taken.values()))}{limit} ({parts})")
+    rows = ", ".join(str(plan.gpu_rows(i)) for i in range(len(plan.layers)))
+    lines.append(f"rows on the gpu: {on_gpu:,} of {total:,} ({on_gpu / total:.1%}); by layer {rows}")
+    if solver is not None:
+        gap = "unknown gap" if solver.gap is None else f"gap {solver.gap:.2%}"
+        lines.append(f"solver: {solver.name}, {solver.status}, {gap}, {solver.seconds:.2f} s")
+        lines += [f"warning: {warning}" for warning in solver.warnings]
+    seconds = plan.expected.token_seconds
+    lines.append(f"predicted: {1 / seconds:.0f} tokens/s from the figures of {plan.hardware}")
+    return lines
+
+
+def run_lines(summary: RunSummary) -> list[str]:
+    """What a run computed, and where its memory is."""
+    rows = ", ".join(f"{count:,.0f} on the {unit}" for unit, count in summary.rows_per_token.items())
+    parts = [
+        f"{summary.mode} mode",
+        f"rows per token: {rows}",
+        f"{format_size(summary.bytes_per_token)} touched per token",
+    ]
+    if summary.hidden_share is not None:
+        parts.append(f"{summary.hidden_share:.0%} of the smaller side hidden")
+    host = summary.memory["cpu"]
+    used = [f"cpu {format_size(host['mapped'])} mapped, {format_size(host['resident'])} resident in this process"]
+    if "gpu" in summary.memory:
+        gpu = summary.memory["gpu"]
+        used.append(
+            f"gpu {format_size(sum(gpu.values()))} ({', '.join(f'{k} {format_size(v)}' for k, v in gpu.items())})"
+        )
+    return ["; ".join(parts), "memory: " + "; ".join(used)]
+
+
+def inspect_lines(report: InspectReport) -> list[str]:
+    """What a model directory holds."""
+    spec, parts = report.spec, ", ".join(f"{part} {format_size(size)}" for part, size in report.bytes.items() if size)
+    order = "in the checkpoint's order" if report.in_checkpoint_order else "hottest first"
+    profiles = [
+        f"{p.name} ({p.tokens:,} tokens)" if p.problem is None else f"{p.name} ({p.problem})" for p in report.profiles
+    ]
+    return [
+        f"{report.path}: {spec.family}, {report.parameters / 1e6:,.1f} M parameters in {report.weight_format}",
+        f"{spec.n_layers} layers of hidden size {spec.hidden_size}, {spec.n_neurons} neurons ({spec.activation}), "
+        f"{spec.n_heads} heads, {spec.n_kv_heads} for keys and values; {spec.vocab_size} pieces; "
+        f"{spec.max_positions} tokens of context",
+        f"bytes: {format_size(sum(report.bytes.values()))} ({parts})",
+        f"rows: {order}, {report.stride_bytes} bytes each",
+        f"profiles: {', '.join(profiles) or 'none'}; predictors: {', '.join(report.predictors) or 'none'}; "
+        f"plans: {', '.join(report.plans) or 'none'}",
+        f"source {report.source_digest[:16]}, pack {report.pack_digest[:16]}, order {report.row_order_digest[:16]}",
+        "verified: every byte is as it was packed" if report.verified else "not verified; --verify reads every byte",
+    ]
+
+
+def comparison_lines(result: Comparison) -> list[str]:
+    """The table of `hybrid compare`."""
+    header = ["", "tokens/s", "ratio", "touched/token", "rows/token", "perplexity", "top-1 as dense", "KL (nats)"]
+    rows = []
+    for row in result.rows:
+        by_unit = " + ".join(f"{count:,.0f} {unit}" for unit, count in row.rows_per_token.items())
+        quality = row.quality
+        rows.append(
+            [
+                row.name,
+                f"{row.tokens_per_second:.1f}",
+                f"{row.ratio:.2f}x",
+                format_size(row.bytes_per_token),
+                by_unit,
+                f"{quality.perplexity:.4f}",
+                f"{quality.agreement:.2%}",
+                f"{quality.divergence:.5f}",
+            ]
+        )
+    tokens = result.rows[0].quality.tokens
+    note = f"quality over {tokens:,} tokens of {', '.join(result.text)}; speed: median of interleaved rounds"
+    return [*table(header, rows), "", note]
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Columns aligned by width, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: list[str]) -> str:
+        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "| " + " | ".join([cells[0].ljust(widths[0]), *rest]) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|"
+    return [line(header), rule, *(line(row) for row in rows)]

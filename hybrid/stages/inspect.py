@@ -1,0 +1,113 @@
+"""`hybrid inspect`: what a model directory holds, whether its parts belong together and its bytes are whole."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hybrid.checkpoint.names import tensor_shapes
+from hybrid.spec import ModelSpec
+from hybrid.store.files import ModelFiles
+from hybrid.store.layout import PADDING
+from hybrid.store.manifest import DENSE_FILE
+from profiler.artifacts import UserError
+from profiler.profile import read_profile
+
+PARTS = {"embed": "embeddings", "positions": "embeddings", "head": "head"}
+
+
+@dataclass(frozen=True)
+class ProfileState:
+    """One profile of the directory. binds: it was made for these weights. problem: why it cannot be used, if so."""
+
+    name: str
+    tokens: int
+    binds: bool
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """A model directory. bytes: of its files by part. verified: whether every byte was read and found whole."""
+
+    path: Path
+    spec: ModelSpec
+    weight_format: str
+    stride_bytes: int
+    parameters: int
+    bytes: dict[str, int]
+    source_digest: str
+    pack_digest: str
+    row_order_digest: str
+    in_checkpoint_order: bool
+    tokenizer_files: tuple[str, ...]
+    profiles: tuple[ProfileState, ...]
+    predictors: tuple[str, ...]
+    plans: tuple[str, ...]
+    verified: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        return {**asdict(self), "path": str(self.path), "kind": "inspection"}
+
+
+def inspect(path: Path, verify: bool = False, progress: Callable[[int, int], None] | None = None) -> InspectReport:
+    """Look at a model directory; with `verify` read all of it, telling `progress(done, total)` bytes.
+
+    Raises:
+        UserError: not a model directory, or damaged: names the file.
+    """
+    files = ModelFiles.open_files(path)
+    if verify:
+        files.verify(progress)
+    spec = files.spec
+    orders = [files.neuron_ids(layer) for layer in range(spec.n_layers)]
+    return InspectReport(
+        path=path,
+        spec=spec,
+        weight_format=files.weight_format,
+        stride_bytes=files.stride_bytes,
+        parameters=sum(math.prod(shape) for shape in tensor_shapes(spec).values()),
+        bytes=bytes_by_part(files),
+        source_digest=files.source_digest,
+        pack_digest=files.pack_digest,
+        row_order_digest=files.row_order_digest(),
+        in_checkpoint_order=all((ids[:-1] < ids[1:]).all() for ids in orders),
+        tokenizer_files=tuple(files.tokenizer_files),
+        profiles=tuple(_profile_state(files, name) for name in files.added_names("profiles")),
+        predictors=tuple(files.added_names("predictors")),
+        plans=tuple(files.added_names("plans")),
+        verified=verify,
+    )
+
+
+def bytes_by_part(files: ModelFiles) -> dict[str, int]:
+    """Bytes of embeddings, attention, norms (with all vectors), head, neurons, tokenizer, and headers with padding."""
+    sizes: Counter[str] = Counter()
+    dense = files.manifest.layouts[DENSE_FILE]
+    for entry in dense.entries:
+        if not entry.name.startswith(PADDING):
+            module = entry.name.split(".")[0]
+            sizes[PARTS.get(module, "attention" if len(entry.shape) > 1 else "norms")] += entry.nbytes
+    layers = [layout for name, layout in files.manifest.layouts.items() if name != DENSE_FILE]
+    sizes["neurons"] = sum(layout.entry("rows").nbytes for layout in layers)
+    sizes["tokenizer"] = sum(files.manifest.files[name].size for name in files.tokenizer_files)
+    sizes["other"] = sum(record.size for record in files.manifest.files.values()) - sizes.total()
+    return dict(sizes)
+
+
+def _profile_state(files: ModelFiles, name: str) -> ProfileState:
+    try:
+        profile = read_profile(files.profile_path(name), mend=f"hybrid profile {files.path} --text FILE")
+    except UserError as error:
+        return ProfileState(name, 0, False, str(error))
+    spec = files.spec
+    if profile.source_digest != files.source_digest:
+        return ProfileState(name, profile.tokens, False, "made for another checkpoint")
+    if (profile.layers, profile.neurons) != (spec.n_layers, spec.n_neurons):
+        return ProfileState(name, profile.tokens, False, "counts other layers or neurons than the model has")
+    return ProfileState(name, profile.tokens, True, None)

@@ -1,0 +1,231 @@
+"""`hybrid pack`: a checkpoint becomes a model directory, in one pass over its weights and in little memory."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hybrid.checkpoint.reader import Checkpoint
+from hybrid.store.files import ADDED
+from hybrid.store.formats import FORMATS, choose_format, convert
+from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride
+from hybrid.store.manifest import DENSE_FILE, TOKENIZER_FILES, TOKENIZER_LIMIT, FileRecord, Manifest, layer_file
+from hybrid.store.rows import BLOCK_BYTES, write_layer
+from hybrid.store.writer import Array, StreamingWriter
+from profiler.artifacts import (
+    DISK_FULL,
+    UserError,
+    atomic_directory,
+    atomic_writer,
+    explain_os_errors,
+    require_free_space,
+    sha256_file,
+    write_atomic,
+)
+
+# Hidden units transposed at a time: their columns of a row block stay in the processor's cache.
+STRIP = 64
+PURPOSE = "pack"
+MARGIN = 1 << 20  # manifest, folders, the file system's own
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What `pack` made. bytes: of all files. peak_memory: bytes of this process at its largest, so far."""
+
+    destination: Path
+    weight_format: str
+    files: int
+    bytes: int
+    parameters: int
+    seconds: float
+    peak_memory: int
+    source_digest: str
+    pack_digest: str
+    notes: tuple[str, ...]
+
+
+def pack(
+    source: Path,
+    destination: Path,
+    weight_format: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> PackReport:
+    """Pack the checkpoint folder `source` into the model directory `destination`, which appears when it is complete.
+
+    weight_format: `bf16`, `f16`, or `auto`, which keeps a 16-bit type and makes bf16 of others. `progress(done, total)`
+    is told the bytes written.
+
+    Raises:
+        UserError: the checkpoint cannot be packed, the destination cannot be written, or another pack is writing it.
+    """
+    started = time.monotonic()
+    source, destination = source.resolve(), destination.resolve()
+    check_places(source, destination)
+    checkpoint = Checkpoint.open(source)
+    matrices = {tensor.dtype for tensor in checkpoint.tensors.values() if len(tensor.shape) > 1}
+    packer = _Packer(checkpoint, choose_format(weight_format, matrices), progress)
+    require_free_space(destination.parent, packer.total, PURPOSE)
+    try:
+        with atomic_directory(destination, PURPOSE) as (partial, had_remains):
+            manifest = packer.write(partial)
+    except UserError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL:
+            require_free_space(destination.parent, packer.total, PURPOSE)
+        raise
+    notes = [f"removed {partial}, left by a run that was killed"] if had_remains else []
+    if not {"tokenizer.model", "tokenizer.json", "vocab.json"} & set(manifest.files):
+        notes.append(
+            f"{source} has no tokenizer (tokenizer.model, tokenizer.json or vocab.json): the model will need one"
+        )
+    return PackReport(
+        destination=destination,
+        weight_format=manifest.weight_format,
+        files=len(manifest.files),
+        bytes=sum(record.size for record in manifest.files.values()),
+        parameters=checkpoint.parameters,
+        seconds=time.monotonic() - started,
+        peak_memory=peak_memory(),
+        source_digest=manifest.source_digest,
+        pack_digest=manifest.pack_digest,
+        notes=tuple(notes),
+    )
+
+
+def check_places(source: Path, destination: Path) -> None:
+    """Refuse to write into the checkpoint, around it, or where there is no folder to write in.
+
+    Raises:
+        UserError: says which of these it is.
+    """
+    if source == destination or source in destination.parents or destination in source.parents:
+        raise UserError(f"{destination} and the checkpoint {source} lie one inside the other; choose another folder")
+    if not destination.parent.is_dir():
+        raise UserError(f"{destination.parent} is not a folder; make it first: mkdir -p {destination.parent}")
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory of this process at its largest so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count the process that started this one, from before its exec
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class _Packer:
+    """Writes the files of one model."""
+
+    def __init__(self, checkpoint: Checkpoint, weight_format: str, progress: Callable[[int, int], None] | None) -> None:
+        self.checkpoint, self.spec, self.weight_format = checkpoint, checkpoint.spec, weight_format
+        self.dtype = FORMATS[weight_format]
+        self.stride = least_stride(self.spec)
+        self.dense = dense_layout(self.spec, weight_format)
+        self.layer = layer_layout(self.spec, weight_format, self.stride)
+        self.kept = kept_files(checkpoint.path)
+        weights = self.dense.size + self.spec.n_layers * self.layer.size
+        self.total = weights + sum(path.stat().st_size for path in self.kept.values()) + MARGIN
+        self._progress, self._weights, self._done = progress, weights, 0
+
+    def write(self, directory: Path) -> Manifest:
+        """All files, the manifest last."""
+        with explain_os_errors(PURPOSE, directory):
+            for folder in ("neurons", *ADDED):
+                (directory / folder).mkdir()
+        files = {DENSE_FILE: self._write_dense(directory / DENSE_FILE)}
+        for index in range(self.spec.n_layers):
+            files[layer_file(index)] = self._write_layer(directory / layer_file(index), index)
+        for name, path in self.kept.items():
+            write_atomic(directory / name, path.read_bytes())
+            files[name] = FileRecord((directory / name).stat().st_size, sha256_file(directory / name))
+        digest = self.checkpoint.source_digest()
+        manifest = Manifest.create(self.spec, self.weight_format, self.stride, files, digest)
+        manifest.write(directory)
+        return manifest
+
+    def _write_dense(self, path: Path) -> FileRecord:
+        digest = hashlib.sha256()
+
+        def show(data: memoryview) -> None:
+            digest.update(data)
+            self._on_bytes(len(data))
+
+        with atomic_writer(path) as file:
+            writer = StreamingWriter(file, self.dense, show)
+            for entry in self.dense.entries:
+                if entry.name.startswith(PADDING):
+                    continue
+                dtype = self.dtype if len(entry.shape) > 1 else torch.float32
+                for block in self._converted(entry.name, dtype):
+                    writer.write(entry.name, as_bytes(block))
+            writer.finish()
+        return FileRecord(self.dense.size, digest.hexdigest())
+
+    def _write_layer(self, path: Path, index: int) -> FileRecord:
+        bias = None
+        if self.spec.ffn_bias:
+            bias = torch.cat([b.clone() for b in self._converted(f"layers.{index}.up.bias", torch.float32)]).numpy()
+        ids = np.arange(self.spec.n_neurons, dtype=np.int32)
+        with atomic_writer(path) as file:
+            digest = write_layer(file, self.layer, self._records(index), ids, bias, self._on_bytes)
+        return FileRecord(self.layer.size, digest)
+
+    def _records(self, index: int) -> Iterator[Array]:
+        """Blocks of a layer's records, uint8 `[k, stride]`, in the order of the checkpoint."""
+        hidden, parts = self.spec.hidden_size, self.spec.row_parts
+        down = self._transposed(f"layers.{index}.down.weight")
+        rows = max(1, BLOCK_BYTES // self.stride)
+        block = torch.zeros(rows, self.stride // self.dtype.itemsize, dtype=self.dtype)
+        streams = [self._converted(f"layers.{index}.{part}.weight", self.dtype, rows) for part in parts[:-1]]
+        start = 0
+        for pieces in zip(*streams, strict=True):
+            taken = len(pieces[0])
+            for k, piece in enumerate((*pieces, down[start : start + taken])):
+                block[:taken, k * hidden : (k + 1) * hidden] = piece
+            yield as_bytes(block[:taken])
+            start += taken
+
+    def _transposed(self, name: str) -> torch.Tensor:
+        """`[neurons, hidden]` of the down matrix, which checkpoints store as `[hidden, neurons]`."""
+        turned = torch.empty(self.spec.n_neurons, self.spec.hidden_size, dtype=self.dtype)
+        at = 0
+        for block in self._converted(name, self.dtype):
+            for strip in torch.split(block, STRIP):
+                turned[:, at : at + len(strip)] = strip.T
+                at += len(strip)
+        return turned
+
+    def _converted(self, name: str, dtype: torch.dtype, rows: int | None = None) -> Iterator[torch.Tensor]:
+        source = self.checkpoint.tensors[name].name
+        for block in self.checkpoint.blocks(name, rows):
+            yield convert(block, dtype, source)
+
+    def _on_bytes(self, count: int) -> None:
+        self._done += count
+        if self._progress:
+            self._progress(self._done, self._weights)
+
+
+def kept_files(source: Path) -> dict[str, Path]:
+    """The checkpoint's files that are kept as they are, by the name they will have.
+
+    Raises:
+        UserError: one is not a file, or far too large to be what it is called.
+    """
+    names = {name: "config.json" if name == "source_config.json" else name for name in TOKENIZER_FILES}
+    kept = {name: source / original for name, original in names.items() if (source / original).exists()}
+    for path in kept.values():
+        if not path.is_file() or path.stat().st_size > TOKENIZER_LIMIT:
+            raise UserError(f"{path} is not a file of at most {TOKENIZER_LIMIT >> 20} MiB, as it should be")
+    return kept
+
+
+def as_bytes(block: torch.Tensor) -> Array:
+    """The bytes of a contiguous tensor, uint8."""
+    return block.view(torch.uint8).numpy()

@@ -1,0 +1,86 @@
+"""`ModelDirectory`: a packed model opened for computing. Files are mapped when first asked for, and read in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hybrid.store.files import ModelFiles, read_manifest
+from hybrid.store.manifest import DENSE_FILE, Manifest, layer_file
+from hybrid.store.neurons import LayerRows, MappedFile, map_layer
+from hybrid.store.rows import Ids
+
+
+class ModelDirectory(ModelFiles):
+    """A model directory and its mappings. A context manager; tensors handed out stay valid after `close`."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        super().__init__(path, manifest)
+        self._mapped: dict[str, MappedFile] = {}
+        self._layers: dict[int, LayerRows] = {}
+
+    @staticmethod
+    def open(path: Path) -> ModelDirectory:
+        """Open a directory that `hybrid pack` made: reads the manifest and the sizes of all files.
+
+        Raises:
+            UserError: it is not one, or is damaged; the message says what to do.
+        """
+        return ModelDirectory(path, read_manifest(path))
+
+    def __enter__(self) -> ModelDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget the mappings; each ends with the last tensor that views it."""
+        self._layers.clear()
+        self._mapped.clear()
+
+    def dense(self, name: str) -> torch.Tensor:
+        """View of a dense tensor: matrices in the weight format, vectors fp32. Not to be written to.
+
+        Raises:
+            KeyError: the model has no such tensor (see `hybrid.checkpoint.names`).
+            UserError: the file is damaged.
+        """
+        if DENSE_FILE not in self._mapped:
+            # Every token reads all of it, so the read may as well begin now.
+            self._map(DENSE_FILE).advise_whole()
+        return self._mapped[DENSE_FILE].tensor(name)
+
+    def layer(self, index: int) -> LayerRows:
+        """The neuron rows of a layer.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        if index not in self._layers:
+            file = self._map(layer_file(index))
+            self._layers[index] = map_layer(file, self.spec.row_parts, self.spec.hidden_size)
+        return self._layers[index]
+
+    def neuron_ids(self, layer: int) -> Ids:
+        """int32 `[n]`: the neuron of each row, of the file that is mapped even if it was replaced since."""
+        return self._layers[layer].neuron_ids if layer in self._layers else super().neuron_ids(layer)
+
+    def mappings(self) -> list[tuple[int, int, str]]:
+        """(address, length, path) of every file mapped so far."""
+        return [(file.address, file.length, str(file.path)) for file in self._mapped.values()]
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on where a mapped file was cut or grown.
+
+        Raises:
+            UserError: names the file.
+        """
+        for file in self._mapped.values():
+            file.check_unchanged()
+
+    def _map(self, name: str) -> MappedFile:
+        file = MappedFile(self.path / name, self.manifest.layouts[name])
+        self._mapped[name] = file
+        return file

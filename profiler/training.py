@@ -1,0 +1,178 @@
+"""Training of predictors: from a layer's samples to a low-rank predictor whose threshold and quality are measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from profiler.artifacts import UserError
+from profiler.capture import MINIMUM_TOKENS, LayerSamples, Split
+from profiler.predictor import EVERYTHING, NOTHING, LowRankPredictor, PredictorQuality
+
+HEAVIEST = 10.0  # an activation counts for at most so many average ones of its token
+WARM_UP = 30  # steps
+CHUNK = 512  # tokens measured at a time
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a predictor is trained.
+
+    rank: width of the bottleneck; None takes an eighth of the hidden size, at least 16. steps: of `batch` tokens each;
+    the length of training, no clock, so that a seed repeats it. learning_rate: at the top of the schedule.
+    positive_weight: what an average active neuron counts against one inactive one. keep: share of a token's summed
+    |activation| that the named neurons are to carry, on average; sets the threshold.
+    """
+
+    rank: int | None = None
+    steps: int = 600
+    batch: int = 1024
+    learning_rate: float = 0.02
+    positive_weight: float = 4.0
+    keep: float = 0.99
+
+    def __post_init__(self) -> None:
+        if min(1 if self.rank is None else self.rank, self.steps, self.batch) < 1:
+            raise UserError("a predictor is trained with a rank, steps and a batch of at least 1")
+        if not (self.learning_rate > 0 and self.positive_weight > 0 and 0 < self.keep < 1):
+            raise UserError("learning rate and positive weight are above 0; the share to keep lies between 0 and 1")
+
+    def rank_for(self, hidden: int) -> int:
+        """The rank for a hidden size."""
+        return self.rank or max(16, hidden // 8)
+
+
+def train_predictor(
+    samples: LayerSamples, recipe: Recipe, seed: int, on_step: Callable[[int], None] | None = None
+) -> tuple[LowRankPredictor, PredictorQuality]:
+    """Train a layer's predictor, set its threshold on the calibration tokens, and measure it on the test tokens.
+
+    A layer in which nothing was active gets a predictor that names nothing; one in which everything always was, a
+    predictor that names everything. `on_step` is told the number of each step that has been done.
+
+    Raises:
+        UserError: fewer than 256 training tokens, no held-out ones, or values that are not finite.
+    """
+    _check(samples)
+    train = samples.train
+    bits = train.magnitude.view(torch.uint8)
+    if not bits.any():
+        predictor = _untrained(train, recipe, NOTHING)
+    elif bits.all():
+        predictor = _untrained(train, recipe, EVERYTHING)
+    else:
+        predictor = _fit(train, recipe, seed, on_step)
+        predictor = replace(predictor, threshold=calibrate(predictor, samples.calibration, recipe.keep))
+    return predictor, measure(predictor, samples.test)
+
+
+def calibrate(predictor: LowRankPredictor, split: Split, keep: float) -> float:
+    """The highest threshold at which the named neurons carry `keep` of a token's summed |activation|, on average."""
+    logits, masses = [], []
+    for states, mass in _chunks(split):
+        active = mass > 0
+        logits.append(predictor.logits(states)[active])
+        masses.append(_per_token(mass)[active])
+    order = torch.cat(logits).sort(descending=True)
+    carried = torch.cat(masses)[order.indices].double().cumsum(0)
+    if not len(carried):
+        return NOTHING
+    last = int(torch.searchsorted(carried, keep * carried[-1]))
+    lowest = order.values[min(last, len(carried) - 1)]
+    return float(torch.nextafter(lowest, torch.tensor(EVERYTHING)))
+
+
+def measure(predictor: LowRankPredictor, split: Split) -> PredictorQuality:
+    """The predictor's quality on a split."""
+    active = named = both = 0
+    mass, tokens_with_mass = 0.0, 0
+    for states, magnitude in _chunks(split):
+        is_active, is_named = magnitude > 0, predictor.named(states)
+        active, named = active + int(is_active.sum()), named + int(is_named.sum())
+        both += int((is_active & is_named).sum())
+        mass += float((_per_token(magnitude) * is_named).sum(dtype=torch.float64))
+        tokens_with_mass += int(is_active.any(1).sum())
+    size = split.tokens * predictor.neurons
+    return PredictorQuality(
+        tokens=split.tokens,
+        active=active / size,
+        named=named / size,
+        recall=both / active if active else 1.0,
+        precision=both / named if named else 1.0,
+        mass_recall=min(1.0, mass / tokens_with_mass) if tokens_with_mass else 1.0,
+    )
+
+
+def _fit(train: Split, recipe: Recipe, seed: int, on_step: Callable[[int], None] | None) -> LowRankPredictor:
+    """Binary cross-entropy over all neurons, AdamW, cosine schedule.
+
+    Positives are rare, and a missed neuron costs what it would have added: an active neuron weighs `positive_weight`
+    times its |activation| over the average active one of the token, an inactive neuron weighs 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rank, hidden, neurons = recipe.rank_for(train.hidden.shape[1]), train.hidden.shape[1], train.magnitude.shape[1]
+    scale = train.rows(slice(CHUNK))[0].square().mean().sqrt().clamp(min=1e-12)
+    fc1 = (torch.randn(rank, hidden, generator=generator) / math.sqrt(hidden)).requires_grad_()
+    fc2 = (torch.randn(neurons, rank, generator=generator) * 0.1 / math.sqrt(rank)).requires_grad_()
+    optimizer = torch.optim.AdamW([fc1, fc2], lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    for step in range(recipe.steps):
+        rate = min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate
+        states, magnitude = train.rows(torch.randint(train.tokens, (recipe.batch,), generator=generator))
+        fc1.grad, fc2.grad = _gradients(fc1, fc2, states / scale, magnitude, recipe.positive_weight)
+        optimizer.step()
+        if on_step:
+            on_step(step + 1)
+    first, second = fc1.detach() / scale, fc2.detach()
+    balance = (second.abs().max() / first.abs().max().clamp(min=1e-30)).sqrt()  # equal ranges suit 16 bits
+    return LowRankPredictor((first * balance).half(), (second / balance).half(), 0.0)
+
+
+@torch.no_grad()
+def _gradients(
+    fc1: torch.Tensor, fc2: torch.Tensor, states: torch.Tensor, magnitude: torch.Tensor, positive_weight: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the weighted cross-entropy, up to a factor that AdamW does not see.
+
+    Written out, since what is done per token and neuron takes most of the time: half of what autograd needs.
+    """
+    inactive = (magnitude == 0).float()
+    count = magnitude.shape[1] - inactive.sum(1, keepdim=True)
+    average = (magnitude.sum(1, keepdim=True) / count.clamp(min=1)).clamp(min=1e-30)
+    weight = (magnitude / average).clamp_(max=HEAVIEST).mul_(positive_weight)  # zero where inactive
+    before = states @ fc1.T
+    middle = before.relu()
+    slope = (middle @ fc2.T).sigmoid_().mul_(inactive.add_(weight)).sub_(weight).div_(len(states))
+    back = (slope @ fc2).mul_(before > 0)
+    return back.T @ states, slope.T @ middle
+
+
+def _check(samples: LayerSamples) -> None:
+    if samples.train.tokens < MINIMUM_TOKENS or not samples.calibration.tokens or not samples.test.tokens:
+        raise UserError(
+            f"a predictor needs at least {MINIMUM_TOKENS} tokens to train on and some held out, and there are "
+            f"{samples.train.tokens}: give a longer text, better 50000 tokens"
+        )
+    for split in (samples.train, samples.calibration, samples.test):
+        largest = int(split.magnitude.view(torch.uint8).max())  # from 0x7C on: infinities, NaN, negative numbers
+        if largest >= 0x7C or not torch.isfinite(split.hidden.sum(dtype=torch.float64)):
+            raise UserError("the samples hold values that are not finite numbers: the checkpoint is damaged")
+
+
+def _untrained(train: Split, recipe: Recipe, threshold: float) -> LowRankPredictor:
+    hidden, neurons = train.hidden.shape[1], train.magnitude.shape[1]
+    rank = recipe.rank_for(hidden)
+    return LowRankPredictor(torch.zeros(rank, hidden).half(), torch.zeros(neurons, rank).half(), threshold)
+
+
+def _per_token(magnitude: torch.Tensor) -> torch.Tensor:
+    """|activation| as a share of its token's sum: tokens count alike, though some have a thousandfold of others."""
+    return magnitude / magnitude.sum(1, keepdim=True).clamp(min=1e-30)
+
+
+def _chunks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for start in range(0, split.tokens, CHUNK):
+        yield split.rows(slice(start, start + CHUNK))

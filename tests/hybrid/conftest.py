@@ -1,0 +1,224 @@
+"""Tiny random checkpoints as other people write them: made by transformers from a seed, with trained tokenizers.
+
+`make_llama`, `make_mistral` and `make_opt` are factories of session scope:
+
+    path = make_llama(tmp_path)                                  relu, grouped key-value heads, untied, bf16, 3 layers
+    path = make_llama(tmp_path, hidden_act="silu", tie_word_embeddings=True)      any key of the config
+    path = make_llama(tmp_path, rope_parameters=LLAMA3_ROPE)     (the fixture `llama3_rope`)
+    path = make_opt(tmp_path, dtype=torch.float32, seed=7)       another type of the file, other weights
+
+Each writes a new folder inside the one it is given and returns its path: config.json, model.safetensors and tokenizer
+files, as `save_pretrained` does. `transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)` is the
+oracle. All parameters are random, biases and norms too, so that a forgotten one shows: matrices with a standard
+deviation of 0.1, norms about 1. About half of the neurons fire for a token under relu, logits are of the order of 1.
+Sizes are odd on purpose: no dimension is a multiple of what a vector register holds, except where heads demand it.
+
+The vocabulary is exactly the tokenizer's. Llama and Mistral have a SentencePiece `tokenizer.model` with byte fallback
+(`<unk>` 0, `<s>` 1, `</s>` 2, a beginning-of-sequence token is added); OPT has a GPT-2 `vocab.json` and `merges.txt`
+(`<s>` 0, `<pad>` 1, `</s>` 2 which opens every text, `<unk>` 3).
+
+`llama_checkpoint`, `opt_checkpoint` are one of each; `llama_directory`, `opt_directory` the same packed: for reading.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import torch
+import transformers
+from tokenizers import ByteLevelBPETokenizer
+
+from hybrid.stages.pack import pack
+
+MakeCheckpoint = Callable[..., Path]
+
+TEXT = """The brown fox runs over the lazy dog, and the dog sleeps on.
+A neuron that fires for one token may be silent for the next one.
+def add(left, right):
+    return left + right
+In the beginning there was a file; the file was read, and it was good.
+Numbers: 0 1 2 3 4 5 6 7 8 9 10 42 1999. Letters: ä ö ü é è ñ ø å.
+Hot neurons live on the GPU, cold neurons live in memory, and all of them are summed."""
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+LLAMA_SIZES: dict[str, Any] = {
+    "hidden_size": 60,  # 6 heads of 10
+    "intermediate_size": 123,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "hidden_act": "relu",
+    "tie_word_embeddings": False,
+    "rms_norm_eps": 1e-5,
+}
+OPT_SIZES: dict[str, Any] = {
+    "hidden_size": 52,  # 4 heads of 13
+    "ffn_dim": 157,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "activation_function": "relu",
+}
+
+
+def fill_with_noise(model: torch.nn.Module, seed: int, deviation: float) -> None:
+    """Give every parameter random values; vectors of norms stay near 1, biases are as large as matrix entries."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * deviation
+            parameter.copy_(1 + noise if "norm" in name and name.endswith("weight") else noise)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model() -> bytes:
+    """A SentencePiece BPE model with byte fallback, trained on a few lines."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.split("\n") * 4),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=389,
+        byte_fallback=True,
+        character_coverage=0.99,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Contents of `vocab.json` and `merges.txt` of a byte-level BPE trained on a few lines."""
+    tokenizer = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    tokenizer.train_from_iterator(TEXT.split("\n"), vocab_size=331, min_frequency=1, special_tokens=special)
+    folder = tmp_path_factory.mktemp("bpe")
+    tokenizer.save_model(str(folder))
+    return {name: (folder / name).read_bytes() for name in ("vocab.json", "merges.txt")}
+
+
+@pytest.fixture(scope="session")
+def llama3_rope() -> dict[str, Any]:
+    """`rope_parameters` of Llama 3.1's kind whose three bands of frequencies all occur in a tiny model."""
+    return dict(LLAMA3_ROPE)
+
+
+@pytest.fixture(scope="session")
+def make_llama(sentencepiece_model: bytes) -> MakeCheckpoint:
+    """`make_llama(folder, seed=0, dtype=torch.bfloat16, deviation=0.1, **config) -> Path`."""
+
+    def make(folder: Path, **options: Any) -> Path:
+        return _make_with_sentencepiece("llama", transformers.LlamaConfig, folder, sentencepiece_model, options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_mistral(sentencepiece_model: bytes) -> MakeCheckpoint:
+    """`make_mistral(folder, seed=0, dtype=torch.bfloat16, deviation=0.1, **config) -> Path`; a window of 24 tokens."""
+
+    def make(folder: Path, **options: Any) -> Path:
+        options = {"sliding_window": 24, **options}
+        return _make_with_sentencepiece("mistral", transformers.MistralConfig, folder, sentencepiece_model, options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_opt(gpt2_tokenizer: dict[str, bytes]) -> MakeCheckpoint:
+    """`make_opt(folder, seed=0, dtype=torch.bfloat16, deviation=0.1, **config) -> Path`; always tied, as OPT is."""
+
+    def make(folder: Path, **options: Any) -> Path:
+        sizes = {**OPT_SIZES, "vocab_size": len(json.loads(gpt2_tokenizer["vocab.json"]))}
+        path = _make("opt", transformers.OPTConfig, folder, sizes, options)
+        for name, content in gpt2_tokenizer.items():
+            (path / name).write_bytes(content)
+        _write_json(
+            path / "tokenizer_config.json",
+            {
+                "tokenizer_class": "GPT2Tokenizer",
+                "add_bos_token": True,
+                "add_prefix_space": False,
+                "errors": "replace",
+                "bos_token": "</s>",
+                "eos_token": "</s>",
+                "unk_token": "</s>",
+                "pad_token": "<pad>",
+            },
+        )
+        _write_json(
+            path / "special_tokens_map.json",
+            {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"},
+        )
+        return path
+
+    return make
+
+
+def _make_with_sentencepiece(name: str, config: Any, folder: Path, model: bytes, options: dict[str, Any]) -> Path:
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model).vocab_size()
+    path = _make(name, config, folder, {**LLAMA_SIZES, "vocab_size": pieces}, options)
+    (path / "tokenizer.model").write_bytes(model)
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True}
+    _write_json(
+        path / "tokenizer_config.json", {**settings, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    )
+    return path
+
+
+def _make(name: str, config: Any, folder: Path, sizes: dict[str, Any], options: dict[str, Any]) -> Path:
+    options = dict(options)
+    seed, dtype = options.pop("seed", 0), options.pop("dtype", torch.bfloat16)
+    deviation = options.pop("deviation", 0.1)
+    model = transformers.AutoModelForCausalLM.from_config(config(**{**sizes, **options}), dtype=torch.float32)
+    fill_with_noise(model, seed, deviation)
+    path = folder / f"{name}-{len(list(folder.iterdir()))}"
+    model.to(dtype).save_pretrained(path)
+    return path
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1))
+
+
+@pytest.fixture(scope="session")
+def llama_checkpoint(make_llama: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One Llama checkpoint for tests that only read it (or copy it to change the copy)."""
+    return make_llama(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def opt_checkpoint(make_opt: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One OPT checkpoint for tests that only read it (or copy it to change the copy)."""
+    return make_opt(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def llama_directory(llama_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`llama_checkpoint` packed, for tests that only read it (or copy it to change the copy)."""
+    return pack(llama_checkpoint, tmp_path_factory.mktemp("packed") / "llama").destination
+
+
+@pytest.fixture(scope="session")
+def opt_directory(opt_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`opt_checkpoint` packed, for tests that only read it (or copy it to change the copy)."""
+    return pack(opt_checkpoint, tmp_path_factory.mktemp("packed") / "opt").destination

@@ -1,0 +1,318 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, GPT2Tokenizer
+from transformers.tokenization_utils_base import generate_merges
+
+from hybrid.tokenizer import FastTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from profiler.artifacts import UserError
+
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog, and the dog sleeps on.",
+    "def parse(text: str) -> list[int]:\n    return [int(part) for part in text.split()]",
+    "Übung macht den Meister; naïve café, Straße, größer als 42.",
+    "你好世界。你好吗。 日本語のテキスト",
+] * 20
+TEXTS = [
+    "",
+    "The lazy dog",
+    " leading and  double  spaces ",
+    "def parse(text):\n\n        return text",
+    "naïve Straße 你好 😀👩‍👩‍👧 \u0000\t\r\n end",
+    "unseen: Ωμέγα ₿ 🦊",
+]
+KINDS = ("llama", "unigram", "json_llama", "json_gpt2", "gpt2", "opt")
+
+
+def train_sentencepiece(directory: Path, model_type: str, **options) -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS),
+        model_writer=model,
+        model_type=model_type,
+        vocab_size=400,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        **options,
+    )
+    (directory / "tokenizer.model").write_bytes(model.getvalue())
+
+
+def train_byte_level() -> tokenizers.Tokenizer:
+    model = tokenizers.Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    names = ["<s>", "<pad>", "</s>", "<unk>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    model.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=names)
+    )
+    return model
+
+
+def llama_json(directory: Path) -> tokenizers.Tokenizer:
+    """The pieces of a SentencePiece model in the form that Llama's tokenizer.json has."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
+    vocab = {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}
+    scores = {piece: pieces.get_score(i) for piece, i in vocab.items()}
+    skip = {piece for piece, i in vocab.items() if pieces.is_control(i) or pieces.is_byte(i) or pieces.is_unknown(i)}
+    merges = generate_merges(vocab, scores, skip)
+    model = tokenizers.Tokenizer(models.BPE(vocab, merges, fuse_unk=True, byte_fallback=True, unk_token="<unk>"))
+    model.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    model.decoder = decoders.Sequence(steps)
+    model.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    model.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return model
+
+
+def write_json(path: Path, value) -> None:
+    path.write_text(json.dumps(value))
+
+
+def make(directory: Path, kind: str) -> Path:
+    directory.mkdir(exist_ok=True)
+    llama = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>"}
+    if kind == "llama":
+        train_sentencepiece(directory, "bpe")
+        extra = {"400": {"content": "<|im_end|>", "special": True}, "450": {"content": "<tool>", "special": False}}
+        write_json(directory / "tokenizer_config.json", llama | {"added_tokens_decoder": extra})
+    elif kind == "unigram":
+        train_sentencepiece(directory, "unigram", add_dummy_prefix=False)
+    elif kind == "json_llama":
+        train_sentencepiece(directory, "bpe")
+        llama_json(directory).save(str(directory / "tokenizer.json"))
+        (directory / "tokenizer.model").unlink()
+        settings_ = llama | {"unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
+        write_json(directory / "tokenizer_config.json", settings_)
+    else:
+        model = train_byte_level()
+        if kind == "json_gpt2":
+            model.enable_truncation(4)
+            model.enable_padding(length=7)
+            model.save(str(directory / "tokenizer.json"))
+        else:
+            model.model.save(str(directory))
+        if kind == "opt":
+            token = {"content": "</s>", "__type": "AddedToken"}
+            opt = {"tokenizer_class": "GPT2Tokenizer", "bos_token": token, "eos_token": token, "pad_token": "<pad>"}
+            write_json(directory / "tokenizer_config.json", opt | {"unk_token": token, "add_bos_token": True})
+            write_json(directory / "source_config.json", {"model_type": "opt", "bos_token_id": 2, "eos_token_id": 2})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("tokenizers")
+    return {kind: make(root / kind, kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def loaded(made) -> dict[str, Tokenizer]:
+    return {kind: load_tokenizer(path) for kind, path in made.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_comes_back(loaded, kind, text):
+    tokenizer = loaded[kind]
+    ids = tokenizer.encode(text)
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.encode(text, add_bos=False) == ids[len(tokenizer.encode("")) :]
+
+
+@pytest.mark.parametrize(("kind", "opening"), [("llama", [1]), ("unigram", [1]), ("json_llama", [1]), ("opt", [2])])
+def test_a_text_is_opened_by_bos_once_where_the_tokenizer_says_so(loaded, kind, opening):
+    assert loaded[kind].encode("") == opening
+    assert loaded[kind].encode("", add_bos=False) == []
+    assert loaded[kind].bos_id == opening[0]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "json_gpt2"])
+def test_byte_level_bpe_adds_no_bos_by_itself(loaded, kind):
+    assert loaded[kind].encode("") == []
+    assert loaded[kind].bos_id is None
+
+
+def test_tokenizer_config_stands_above_the_post_processor(made, tmp_path):
+    for source, add_bos, opening in (("json_llama", False, []), ("json_gpt2", True, [0])):
+        directory = tmp_path / source
+        directory.mkdir()
+        (directory / "tokenizer.json").write_bytes((made[source] / "tokenizer.json").read_bytes())
+        write_json(directory / "tokenizer_config.json", {"add_bos_token": add_bos, "bos_token": "<s>"})
+        assert load_tokenizer(directory).encode("") == opening
+
+
+def oracle(made: dict[str, Path], kind: str):
+    if kind == "json_llama":
+        return AutoTokenizer.from_pretrained(made[kind])
+    files = {"vocab_file": str(made[kind] / "vocab.json"), "merges_file": str(made[kind] / "merges.txt")}
+    names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "</s>")
+    return GPT2Tokenizer.from_pretrained(made[kind], **files, **names, pad_token="<pad>", add_bos_token=kind == "opt")
+
+
+@pytest.mark.parametrize("kind", ["json_llama", "opt"])
+@pytest.mark.parametrize("text", [*TEXTS, "a </s> b", "<pad>x"])
+def test_ids_and_texts_are_those_of_transformers(loaded, made, kind, text):
+    reference = oracle(made, kind)
+    ids = loaded[kind].encode(text)
+    assert ids == reference.encode(text)
+    for skip in (True, False):
+        expected = reference.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+        assert loaded[kind].decode(ids, skip_special=skip) == expected
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "a</s> b", "x <s>y"])
+def test_the_two_forms_of_a_llama_tokenizer_agree(loaded, made, tmp_path, text):
+    """transformers reads tokenizer.model by turning it into tokenizer.json; SentencePiece itself says the same."""
+    (tmp_path / "tokenizer.model").write_bytes((made["llama"] / "tokenizer.model").read_bytes())
+    decoder = {str(i): {"content": name, "special": True} for i, name in enumerate(("<unk>", "<s>", "</s>"))}
+    write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": decoder})
+    direct = load_tokenizer(tmp_path)
+    assert isinstance(direct, SentencePieceTokenizer)
+    assert isinstance(loaded["json_llama"], FastTokenizer)
+    ids = direct.encode(text)
+    assert ids == loaded["json_llama"].encode(text)
+    assert direct.decode(ids) == loaded["json_llama"].decode(ids)
+    assert direct.decode(ids, skip_special=False) == loaded["json_llama"].decode(ids, skip_special=False)
+
+
+def test_added_tokens_of_sentencepiece_are_found_in_text(loaded):
+    tokenizer = loaded["llama"]
+    ids = tokenizer.encode("The dog<|im_end|>\n<tool> sleeps")
+    assert ids.count(400) == 1
+    assert ids.count(450) == 1
+    assert tokenizer.vocab_size == 451
+    assert tokenizer.decode([i for i in ids if i >= 400], skip_special=False) == "<|im_end|><tool>"
+    assert "<|im_end|>" not in tokenizer.decode(ids)
+    assert "<tool>" in tokenizer.decode(ids)
+
+
+def test_added_tokens_json_is_read_and_specials_are_known_by_name(made, tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes((made["llama"] / "tokenizer.model").read_bytes())
+    write_json(tmp_path / "added_tokens.json", {"<end>": 400, "<start>": 401})
+    write_json(tmp_path / "special_tokens_map.json", {"eos_token": {"content": "<end>"}})
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.eos_ids == {400}
+    assert tokenizer.decode([401, 400]) == "<start>"
+
+
+def test_ids_without_a_token_decode_to_nothing(loaded):
+    for tokenizer in loaded.values():
+        ids = tokenizer.encode("The dog", add_bos=False)
+        assert tokenizer.decode([*ids, tokenizer.vocab_size, 10**9, -1]) == "The dog"
+        stream = tokenizer.stream()
+        assert "".join([stream.push(i) for i in [10**9, *ids, -1]]) + stream.finish() == "The dog"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_the_stream_gives_what_decoding_the_whole_gives(loaded, kind, data):
+    tokenizer = loaded[kind]
+    size = tokenizer.vocab_size
+    anything = st.integers(0, size + 3)
+    few = st.sampled_from(
+        [0, 1, 2, 3, size - 2, size - 1, *range(3, 20), *tokenizer.encode("  a 你好😀", add_bos=False)]
+    )
+    written = st.lists(st.sampled_from(list("ab 你é😀\n")), max_size=8).map(
+        lambda letters: tokenizer.encode("".join(letters), add_bos=False)
+    )
+    parts = data.draw(st.lists(st.one_of(anything.map(lambda i: [i]), few.map(lambda i: [i]), written), max_size=25))
+    ids = [i for part in parts for i in part]
+    stream = tokenizer.stream()
+    given_out = ""
+    for token_id in ids:
+        given_out += stream.push(token_id)
+    assert given_out + stream.finish() == tokenizer.decode(ids)
+    assert stream.finish() == ""
+
+
+def test_text_comes_as_soon_as_it_is_certain(loaded):
+    for kind in ("llama", "json_llama", "json_gpt2"):
+        tokenizer = loaded[kind]
+        stream = tokenizer.stream()
+        pushed = [stream.push(i) for i in tokenizer.encode("The quick fox", add_bos=False)]
+        assert "".join(pushed) == "The quick fox"
+    stream = loaded["json_gpt2"].stream()
+    *first, last = [stream.push(i) for i in loaded["json_gpt2"].encode("🦊")]
+    assert (set(first), last) == ({""}, "🦊")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"generation_config.json": {"eos_token_id": [5, 6]}, "config.json": {"eos_token_id": 7}}, {2, 5, 6}),
+        ({"config.json": {"eos_token_id": 7}}, {2, 7}),
+        ({"source_config.json": {"eos_token_id": 7}, "config.json": {"eos_token_id": 8}}, {2, 7}),
+        ({"generation_config.json": {"eos_token_id": None}}, {2}),
+        ({"tokenizer_config.json": {"eos_token": "<0x41>"}}, {3 + 0x41}),
+        ({}, {2}),
+    ],
+)
+def test_end_tokens_come_from_the_files_that_name_them(made, tmp_path, files, expected):
+    (tmp_path / "tokenizer.model").write_bytes((made["llama"] / "tokenizer.model").read_bytes())
+    for name, body in files.items():
+        write_json(tmp_path / name, body)
+    assert load_tokenizer(tmp_path).eos_ids == expected
+
+
+def test_a_directory_without_a_tokenizer_names_what_was_looked_for(tmp_path):
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer\.json, tokenizer\.model, and vocab\.json with merges\.txt"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.model", b""),
+        ("tokenizer.model", b"\x0a\xff\xff\xff\xff nonsense"),
+        ("tokenizer.json", b""),
+        ("tokenizer.json", b'{"model": {}}'),
+        ("tokenizer.json", b'{"version":"1.0","model":{"type":"BPE","vocab":{"a":0},"merges":["a b"]}}'),
+        ("tokenizer.json", b"[" * 100_000),
+        ("tokenizer_config.json", b"[1]"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {"content": "a"}}}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"3": {"content": 3}}}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"99999999999": {"content": "a"}}}'),
+        ("added_tokens.json", b'{"a": -1}'),
+        ("added_tokens.json", b'{"a": true}'),
+        ("added_tokens.json", b'{"a": 500, "b": 500}'),
+        ("added_tokens.json", b'{"": 500}'),
+        ("generation_config.json", b'{"eos_token_id": "two"}'),
+        ("merges.txt", b"no merge at all here\n"),
+        ("vocab.json", b"{"),
+    ],
+)
+def test_damaged_files_are_refused(made, tmp_path, name, content):
+    kind = "gpt2" if name in ("merges.txt", "vocab.json") else "llama"
+    for source in made[kind].iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError):
+        load_tokenizer(tmp_path)
+
+
+def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
+    with (tmp_path / "tokenizer.model").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(UserError, match=r"1\.0 GiB"):
+        load_tokenizer(tmp_path)
+
+
+def test_lone_surrogates_are_refused(loaded):
+    for tokenizer in loaded.values():
+        with pytest.raises(UserError, match="character 1"):
+            tokenizer.encode("a\ud800")
