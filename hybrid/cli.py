@@ -171,21 +171,17 @@ def run(
         kv_format=kv_format.value,
         threads=threads,
     ) as llm:
-        pieces = []
-        if not as_json:
-            display.write(prompt)
+        show = (lambda text: None) if as_json else display.write
+        show(prompt)
         for piece in llm.stream(prompt, params):
-            pieces.append(piece)
-            if not as_json:
-                display.write(piece)
-        run_summary = llm.summary()
-        if as_json:
-            completion = llm.last_completion
-            display.write_json({"prompt": prompt, **asdict(completion), "summary": asdict(run_summary)})
-        else:
-            display.write("\n")
-            for line in reports.run_lines(run_summary):
-                display.note(line)
+            show(piece)
+        figures, completion = llm.summary(), llm.last_completion
+    if as_json:
+        display.write_json({"prompt": prompt, **asdict(completion), "summary": asdict(figures)})
+        return
+    display.write("\n")
+    for line in reports.run_lines(figures, completion.first_token_seconds):
+        display.note(line)
 
 
 @app.command()

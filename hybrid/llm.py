@@ -29,12 +29,16 @@ __all__ = ["LLM", "Completion", "SamplingParams"]
 
 @dataclass(frozen=True)
 class Completion:
-    """What a prompt became. `finish_reason` is `stop` (end token or stop string) or `length`."""
+    """What a prompt became. `finish_reason` is `stop` (end token or stop string) or `length`.
+
+    first_token_seconds: from the request to its first token, waiting for other prompts included.
+    """
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
     prompt_token_ids: list[int]
+    first_token_seconds: float
 
 
 class LLM:
@@ -102,7 +106,7 @@ class LLM:
         return [_completion(sequence) for sequence in sequences]
 
     def stream(self, prompt: str, params: SamplingParams | None = None) -> Iterator[str]:
-        """The completion's text, piece by piece, as soon as it is certain; the summary is in `last_run` afterwards."""
+        """The completion's text, piece by piece, as soon as it is certain; all of it is in `last_completion` then."""
         sequence, shown = self._sequence(prompt, params), 0
         for _ in self._engine.run([sequence]):
             text = sequence.visible_text()
@@ -137,5 +141,7 @@ class LLM:
 
 
 def _completion(sequence: TokenSequence) -> Completion:
-    assert sequence.finish_reason is not None
-    return Completion(sequence.text, sequence.output_ids, sequence.finish_reason, sequence.prompt_ids)
+    assert sequence.finish_reason is not None and sequence.first_token_seconds is not None
+    return Completion(
+        sequence.text, sequence.output_ids, sequence.finish_reason, sequence.prompt_ids, sequence.first_token_seconds
+    )

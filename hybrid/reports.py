@@ -74,24 +74,25 @@ def plan_lines(report: PlanReport) -> list[str]:
     return lines
 
 
-def run_lines(summary: RunSummary) -> list[str]:
-    """What a run computed, and where its memory is."""
-    rows = ", ".join(f"{count:,.0f} on the {unit}" for unit, count in summary.rows_per_token.items())
-    parts = [
+def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
+    """How fast a run was, what it computed, and where its memory is."""
+    rows = " + ".join(f"{count:,.0f} on the {unit}" for unit, count in summary.rows_per_token.items())
+    speed = [
+        f"{summary.tokens_per_second:.1f} tokens/s",
+        f"first token after {first_token_seconds * 1000:.0f} ms",
         f"{summary.mode} mode",
-        f"rows per token: {rows}",
+        f"rows computed per token: {rows}",
         f"{format_size(summary.bytes_per_token)} touched per token",
     ]
     if summary.hidden_share is not None:
-        parts.append(f"{summary.hidden_share:.0%} of the smaller side hidden")
+        speed.append(f"{summary.hidden_share:.0%} of the smaller side hidden by the other")
     host = summary.memory["cpu"]
-    used = [f"cpu {format_size(host['mapped'])} mapped, {format_size(host['resident'])} resident in this process"]
+    used = [f"cpu {format_size(host['mapped'])} of the model mapped, process {format_size(host['resident'])}"]
     if "gpu" in summary.memory:
         gpu = summary.memory["gpu"]
-        used.append(
-            f"gpu {format_size(sum(gpu.values()))} ({', '.join(f'{k} {format_size(v)}' for k, v in gpu.items())})"
-        )
-    return ["; ".join(parts), "memory: " + "; ".join(used)]
+        parts = ", ".join(f"{purpose} {format_size(size)}" for purpose, size in gpu.items())
+        used.append(f"gpu {format_size(sum(gpu.values()))} ({parts})")
+    return ["; ".join(speed), "memory: " + "; ".join(used)]
 
 
 def inspect_lines(report: InspectReport) -> list[str]:

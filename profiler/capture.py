@@ -61,7 +61,7 @@ class LayerSamples:
 class CaptureLimits:
     """samples: training tokens. heldout: tokens for calibration, and again for the test. memory: bytes, all layers."""
 
-    samples: int = 65_536
+    samples: int = 32_768
     heldout: int = 4096
     memory: int = 4 << 30
 

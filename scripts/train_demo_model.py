@@ -61,11 +61,14 @@ def train_tokenizer(files: list[SourceFile], pieces: int) -> bytes:
 
 
 class Windows:
-    """Training windows: a beginning-of-sequence token, then text from the start of a random line."""
+    """Training windows: a beginning-of-sequence token, then text from the start of a random line without indentation.
+
+    A newline's piece holds the indentation after it: a window that began inside a block would not show how deep it is.
+    """
 
     def __init__(self, documents: list[list[int]], newline_ids: set[int]) -> None:
         self.stream = np.concatenate([np.array([*d, EOS], dtype=np.int64) for d in documents])
-        after_newline = np.isin(self.stream[:-CONTEXT], list(newline_ids))
+        after_newline = np.isin(self.stream[:-CONTEXT], [*newline_ids, EOS])
         self.starts = np.flatnonzero(after_newline) + 1
 
     def batch(self, size: int, rng: np.random.Generator) -> torch.Tensor:
@@ -167,9 +170,11 @@ def write_tokenizer(tokenizer: bytes, out: Path) -> None:
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def write_provenance(model: LlamaForCausalLM, tokenizer: bytes, parts: dict, log: list[dict], out: Path) -> None:
+def write_provenance(
+    model: LlamaForCausalLM, tokenizer: bytes, parts: dict, log: list[dict], args: argparse.Namespace
+) -> None:
     """The unseen texts, and what the model was made of: files with their hashes, log, held-out figures."""
-    heldout, processor = parts["heldout"], sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
+    out, heldout, processor = args.out, parts["heldout"], sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
     for part in ("heldout", "profile"):
         (out / f"{part}.txt").write_text("".join(file.text for file in parts[part]), encoding="utf-8")
     final = evaluate(model.to(torch.bfloat16).float(), [processor.encode(f.text) for f in heldout])
@@ -184,6 +189,7 @@ def write_provenance(model: LlamaForCausalLM, tokenizer: bytes, parts: dict, log
         ),
         "texts": {f"{part}.txt": sha256_file(out / f"{part}.txt") for part in ("heldout", "profile")},
         "log": log,
+        "resumed_from": json.loads((args.resume / "training.json").read_text()) if args.resume else None,
         "files": {part: {f.path: f.sha256 for f in files} for part, files in parts.items()},
     }
     (out / "training.json").write_text(json.dumps(training, indent=1) + "\n")
@@ -198,14 +204,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help=f"windows of {CONTEXT} tokens per step (default 8)")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default 2e-3)")
     parser.add_argument("--pieces", type=int, default=4096, help="size of the vocabulary (default 4096)")
+    parser.add_argument("--resume", type=Path, help="a checkpoint of this script to go on from, with a new schedule")
     parser.add_argument("--activation", default="relu", choices=["relu", "silu"], help="hidden_act (default relu)")
     args = parser.parse_args()
     torch.manual_seed(0)
 
     parts = split_library(read_library(library_root()))
-    tokenizer = train_tokenizer(parts["train"], args.pieces)
+    earlier = args.resume / "tokenizer.model" if args.resume else None
+    tokenizer = earlier.read_bytes() if earlier else train_tokenizer(parts["train"], args.pieces)
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
-    newline_ids = {i for i in range(processor.get_piece_size()) if processor.id_to_piece(i).startswith("\n")}
+    newline_ids = {i for i in range(processor.get_piece_size()) if not processor.id_to_piece(i).strip("\n")}
     windows = Windows(processor.encode([f.text for f in parts["train"]]), newline_ids)
     heldout = processor.encode([f.text for f in parts["heldout"]])
     print(f"{len(parts['train'])} files, {len(windows.stream):,} tokens, {len(newline_ids)} newline pieces", flush=True)
@@ -224,10 +232,12 @@ def main() -> None:
         eos_token_id=EOS,
     )
     model = LlamaForCausalLM(config)
+    if args.resume:
+        model = LlamaForCausalLM.from_pretrained(args.resume, dtype=torch.float32)
     write_tokenizer(tokenizer, args.out)
     log = train(model, windows, heldout, args)
     write_weights(model, args.out)
-    write_provenance(model, tokenizer, parts, log, args.out)
+    write_provenance(model, tokenizer, parts, log, args)
 
 
 if __name__ == "__main__":

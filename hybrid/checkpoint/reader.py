@@ -19,6 +19,7 @@ from hybrid.spec import ModelSpec
 from profiler.artifacts import UserError, digest_json, read_json_object
 
 BLOCK_BYTES = 16 << 20
+CONFIG_LIMIT = 1 << 20
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Checkpoint:
             UserError: not a checkpoint, not supported, or damaged; the message says what to do.
         """
         _refuse_what_is_no_checkpoint(path)
-        family, spec = read_config(read_json_object(path / "config.json"))
+        family, spec = read_config(read_json_object(path / "config.json", CONFIG_LIMIT))
         prefix = family.modules["embed"].split(".")[0] + "."
         found: dict[str, SourceTensor] = {}
         for name, tensor in open_shards(path, _is_harmless).items():

@@ -17,7 +17,7 @@ import torch
 from hybrid.checkpoint.tensors import FLOATS, SourceTensor
 from profiler.artifacts import UserError, format_size
 
-HEADER_LIMIT = 100_000_000  # the safetensors library's own
+HEADER_LIMIT = 16 << 20  # ten times the header of the deepest model that a spec allows
 DIMENSIONS_LIMIT = 8
 
 

@@ -18,6 +18,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+INDEX_LIMIT = 16 << 20
 DOWNLOAD = "download the checkpoint again"
 
 
@@ -61,7 +62,7 @@ def _open_indexed(index: Path, harmless: Callable[[str], bool]) -> dict[str, Sou
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    entries: Any = read_json_object(index).get("weight_map")
+    entries: Any = read_json_object(index, INDEX_LIMIT).get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise UserError(f"{index} has no weight_map; {DOWNLOAD}")
     suffix = ".bin" if ".bin." in index.name else ".safetensors"

@@ -1,4 +1,4 @@
-"""A layer's low-rank predictor where it runs: its rows in the order of the layer file, its weights on the layer's unit."""
+"""A layer's low-rank predictor where it runs: rows in the order of the layer file, weights on the layer's unit."""
 
 from __future__ import annotations
 

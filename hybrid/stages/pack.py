@@ -72,9 +72,9 @@ def pack(
     checkpoint = Checkpoint.open(source)
     matrices = {tensor.dtype for tensor in checkpoint.tensors.values() if len(tensor.shape) > 1}
     packer = _Packer(checkpoint, choose_format(weight_format, matrices), progress)
-    require_free_space(destination.parent, packer.total, PURPOSE)
     try:
         with atomic_directory(destination, PURPOSE) as (partial, had_remains):
+            require_free_space(destination.parent, packer.total, PURPOSE)
             manifest = packer.write(partial)
     except UserError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL:

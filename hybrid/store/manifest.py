@@ -111,7 +111,7 @@ class Manifest:
             UserError: it is missing, of another version, or damaged.
         """
         path = directory / MANIFEST
-        body = read_json(path, KIND, VERSION, MEND)
+        body = read_json(path, KIND, VERSION, MEND, limit=16 << 20)
         try:
             digested = {k: v for k, v in body.items() if k not in ("kind", "format_version", "pack_digest")}
             if digest_json(digested) != body["pack_digest"]:

@@ -132,17 +132,14 @@ def test_text_comes_back(loaded, kind, text):
     assert tokenizer.encode(text, add_bos=False) == ids[len(tokenizer.encode("")) :]
 
 
-@pytest.mark.parametrize(("kind", "opening"), [("llama", [1]), ("unigram", [1]), ("json_llama", [1]), ("opt", [2])])
+OPENINGS = {"llama": [1], "unigram": [1], "json_llama": [1], "opt": [2], "gpt2": [], "json_gpt2": []}
+
+
+@pytest.mark.parametrize(("kind", "opening"), OPENINGS.items())
 def test_a_text_is_opened_by_bos_once_where_the_tokenizer_says_so(loaded, kind, opening):
     assert loaded[kind].encode("") == opening
     assert loaded[kind].encode("", add_bos=False) == []
-    assert loaded[kind].bos_id == opening[0]
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "json_gpt2"])
-def test_byte_level_bpe_adds_no_bos_by_itself(loaded, kind):
-    assert loaded[kind].encode("") == []
-    assert loaded[kind].bos_id is None
+    assert loaded[kind].bos_id == next(iter(opening), None)
 
 
 def test_tokenizer_config_stands_above_the_post_processor(made, tmp_path):
@@ -274,28 +271,23 @@ def test_a_directory_without_a_tokenizer_names_what_was_looked_for(tmp_path):
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("tokenizer.model", b""),
-        ("tokenizer.model", b"\x0a\xff\xff\xff\xff nonsense"),
-        ("tokenizer.json", b""),
-        ("tokenizer.json", b'{"model": {}}'),
-        ("tokenizer.json", b'{"version":"1.0","model":{"type":"BPE","vocab":{"a":0},"merges":["a b"]}}'),
-        ("tokenizer.json", b"[" * 100_000),
-        ("tokenizer_config.json", b"[1]"),
-        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {"content": "a"}}}'),
-        ("tokenizer_config.json", b'{"added_tokens_decoder": {"3": {"content": 3}}}'),
-        ("tokenizer_config.json", b'{"added_tokens_decoder": {"99999999999": {"content": "a"}}}'),
-        ("added_tokens.json", b'{"a": -1}'),
-        ("added_tokens.json", b'{"a": true}'),
-        ("added_tokens.json", b'{"a": 500, "b": 500}'),
-        ("added_tokens.json", b'{"": 500}'),
-        ("generation_config.json", b'{"eos_token_id": "two"}'),
-        ("merges.txt", b"no merge at all here\n"),
-        ("vocab.json", b"{"),
+UNMERGEABLE = b'{"version":"1.0","model":{"type":"BPE","vocab":{"a":0},"merges":["a b"]}}'
+DAMAGED = {
+    "tokenizer.model": [b"", b"\x0a\xff\xff\xff\xff nonsense"],
+    "tokenizer.json": [b"", b'{"model": {}}', UNMERGEABLE, b"[" * 100_000],
+    "tokenizer_config.json": [b"[1]"]
+    + [
+        b'{"added_tokens_decoder": {"%b": {"content": %b}}}' % p
+        for p in ((b"x", b'"a"'), (b"3", b"3"), (b"9" * 11, b'"a"'))
     ],
-)
+    "added_tokens.json": [b'{"a": -1}', b'{"a": true}', b'{"a": 500, "b": 500}', b'{"": 500}'],
+    "generation_config.json": [b'{"eos_token_id": "two"}'],
+    "merges.txt": [b"no merge at all here\n"],
+    "vocab.json": [b"{"],
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, c) for name, contents in DAMAGED.items() for c in contents])
 def test_damaged_files_are_refused(made, tmp_path, name, content):
     kind = "gpt2" if name in ("merges.txt", "vocab.json") else "llama"
     for source in made[kind].iterdir():

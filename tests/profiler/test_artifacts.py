@@ -167,8 +167,9 @@ def test_a_directory_has_one_writer_until_it_ends(tmp_path, end):
     with pytest.raises(UserError, match="cannot write: another process"), directory_lock(tmp_path, "write"):
         pass
     if end == "killed":
-        os.kill(child.pid, signal.SIGKILL)
-    proceed.set()
+        os.kill(child.pid, signal.SIGKILL)  # an event that a killed process waits for can no longer be set
+    else:
+        proceed.set()
     child.join()
     with directory_lock(tmp_path, "write"):
         pass

@@ -225,6 +225,12 @@ def test_what_is_no_checkpoint(copy, llama_directory, tmp_path):
         Checkpoint.open(copy)
 
 
+def test_a_config_larger_than_any_is_not_parsed(copy):
+    (copy / "config.json").write_text("[" * (2 << 20))
+    with pytest.raises(UserError, match=r"at most 1\.0 MiB"):
+        Checkpoint.open(copy)
+
+
 def test_an_adapter_folder_without_config_is_called_an_adapter(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="merge"):

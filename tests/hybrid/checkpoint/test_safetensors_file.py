@@ -84,6 +84,13 @@ def test_impossible_header_lengths_are_refused(tmp_path, content):
         open_safetensors(path)
 
 
+def test_a_header_larger_than_any_model_needs_is_not_parsed(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes((17 << 20).to_bytes(8, "little") + b"{" * (17 << 20))
+    with pytest.raises(UserError, match="not a safetensors file"):
+        open_safetensors(path)
+
+
 def test_every_truncation_is_noticed(tmp_path):
     whole = save({"a": torch.randn(4, 4), "b": torch.randn(3)})
     path = tmp_path / "x.safetensors"

@@ -96,6 +96,13 @@ def test_a_disk_too_small_is_noticed_before_writing(llama_checkpoint, tmpfs):
     assert names(tmpfs) == ["filler"]
 
 
+def test_remains_of_a_killed_run_do_not_count_against_the_free_space(llama_checkpoint, tmpfs):
+    (tmpfs / "model.partial-build").mkdir()
+    (tmpfs / "model.partial-build" / "remains").write_bytes(bytes(3 << 20))
+    assert pack(llama_checkpoint, tmpfs / "model").notes
+    assert names(tmpfs) == ["model"]
+
+
 def test_a_disk_that_fills_up_meanwhile_leaves_nothing_and_says_how_much_is_missing(llama_checkpoint, tmpfs):
     def fill(done, total):
         with (tmpfs / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
