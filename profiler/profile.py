@@ -105,5 +105,5 @@ def read_profile(path: Path, mend: str = "hybrid profile DIR --text FILE") -> Pr
         rest = {k: v for k, v in body.items() if k in known}
         rest["thresholds"] = tuple(float(t) for t in rest.get("thresholds", ()))
         return Profile(**arrays, **rest)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error

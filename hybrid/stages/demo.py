@@ -16,6 +16,7 @@ DEMO = "demo"
 CHECKPOINT = Path(__file__).resolve().parent.parent / "demo"
 PROFILE_TEXT = CHECKPOINT / "profile.txt"
 HELDOUT_TEXT = CHECKPOINT / "heldout.txt"
+PROFILE_TOKENS = 100_000  # of the text: enough for predictors of this size, and done in a minute
 
 
 def cache_directory() -> Path:
@@ -42,5 +43,5 @@ def demo_directory(tell: Callable[[str], None] = lambda message: print(message, 
         profiled = directory.profile_path("default").exists() and directory.predictors_path("default").exists()
     if not profiled:
         tell("profiling the demo model (once, under a minute)")
-        profile(path, [PROFILE_TEXT], ProfileSettings())
+        profile(path, [PROFILE_TEXT], ProfileSettings(tokens=PROFILE_TOKENS))
     return path

@@ -35,11 +35,12 @@ def find_predictors(directory: ModelDirectory, profile: str) -> PredictorSet | N
     if not path.exists():
         return None
     predictors = read_predictors(path)
+    mend = f"hybrid profile {directory.path} --text FILE"
     if predictors.source_digest != directory.source_digest:
-        raise UserError(
-            f"{path} was made for another model; make predictors of this one with: "
-            f"hybrid profile {directory.path} --text FILE"
-        )
+        raise UserError(f"{path} was made for another model; make predictors of this one with: {mend}")
+    spec, first = directory.spec, predictors.layers[0]
+    if (len(predictors.layers), first.hidden, first.neurons) != (spec.n_layers, spec.hidden_size, spec.n_neurons):
+        raise UserError(f"{path} is damaged: its sizes are not the model's; make predictors anew with: {mend}")
     return predictors
 
 

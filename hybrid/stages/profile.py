@@ -36,8 +36,8 @@ PROFILE_CONTEXT = 2048  # tokens of one window; the model's own context where th
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None for a
-    quarter of the width, at most 1024. memory: bytes for samples. keep: share of activation mass that predictors keep.
+    """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None for an
+    eighth of the width. memory: bytes for samples. keep: share of activation mass that predictors keep.
     """
 
     name: str = "default"
@@ -45,7 +45,7 @@ class ProfileSettings:
     rank: int | None = None
     memory: int = 1 << 30
     seed: int = 0
-    keep: float = 0.995
+    keep: float = 0.99
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
@@ -150,8 +150,7 @@ def run_through(engine: Engine, pieces: Sequence[Sequence[int]], tap: Tap, stage
 def train(capture: Capture, directory: ModelDirectory, settings: ProfileSettings, tell: Progress) -> PredictorSet:
     """A predictor for each layer."""
     spec = directory.spec
-    rank = settings.rank or max(1, min(spec.hidden_size // 4, 1024))
-    recipe = Recipe(rank=rank, keep=settings.keep)
+    recipe = Recipe(rank=settings.rank, keep=settings.keep)
     trained = []
     for layer in range(spec.n_layers):
 

@@ -91,6 +91,7 @@ GOOD = {"kind": "profile", "format_version": "1", "profile": BODY}
         (GOOD | {"kind": "predictors"}, {}, "not a profile"),
         ({"kind": "profile", "format_version": "1"}, {}, "damaged"),
         (GOOD | {"profile": "{"}, {}, "damaged"),
+        (GOOD | {"profile": "[1]"}, {}, "damaged"),
         (GOOD | {"profile": json.dumps({"tokens": "many"})}, {}, "damaged"),
         (GOOD, {"union4": None}, "damaged"),
         (GOOD, {"active": np.zeros((2, 5), dtype=np.float32)}, "int64"),
