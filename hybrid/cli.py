@@ -30,7 +30,7 @@ from hybrid.cli_options import (
     WeightFormat,
     device_name,
 )
-from profiler.artifacts import UserError, format_size, parse_size
+from profiler.artifacts import UserError, parse_size
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -172,8 +172,9 @@ def run(
         threads=threads,
     ) as llm:
         show = (lambda text: None) if as_json else display.write
+        pieces = llm.stream(prompt, params)
         show(prompt)
-        for piece in llm.stream(prompt, params):
+        for piece in pieces:
             show(piece)
         figures, completion = llm.summary(), llm.last_completion
     if as_json:
@@ -253,16 +254,8 @@ def user_errors() -> Iterator[None]:
         display.note(f"hybrid: {error}")
         sys.exit(1)
     except MemoryError:
-        free = format_size(available_memory())
-        display.note(f"hybrid: out of memory ({free} are free); close something, or use a smaller --context")
+        display.note("hybrid: out of memory; close something, or use a smaller --context")
         sys.exit(1)
-
-
-def available_memory() -> int:
-    """Bytes of memory that processes can still take."""
-    import psutil
-
-    return int(psutil.virtual_memory().available)
 
 
 def main() -> None:

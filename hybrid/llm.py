@@ -107,7 +107,12 @@ class LLM:
 
     def stream(self, prompt: str, params: SamplingParams | None = None) -> Iterator[str]:
         """The completion's text, piece by piece, as soon as it is certain; all of it is in `last_completion` then."""
-        sequence, shown = self._sequence(prompt, params), 0
+        sequence = self._sequence(prompt, params)
+        self._engine.check(sequence)  # now, not when the first piece is asked for
+        return self._pieces(sequence)
+
+    def _pieces(self, sequence: TokenSequence) -> Iterator[str]:
+        shown = 0
         for _ in self._engine.run([sequence]):
             text = sequence.visible_text()
             if len(text) > shown:

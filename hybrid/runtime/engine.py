@@ -49,7 +49,12 @@ class Engine:
         self.running: list[TokenSequence] = []
 
     def add(self, sequence: TokenSequence) -> None:
-        """Take a request; it is computed by the steps that follow.
+        """Take a request; it is computed by the steps that follow. Raises as `check` does."""
+        self.check(sequence)
+        self.waiting.append(sequence)
+
+    def check(self, sequence: TokenSequence) -> None:
+        """Refuse a request that cannot be computed.
 
         Raises:
             UserError: the prompt is empty, does not fit the context, or has ids that the model does not know.
@@ -60,7 +65,6 @@ class Engine:
                 f"the prompt has {len(sequence.prompt_ids)} tokens, and the context of {self.context} leaves room for "
                 f"{self.context - 1} and one to generate; shorten it, or ask for a larger --context"
             )
-        self.waiting.append(sequence)
 
     def step(self) -> list[TokenSequence]:
         """Advance: a piece of one prompt where one waits, else one token of every running sequence."""

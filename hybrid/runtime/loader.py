@@ -100,12 +100,12 @@ def make_units(options: EngineOptions) -> dict[str, Unit]:
     cores = options.threads or usable_cores()
     if options.plan is None:
         return {"cpu": host_unit(cores)}
-    budget = options.plan.budgets.vram
+    budget, planned = options.plan.budgets.vram, options.plan.total_bytes("gpu")
     if options.second_device == "cpu":
-        return {"cpu": host_unit(max(1, cores - cores // 2)), "gpu": stand_in_unit(max(1, cores // 2), budget)}
+        return {"cpu": host_unit(max(1, cores - cores // 2)), "gpu": stand_in_unit(max(1, cores // 2), budget, planned)}
     if budget == 0:
         return {"cpu": host_unit(cores)}
-    return {"cpu": host_unit(cores), "gpu": cuda_unit(budget)}
+    return {"cpu": host_unit(cores), "gpu": cuda_unit(budget, planned)}
 
 
 def whole_on_host(layers: int, rows: int) -> tuple[LayerPlan, ...]:

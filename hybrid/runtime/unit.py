@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 
+import psutil
 import torch
 
 from hybrid.ops import cpu, reference
@@ -114,17 +115,37 @@ def host_unit(threads: int) -> Unit:
     return Unit("cpu", torch.device("cpu"), threads, in_place=True, budget=None)
 
 
-def stand_in_unit(threads: int, budget: int) -> Unit:
-    """A second device made of ordinary memory: copies, a byte budget, threads of its own."""
+def available_memory() -> int:
+    """Bytes of host memory that can still be taken."""
+    return int(psutil.virtual_memory().available)
+
+
+def require_memory(needed: int, free: int, where: str) -> None:
+    """Refuse a plan that takes more memory than there is.
+
+    Raises:
+        UserError: how much it takes and how much is free.
+    """
+    if needed > free:
+        raise UserError(
+            f"the plan takes {format_size(needed)} of {where} and {format_size(free)} are free; "
+            f"close what uses it, or plan anew with --vram {free >> 20}MiB or less"
+        )
+
+
+def stand_in_unit(threads: int, budget: int, planned: int = 0) -> Unit:
+    """A second device made of ordinary memory, `planned` bytes of which must be free; it has threads of its own."""
+    require_memory(planned, available_memory(), "host memory")
     return Unit("gpu", torch.device("cpu"), threads, in_place=False, budget=budget)
 
 
-def cuda_unit(budget: int | None) -> Unit:
-    """The first CUDA device.
+def cuda_unit(budget: int, planned: int) -> Unit:
+    """The first CUDA device, of which `planned` bytes must be free.
 
     Raises:
-        UserError: torch sees none.
+        UserError: torch sees none, or too little is free.
     """
     if not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device here; use --device cpu, or --second-device cpu for a stand-in")
+    require_memory(planned, torch.cuda.mem_get_info()[0], "GPU memory")
     return Unit("gpu", torch.device("cuda"), 1, in_place=False, budget=budget)
