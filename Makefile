@@ -23,8 +23,8 @@ $(VENV)/.installed: pyproject.toml $(NATIVE)
 
 demo: install  ## run the main job on the shipped model: complete code, on one unit and split over two, and compare
 	$(BIN)/hybrid run demo "def parse_args(" -n 64
-	$(BIN)/hybrid plan demo --vram 7MiB --context 256
-	$(BIN)/hybrid run demo "class Stack:" -n 64 --plan default --second-device cpu
+	$(BIN)/hybrid plan demo --vram 7MiB
+	$(BIN)/hybrid run demo "class Stack:" -n 64 --temperature 0.7 --seed 1 --plan default --second-device cpu
 	$(BIN)/hybrid compare demo --text-tokens 6000
 	$(BIN)/hybrid compare demo --text-tokens 2000 --plan default --second-device cpu
 

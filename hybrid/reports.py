@@ -70,7 +70,7 @@ def plan_lines(report: PlanReport) -> list[str]:
         lines.append(f"solver: {solver.name}, {solver.status}, {gap}, {solver.seconds:.2f} s")
         lines += [f"warning: {warning}" for warning in solver.warnings]
     seconds = plan.expected.token_seconds
-    lines.append(f"predicted: {1 / seconds:.0f} tokens/s from the figures of {plan.hardware}")
+    lines.append(f"by the nominal figures of {plan.hardware}, memory traffic alone allows {1 / seconds:.0f} tokens/s")
     return lines
 
 
@@ -78,7 +78,7 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
     """How fast a run was, what it computed, and where its memory is."""
     rows = " + ".join(f"{count:,.0f} on the {unit}" for unit, count in summary.rows_per_token.items())
     speed = [
-        f"{summary.tokens_per_second:.1f} tokens/s",
+        f"{summary.tokens_per_second:.1f} tokens/s" if summary.tokens else "no token after the first to time",
         f"first token after {first_token_seconds * 1000:.0f} ms",
         f"{summary.mode} mode",
         f"rows computed per token: {rows}",

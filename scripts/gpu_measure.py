@@ -15,8 +15,8 @@ import torch
 
 from hybrid import reports
 from hybrid.stages.compare import Settings, compare
+from hybrid.stages.inspect import inspect
 from hybrid.stages.plan import PlanSettings, plan
-from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError, format_size, write_atomic
 
 SHARES = (0.5, 0.75, 1.0)  # of the model's size; dense parts must fit, so the smallest share depends on the shape
@@ -38,8 +38,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=2)
     args = parser.parse_args()
-    with ModelDirectory.open(args.model) as directory:
-        size = sum(length for _, length, _ in directory.mappings())
+    size = sum(inspect(args.model).bytes.values())
     result = {"machine": machine(args.second_device), "model_bytes": size, "rows": []}
     for share in SHARES:
         vram = int(size * share)

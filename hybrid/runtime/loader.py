@@ -98,13 +98,11 @@ def check_plan(directory: ModelDirectory, plan: Plan) -> None:
 def make_units(options: EngineOptions) -> dict[str, Unit]:
     """The host, and what the plan's GPU is here; a stand-in shares the host's cores evenly."""
     cores = options.threads or usable_cores()
-    if options.plan is None:
+    if options.plan is None or options.plan.budgets.vram == 0:
         return {"cpu": host_unit(cores)}
     budget, planned = options.plan.budgets.vram, options.plan.total_bytes("gpu")
     if options.second_device == "cpu":
         return {"cpu": host_unit(max(1, cores - cores // 2)), "gpu": stand_in_unit(max(1, cores // 2), budget, planned)}
-    if budget == 0:
-        return {"cpu": host_unit(cores)}
     return {"cpu": host_unit(cores), "gpu": cuda_unit(budget, planned)}
 
 

@@ -86,6 +86,6 @@ def evaluate(
     if not tokens:
         raise UserError("the text is too short to measure anything on: it has fewer than two tokens")
     return [
-        Quality(tokens, math.exp(min(loss / tokens, 700.0)), agree / tokens, divergence / tokens)
+        Quality(tokens, math.exp(min(loss / tokens, 700.0)), agree / tokens, max(0.0, divergence) / tokens)
         for loss, agree, divergence in zip(losses, agreeing, divergences, strict=True)
     ]
