@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-BLOCK = re.compile(r"(<!-- run: (?P<command>.+?) -->\n)```\w*\n.*?\n```", re.DOTALL)
-TABLE = re.compile(r"(<!-- run as table: (?P<command>.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- run: (?P<command>[^\n]+?) -->\n)```\w*\n(?:.*?\n)??```", re.DOTALL)
+TABLE = re.compile(r"(<!-- run as table: (?P<command>[^\n]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def output_of(command: str) -> str:
