@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from profiler.artifacts import UserError
 
@@ -12,7 +12,7 @@ Activation = Literal["relu", "silu"]
 Norm = Literal["rms", "layer"]
 Positions = Literal["rope", "learned"]
 
-ACTIVATIONS = ("relu", "silu")
+ACTIVATIONS = get_args(Activation)
 # Larger than any model there is; a config beyond them is damaged or hostile.
 LIMITS = {
     "vocab_size": 1 << 22,
@@ -80,6 +80,14 @@ class ModelSpec:
                 raise UserError(f"config: {name} is {value!r}; a whole number from 1 to {limit} is expected")
         if self.activation not in ACTIVATIONS:
             raise UserError(f"config: activation {self.activation!r} is not known; known are {', '.join(ACTIVATIONS)}")
+        for name, known in (("norm", Norm), ("positions", Positions)):
+            if getattr(self, name) not in get_args(known):
+                raise UserError(f"config: {name} {getattr(self, name)!r} is not one of {', '.join(get_args(known))}")
+        for name in ("gated", "attention_bias", "ffn_bias", "tied_embeddings"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"config: {name} is {getattr(self, name)!r}; true or false is expected")
+        if isinstance(self.position_offset, bool) or self.position_offset not in range(17):
+            raise UserError(f"config: a position offset of {self.position_offset!r} is out of range")
         if self.n_heads % self.n_kv_heads:
             raise UserError(f"config: {self.n_heads} heads cannot share {self.n_kv_heads} key-value heads evenly")
         if self.positions == "rope" and self.head_dim % 2:
