@@ -13,6 +13,8 @@ from profiler.artifacts import UserError
 try:
     from hybrid.ops import _native
 except ImportError as error:
+    if "HYBRID_ISA" in str(error):
+        raise UserError(str(error)) from error
     raise UserError(
         f"the native operators cannot be loaded ({error}); build them with `pip install -e .` in the checkout, which "
         "needs a C++17 compiler, or install hybrid from a wheel"

@@ -25,8 +25,12 @@ def find_plan(directory: ModelDirectory, plan: str | Path | None) -> Plan | None
     """A plan by the name it has in the directory, or by its path."""
     if plan is None:
         return None
-    named = directory.plan_path(str(plan)) if Path(str(plan)).name == str(plan) else None
-    return read_plan(named if named is not None and named.exists() else Path(plan))
+    path = Path(plan)
+    if path.exists():
+        return read_plan(path)
+    if path.name != str(plan) or not directory.has_plan(path.name):
+        raise UserError(f"{directory.path} has no plan {plan}; make one with: hybrid plan {directory.path} --vram SIZE")
+    return read_plan(directory.plan_path(path.name))
 
 
 def find_predictors(directory: ModelDirectory, profile: str) -> PredictorSet | None:

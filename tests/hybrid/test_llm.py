@@ -80,7 +80,7 @@ def test_what_cannot_be_opened_says_why(demo):
         LLM(demo, device="cuda")
     with pytest.raises(UserError, match="mode"):
         LLM(demo, mode="quick")
-    with pytest.raises(UserError, match="missing"):
+    with pytest.raises(UserError, match="no plan no-such-plan"):
         LLM(demo, plan="no-such-plan")
     with pytest.raises(UserError, match="KV format"):
         LLM(demo, kv_format="f8")
