@@ -57,8 +57,10 @@ class Engine:
         """Refuse a request that cannot be computed.
 
         Raises:
-            UserError: the prompt is empty, does not fit the context, or has ids that the model does not know.
+            UserError: the prompt is empty, does not fit the context, or has ids that the model does not know;
+                or a file of the model was cut or grown since it was opened.
         """
+        self.directory.check_unchanged()
         self._check_ids(sequence.prompt_ids)
         if len(sequence.prompt_ids) >= self.context:
             raise UserError(
@@ -134,7 +136,6 @@ class Engine:
         self.close()
 
     def _schedule(self, prefill: bool) -> list[Planned]:
-        self.directory.check_unchanged()
         if prefill:
             sequence = self.waiting[0]
             chosen, limit = [sequence], self.machine.prefill_tokens
