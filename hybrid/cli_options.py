@@ -30,6 +30,8 @@ class WeightFormat(str, Enum):
     auto = "auto"
     bf16 = "bf16"
     f16 = "f16"
+    q8_0 = "q8_0"
+    q4_0 = "q4_0"
 
 
 class KvFormat(str, Enum):

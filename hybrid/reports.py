@@ -103,7 +103,8 @@ def inspect_lines(report: InspectReport) -> list[str]:
         f"{p.name} ({p.tokens:,} tokens)" if p.problem is None else f"{p.name} ({p.problem})" for p in report.profiles
     ]
     return [
-        f"{report.path}: {spec.family}, {report.parameters / 1e6:,.1f} M parameters in {report.weight_format}",
+        f"{report.path}: {spec.family}, {report.parameters / 1e6:,.1f} M parameters in {report.weight_format}, "
+        f"{report.bits_per_weight:.2f} bits each",
         f"{spec.n_layers} layers of hidden size {spec.hidden_size}, {spec.n_neurons} neurons ({spec.activation}), "
         f"{spec.n_heads} heads, {spec.n_kv_heads} for keys and values; {spec.vocab_size} pieces; "
         f"{spec.max_positions} tokens of context",

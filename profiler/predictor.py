@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save
 
 from profiler.artifacts import UserError, check_version, write_atomic
+from profiler.matrix import SIXTEEN_BIT, Matrix
 
-PREDICTOR_VERSION = 1
+PREDICTOR_VERSION = 2  # version 1, which is read too, states no weight format: its matrices are 16 bit
 READS = "ffn_input"  # the normalised state, as the FFN itself reads it
-SIXTEEN_BIT = (torch.float16, torch.bfloat16)
+QUANTISED = "q8_0"
 NOTHING, EVERYTHING = float("inf"), float("-inf")  # thresholds that name no neuron, and all of them
 
 
@@ -24,42 +25,48 @@ NOTHING, EVERYTHING = float("inf"), float("-inf")  # thresholds that name no neu
 class LowRankPredictor:
     """`relu(x fc1ᵀ) fc2ᵀ > threshold` (Deja Vu, Liu et al., 2023, section 4; PowerInfer, Song et al., 2024, section 5).
 
-    fc1: 16 bit `[rank, hidden]`; fc2: 16 bit `[neurons, rank]`, by neuron id; threshold: a logit, may be infinite.
+    fc1: `[rank, hidden]`; fc2: `[neurons, rank]`, by neuron id; both 16 bit of one type, or q8_0. threshold: a logit,
+    may be infinite.
     """
 
-    fc1: torch.Tensor
-    fc2: torch.Tensor
+    fc1: Matrix
+    fc2: Matrix
     threshold: float
 
     def __post_init__(self) -> None:
-        if self.fc1.ndim != 2 or self.fc2.ndim != 2 or not self.fc1.numel() or not self.fc2.numel():
+        if not self.fc1.rows or not self.fc2.rows:
             raise UserError("a predictor has two matrices, [rank, hidden] and [neurons, rank]")
-        if self.fc1.shape[0] != self.fc2.shape[1]:
-            raise UserError(f"a predictor's matrices have ranks {self.fc1.shape[0]} and {self.fc2.shape[1]}")
-        if self.fc1.dtype not in SIXTEEN_BIT or self.fc2.dtype != self.fc1.dtype:
-            raise UserError("a predictor's matrices are both float16 or both bfloat16")
-        if not (torch.isfinite(self.fc1).all() and torch.isfinite(self.fc2).all()) or self.threshold != self.threshold:
-            raise UserError("a predictor holds values that are not numbers")
+        if self.fc1.rows != self.fc2.columns:
+            raise UserError(f"a predictor's matrices have ranks {self.fc1.rows} and {self.fc2.columns}")
+        if self.fc2.weight_format != self.fc1.weight_format or self.weight_format not in (*SIXTEEN_BIT, QUANTISED):
+            raise UserError(f"a predictor's matrices are both f16, both bf16 or both {QUANTISED}")
+        if self.threshold != self.threshold:
+            raise UserError("a predictor's threshold is not a number")
+
+    @property
+    def weight_format(self) -> str:
+        """Format of both matrices."""
+        return self.fc1.weight_format
 
     @property
     def rank(self) -> int:
         """Width of the bottleneck."""
-        return self.fc1.shape[0]
+        return self.fc1.rows
 
     @property
     def hidden(self) -> int:
         """Elements of the state that it reads."""
-        return self.fc1.shape[1]
+        return self.fc1.columns
 
     @property
     def neurons(self) -> int:
         """Neurons that it speaks of."""
-        return self.fc2.shape[0]
+        return self.fc2.rows
 
     @property
     def parameters(self) -> int:
         """Number of weights."""
-        return self.fc1.numel() + self.fc2.numel()
+        return self.rank * (self.hidden + self.neurons)
 
     @property
     def nbytes(self) -> int:
@@ -68,11 +75,32 @@ class LowRankPredictor:
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, neurons]` of states `[tokens, hidden]`: weights widened, sums in fp32."""
-        return torch.relu(x.float() @ self.fc1.float().T) @ self.fc2.float().T
+        every = slice(None)
+        return torch.relu(x.float() @ self.fc1.widened(every).T) @ self.fc2.widened(every).T
 
     def named(self, x: torch.Tensor) -> torch.Tensor:
         """bool `[tokens, neurons]`: the neurons that each token's own state names."""
         return self.logits(x) > self.threshold
+
+    def quantised(self) -> LowRankPredictor:
+        """The same predictor in q8_0, half the bytes; itself where it is in that format.
+
+        Raises:
+            UserError: rank or hidden size is not divisible by 32, or a weight is too large for the format.
+        """
+        if self.weight_format == QUANTISED:
+            return self
+        fc1, fc2 = (Matrix.quantised(matrix.widened(slice(None)), QUANTISED) for matrix in (self.fc1, self.fc2))
+        return replace(self, fc1=fc1, fc2=fc2)
+
+    def check_finite(self) -> None:
+        """Read all weights.
+
+        Raises:
+            UserError: one is NaN or infinite.
+        """
+        if not (self.fc1.is_finite() and self.fc2.is_finite()):
+            raise UserError("a predictor holds values that are not numbers")
 
 
 @dataclass(frozen=True)
@@ -102,17 +130,28 @@ class PredictorQuality:
 
 @dataclass(frozen=True, eq=False)
 class PredictorSet:
-    """The predictors of all layers of the model `source_digest`, and the quality of each."""
+    """The predictors of all layers of the model `source_digest`, and the quality of each.
+
+    path: the file whose mapped pages the matrices are views of; None where they lie in memory of their own.
+    """
 
     source_digest: str
     layers: tuple[LowRankPredictor, ...]
     quality: tuple[PredictorQuality, ...]
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.layers or len(self.layers) != len(self.quality):
             raise UserError("predictors come with one measured quality per layer")
         if len({(p.hidden, p.neurons) for p in self.layers}) > 1:
             raise UserError("all predictors of a model are for layers of one size")
+        if len({p.weight_format for p in self.layers}) > 1:
+            raise UserError("all predictors of a model are in one weight format")
+
+    @property
+    def weight_format(self) -> str:
+        """Format of all matrices."""
+        return self.layers[0].weight_format
 
     @property
     def parameters(self) -> int:
@@ -128,19 +167,45 @@ class PredictorSet:
         """The same predictors naming nothing: what the model is without them must then be lost."""
         return replace(self, layers=tuple(replace(p, threshold=NOTHING) for p in self.layers))
 
+    def quantised(self) -> PredictorSet:
+        """The same predictors in q8_0; themselves where they are in that format. See `LowRankPredictor.quantised`."""
+        if self.weight_format == QUANTISED:
+            return self
+        return replace(self, layers=tuple(p.quantised() for p in self.layers), path=None)
+
+    def mappings(self) -> list[tuple[int, int, str]]:
+        """(address, length, path) of each matrix that lies in a mapped file."""
+        if self.path is None:
+            return []
+        matrices = [matrix for p in self.layers for matrix in (p.fc1, p.fc2)]
+        return [(m.data.data_ptr(), m.nbytes, str(self.path)) for m in matrices]
+
 
 def write_predictors(path: Path, predictors: PredictorSet) -> None:
-    """Write predictors as safetensors, atomically."""
+    """Write predictors as safetensors, atomically.
+
+    Raises:
+        UserError: a weight is NaN or infinite.
+    """
     tensors = {"thresholds": torch.tensor([p.threshold for p in predictors.layers], dtype=torch.float64)}
     for layer, predictor in enumerate(predictors.layers):
-        tensors[f"{layer}.fc1"], tensors[f"{layer}.fc2"] = predictor.fc1.contiguous(), predictor.fc2.contiguous()
-    body = {"source_digest": predictors.source_digest, "reads": READS, "quality": list(map(asdict, predictors.quality))}
+        predictor.check_finite()
+        tensors |= {f"{layer}.fc1": predictor.fc1.data.contiguous(), f"{layer}.fc2": predictor.fc2.data.contiguous()}
+    body = {
+        "source_digest": predictors.source_digest,
+        "reads": READS,
+        "weight_format": predictors.weight_format,
+        "hidden": predictors.layers[0].hidden,
+        "quality": list(map(asdict, predictors.quality)),
+    }
     metadata = {"kind": "predictors", "format_version": str(PREDICTOR_VERSION), "predictors": json.dumps(body)}
     write_atomic(path, save(tensors, metadata))
 
 
 def read_predictors(path: Path, mend: str = "hybrid profile DIR --text FILE") -> PredictorSet:
-    """Read predictors.
+    """Open predictors: their matrices are mapped, private to this process, and read when they are used.
+
+    So nothing is said here of the weights' values; see `LowRankPredictor.check_finite`.
 
     Raises:
         UserError: missing, damaged, or of another format version; the message names the command `mend`.
@@ -150,23 +215,34 @@ def read_predictors(path: Path, mend: str = "hybrid profile DIR --text FILE") ->
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            _check_kind(path, metadata, mend)
+            version = _check_kind(path, metadata, mend)
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _from_parts(json.loads(metadata["predictors"]), tensors)
+        return _from_parts(path, version, json.loads(metadata["predictors"]), tensors)
     except (OSError, AttributeError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
 
 
-def _check_kind(path: Path, metadata: dict[str, str], mend: str) -> None:
+def _check_kind(path: Path, metadata: dict[str, str], mend: str) -> int:
     if metadata.get("kind") != "predictors":
         raise UserError(f"{path} holds no predictors of hybrid; make them with: {mend}")
     version = metadata.get("format_version", "")
-    check_version(path, int(version) if version.isdigit() else None, PREDICTOR_VERSION, mend)
+    if version != "1":
+        check_version(path, int(version) if version.isdigit() else None, PREDICTOR_VERSION, mend)
+    return int(version)
 
 
-def _from_parts(body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> PredictorSet:
+def _from_parts(path: Path, version: int, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> PredictorSet:
     if body["reads"] != READS:
         raise UserError(f"these predictors read {body['reads']!r}, not the state that the FFN reads")
+
+    def predictor(index: int, threshold: float) -> LowRankPredictor:
+        fc1, fc2 = tensors[f"{index}.fc1"], tensors[f"{index}.fc2"]
+        if version == 1:
+            return LowRankPredictor(Matrix.of(fc1), Matrix.of(fc2), threshold)
+        first = Matrix(fc1, body["weight_format"], body["hidden"])
+        return LowRankPredictor(first, Matrix(fc2, body["weight_format"], first.rows), threshold)
+
     thresholds: Sequence[float] = tensors["thresholds"].double().flatten().tolist()
-    layers = tuple(LowRankPredictor(tensors[f"{i}.fc1"], tensors[f"{i}.fc2"], t) for i, t in enumerate(thresholds))
-    return PredictorSet(str(body["source_digest"]), layers, tuple(PredictorQuality(**q) for q in body["quality"]))
+    layers = tuple(predictor(i, t) for i, t in enumerate(thresholds))
+    quality = tuple(PredictorQuality(**q) for q in body["quality"])
+    return PredictorSet(str(body["source_digest"]), layers, quality, path)

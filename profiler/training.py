@@ -10,6 +10,7 @@ import torch
 
 from profiler.artifacts import UserError
 from profiler.capture import MINIMUM_TOKENS, LayerSamples, Split
+from profiler.matrix import Matrix
 from profiler.predictor import EVERYTHING, NOTHING, LowRankPredictor, PredictorQuality
 
 HEAVIEST = 10.0  # an activation counts for at most so many average ones of its token
@@ -128,7 +129,7 @@ def _fit(train: Split, recipe: Recipe, seed: int, on_step: Callable[[int], None]
             on_step(step + 1)
     first, second = fc1.detach() / scale, fc2.detach()
     balance = (second.abs().max() / first.abs().max().clamp(min=1e-30)).sqrt()  # equal ranges suit 16 bits
-    return LowRankPredictor((first * balance).half(), (second / balance).half(), 0.0)
+    return LowRankPredictor(Matrix.of((first * balance).half()), Matrix.of((second / balance).half()), 0.0)
 
 
 @torch.no_grad()
@@ -165,7 +166,8 @@ def _check(samples: LayerSamples) -> None:
 def _untrained(train: Split, recipe: Recipe, threshold: float) -> LowRankPredictor:
     hidden, neurons = train.hidden.shape[1], train.magnitude.shape[1]
     rank = recipe.rank_for(hidden)
-    return LowRankPredictor(torch.zeros(rank, hidden).half(), torch.zeros(neurons, rank).half(), threshold)
+    fc1, fc2 = torch.zeros(rank, hidden).half(), torch.zeros(neurons, rank).half()
+    return LowRankPredictor(Matrix.of(fc1), Matrix.of(fc2), threshold)
 
 
 def _per_token(magnitude: torch.Tensor) -> torch.Tensor:

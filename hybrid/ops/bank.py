@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from hybrid.spec import ACTIVATIONS, Activation
-
-ROW_DTYPES = (torch.bfloat16, torch.float16)
+from profiler.formats import WEIGHT_FORMATS, vector_bytes
+from profiler.matrix import DTYPES
 
 
 @dataclass(frozen=True)
@@ -30,33 +30,41 @@ class RowBank:
     sizes can still be read: `len(bank)` rows, `bytes` of rows and bias, padding between rows included.
 
     Args:
-        rows: `[n, stride]`, 16-bit floats on any device; each row is [gate | up | down] or [up | down] and may be
-            padded. A view of mapped memory is as good as any.
-        hidden: elements of one vector.
+        rows: `[n, stride]` on any device, 16-bit floats or, of a quantised format, bytes; each row is the vectors
+            [gate | up | down] or [up | down] and may be padded. A view of mapped memory is as good as any.
+        weight_format: of the vectors; see `profiler.blocks` for those of blocks.
+        hidden: weights of one vector.
         gated: whether rows have a gate.
         activation: of the gate, or without one of the up projection.
         bias: fp32 `[n]`, added to the up projection before the activation; for rows without a gate only.
         first_row: the place of the bank's first row in its layer.
 
     Raises:
-        ValueError: shapes, dtypes, strides or devices do not fit.
+        ValueError: shapes, types, strides or devices do not fit.
+        UserError: the format stores blocks, and `hidden` is not a whole number of them.
     """
 
     def __init__(
         self,
         rows: torch.Tensor,
+        weight_format: str,
         hidden: int,
         gated: bool,
         activation: Activation,
         bias: torch.Tensor | None = None,
         first_row: int = 0,
     ) -> None:
-        parts = 3 if gated else 2
-        if rows.ndim != 2 or rows.dtype not in ROW_DTYPES:
-            raise ValueError(f"a bank's rows are a matrix of bfloat16 or float16, not {rows.dtype} {list(rows.shape)}")
-        if hidden < 1 or rows.shape[1] < parts * hidden:
-            raise ValueError(f"rows of {rows.shape[1]} elements do not hold {parts} vectors of {hidden}")
-        if rows.stride(1) != 1 or (len(rows) > 1 and rows.stride(0) < parts * hidden):
+        if weight_format not in WEIGHT_FORMATS:
+            raise ValueError(f"weight format {weight_format!r} is not known; known are {', '.join(WEIGHT_FORMATS)}")
+        dtype, parts = DTYPES[weight_format], 3 if gated else 2
+        if rows.ndim != 2 or rows.dtype != dtype:
+            raise ValueError(
+                f"a bank's {weight_format} rows are a matrix of {dtype}, not {rows.dtype} {list(rows.shape)}"
+            )
+        record = parts * vector_bytes(weight_format, hidden) // dtype.itemsize
+        if hidden < 1 or rows.shape[1] < record:
+            raise ValueError(f"rows of {rows.shape[1]} elements do not hold {parts} vectors of {hidden} weights")
+        if rows.stride(1) != 1 or (len(rows) > 1 and rows.stride(0) < record):
             raise ValueError(f"a bank's rows lie one after the other, not with strides {rows.stride()}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation {activation!r} is not known; known are {', '.join(ACTIVATIONS)}")
@@ -69,11 +77,11 @@ class RowBank:
                 raise ValueError(f"the bias is on {bias.device}, the rows on {rows.device}")
         if first_row < 0:
             raise ValueError(f"a bank cannot begin at row {first_row}")
+        self.weight_format = weight_format
         self.hidden = hidden
         self.gated = gated
         self.activation = activation
         self.first_row = first_row
-        self.dtype = rows.dtype
         self.device = rows.device
         self.stride_bytes = (rows.stride(0) if len(rows) > 1 else rows.shape[1]) * rows.element_size()
         self.bytes = len(rows) * (self.stride_bytes + (0 if bias is None else bias.element_size()))

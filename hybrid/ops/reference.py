@@ -1,7 +1,8 @@
 """Every operator in plain torch, on any device: the definition that the fast backends are tested against.
 
-Weights of 16 bits are widened exactly, everything is computed in fp32. `sparse_ffn` and `linear` widen a block of rows
-at a time, so that their memory stays bounded: they also serve prefill.
+Weights of any format are widened exactly, everything is computed in fp32; what block formats are multiplied with is
+rounded to 8 bits first (`rounded`), here as in every backend. `sparse_ffn` and `linear` widen a block of rows at a
+time, so that their memory stays bounded: they also serve prefill.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from torch.nn import functional
 
 from hybrid.ops.bank import Counts
 from hybrid.spec import Activation
+from profiler.formats import BLOCK, is_quantised, vector_bytes
+from profiler.matrix import Matrix
 
 ROWS_AT_ONCE = 1024  # widened to fp32 together
+FEW = 0.75  # up to this share of rows that some token wants, picking them out costs less than computing the others
 SCORES_AT_ONCE = 1 << 24  # attention scores held together
 
 
@@ -21,8 +25,23 @@ def activate(activation: Activation, values: torch.Tensor) -> torch.Tensor:
     return functional.relu(values) if activation == "relu" else functional.silu(values)
 
 
+def rounded(x: torch.Tensor, weight_format: str) -> torch.Tensor:
+    """What a matrix of this format is multiplied with: fp32 `[tokens, n]` itself, or for block formats `x` in 8 bits.
+
+    As ggml does, each block of 32 values is scaled so that its greatest magnitude becomes 127, and rounded to whole
+    numbers (halves to even): products with blocks of weights are then sums of small whole numbers.
+    """
+    if not is_quantised(weight_format):
+        return x
+    blocks = x.view(len(x), -1, BLOCK)
+    greatest = blocks.abs().amax(-1, keepdim=True)
+    inverse = (127 / greatest).masked_fill_(greatest == 0, 0)
+    return ((blocks * inverse).round_() * (greatest / 127)).view_as(x)
+
+
 def sparse_ffn(
     rows: torch.Tensor,
+    weight_format: str,
     hidden: int,
     gated: bool,
     activation: Activation,
@@ -37,9 +56,14 @@ def sparse_ffn(
     `y[t] = sum over named r of act(gate_r . x_t) * (up_r . x_t) * down_r`, or without a gate
     `y[t] = sum over named r of act(up_r . x_t + bias_r) * down_r` (sparse computation by neurons: Deja Vu, PowerInfer).
 
+    Where many rows are named for no token they are not read, and where many are active for none only their first vector
+    is: what is left out adds nothing to any token.
+
     Args:
-        rows: `[n, stride]`, each row [gate | up | down] or [up | down] of `hidden` elements, then padding.
-        hidden: elements of one vector.
+        rows: `[n, stride]`, 16-bit floats or bytes; each row is the vectors [gate | up | down] or [up | down] of
+            `hidden` weights, then padding.
+        weight_format: of the vectors.
+        hidden: weights of one vector.
         gated: whether rows have a gate.
         activation: relu or silu.
         bias: fp32 `[n]` or None.
@@ -51,35 +75,63 @@ def sparse_ffn(
     Returns:
         y, fp32 `[tokens, hidden]`, and the counts of pairs.
     """
+    width = vector_bytes(weight_format, hidden) // rows.element_size()
+    places = [slice(i * width, (i + 1) * width) for i in range(3 if gated else 2)]
+    parts = [Matrix(rows[:, place], weight_format, hidden) for place in places]
     y = torch.zeros_like(x)
+    x = rounded(x, weight_format)
     gate_count = torch.zeros((), dtype=torch.int64, device=x.device)
     finish_count = torch.zeros_like(gate_count)
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        block = slice(first, first + ROWS_AT_ONCE)
-        parts = [rows[block, i * hidden : (i + 1) * hidden].float() for i in range(3 if gated else 2)]
-        scores = x @ parts[0].T  # [tokens, block]
+    if activations is not None:
+        activations.zero_()
+    every = torch.arange(len(rows), device=x.device)
+    for block in torch.split(every if named is None else _wanted_rows(every, named), ROWS_AT_ONCE):
+        scores = x @ _widened(parts[0], block).T  # [tokens, block]
         values = activate(activation, scores if bias is None else scores + bias[block])
         wanted = torch.ones_like(values, dtype=torch.bool) if named is None else named[:, block]
         gate_count += wanted.sum()
         if skip_inactive:
             wanted = wanted & (values != 0)
+            live = _wanted_rows(torch.arange(len(block), device=x.device), wanted)
+            if len(live) < len(block):
+                block, values, wanted = block[live], values[:, live], wanted[:, live]
         finish_count += wanted.sum()
         if gated:
-            values = values * (x @ parts[1].T)
+            values = values * (x @ _widened(parts[1], block).T)
         values = torch.where(wanted, values, 0)
         if activations is not None:
             activations[:, block] = values
-        y += values @ parts[-1]
+        y += values @ _widened(parts[-1], block)
     return y, Counts(int(gate_count), int(finish_count))
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`x @ weight.T + bias`, fp32 `[tokens, out]`: x is fp32 `[tokens, in]`, weight `[out, in]` of any float type."""
-    y = torch.empty(len(x), len(weight), dtype=torch.float32, device=x.device)
-    for first in range(0, len(weight), ROWS_AT_ONCE):
+def _wanted_rows(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Those of `rows [n]` that some token wants, by bool `[tokens, n]`; all of them where picking would not pay."""
+    found = rows[wanted.any(0)]
+    return found if len(found) <= FEW * len(rows) else rows
+
+
+def _widened(weight: Matrix, rows: torch.Tensor) -> torch.Tensor:
+    """fp32 `[k, columns]` of rows in rising order; a run of them is read in place."""
+    if not len(rows):
+        return torch.zeros(0, weight.columns, device=weight.device)
+    first, last = int(rows[0]), int(rows[-1])
+    return weight.widened(slice(first, last + 1) if last - first + 1 == len(rows) else rows)
+
+
+def linear(x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`x @ weight.T + bias`, fp32 `[tokens, out]`: x is fp32 `[tokens, in]`, weight `[out, in]`, bias fp32 `[out]`."""
+    y = torch.empty(len(x), weight.rows, dtype=torch.float32, device=x.device)
+    x = rounded(x, weight.weight_format)
+    for first in range(0, weight.rows, ROWS_AT_ONCE):
         block = slice(first, first + ROWS_AT_ONCE)
-        y[:, block] = x @ weight[block].float().T
-    return y if bias is None else y.add_(bias.float())
+        y[:, block] = x @ weight.widened(block).T
+    return y if bias is None else y.add_(bias)
+
+
+def embed(weight: Matrix, ids: torch.Tensor) -> torch.Tensor:
+    """fp32 `[tokens, columns]`: the rows of `weight` that `ids`, whole numbers `[tokens]` on its device, name."""
+    return weight.widened(ids)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -147,7 +199,7 @@ def attention(
     return out.view(tokens, heads, head_dim)
 
 
-def predict(x: torch.Tensor, fc1: torch.Tensor, fc2: torch.Tensor, threshold: float) -> torch.Tensor:
+def predict(x: torch.Tensor, fc1: Matrix, fc2: Matrix, threshold: float) -> torch.Tensor:
     """The rows that a low-rank predictor names: `fc2 @ relu(fc1 @ x) > threshold` (Deja Vu, PowerInfer).
 
     Args:

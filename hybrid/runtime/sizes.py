@@ -6,7 +6,9 @@ from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS
 from hybrid.ops.reference import ROWS_AT_ONCE
 from hybrid.spec import ModelSpec
 from hybrid.store.directory import ModelDirectory
+from hybrid.store.layout import POSITIONS, matrix_format
 from placement.cost import ModelSizes
+from profiler.formats import vector_bytes
 from profiler.predictor import PredictorSet
 
 PREFILL_TOKENS = 256
@@ -41,16 +43,18 @@ def model_sizes(
     directory: ModelDirectory, predictors: PredictorSet | None, context: int, vram: int, kv_format: str
 ) -> ModelSizes:
     """Everything placement has to know of a model, in bytes."""
-    spec, element = directory.spec, 2
+    spec, weight_format = directory.spec, directory.weight_format
     norm = spec.hidden_size * FP32 * (2 if spec.norm == "layer" else 1)
-    weights = element * spec.hidden_size * (2 * spec.q_size + 2 * spec.kv_size)
+    row, mixed_row = vector_bytes(weight_format, spec.hidden_size), vector_bytes(weight_format, spec.q_size)
+    weights = (spec.q_size + 2 * spec.kv_size) * row + spec.hidden_size * mixed_row
     biases = FP32 * (spec.q_size + 2 * spec.kv_size + spec.hidden_size) if spec.attention_bias else 0
     down_bias = FP32 * spec.hidden_size if spec.ffn_bias else 0
-    vocabulary = element * spec.vocab_size * spec.hidden_size
-    positions = element * spec.hidden_size * (spec.max_positions + spec.position_offset)
+    vocabulary = spec.vocab_size * row
+    position_row = vector_bytes(matrix_format(POSITIONS, weight_format), spec.hidden_size)
+    positions = (spec.max_positions + spec.position_offset) * position_row
     named = [0] * spec.n_layers
     if predictors is not None:
-        named = [p.fc1.nbytes + p.fc2.nbytes for p in predictors.layers]
+        named = [p.nbytes for p in predictors.layers]
     buffers = buffer_bytes(spec, prefill_within(spec, int(vram * BUFFER_SHARE), context), context)
     return ModelSizes(
         n_layers=spec.n_layers,

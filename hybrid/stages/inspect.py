@@ -17,6 +17,7 @@ from hybrid.store.manifest import DENSE_FILE
 from profiler.artifacts import UserError
 from profiler.profile import read_profile
 
+WEIGHTS = ("embeddings", "attention", "norms", "head", "neurons")
 PARTS = {"embed": "embeddings", "positions": "embeddings", "head": "head"}
 
 
@@ -32,11 +33,14 @@ class ProfileState:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """A model directory. bytes: of its files by part. verified: whether every byte was read and found whole."""
+    """A model directory. bits_per_weight: of all weights, scales and padding included. bytes: of its files by part.
+    verified: whether every byte was read and found whole.
+    """
 
     path: Path
     spec: ModelSpec
     weight_format: str
+    bits_per_weight: float
     stride_bytes: int
     parameters: int
     bytes: dict[str, int]
@@ -56,7 +60,9 @@ class InspectReport:
 
 
 def inspect(path: Path, verify: bool = False, progress: Callable[[int, int], None] | None = None) -> InspectReport:
-    """Look at a model directory; with `verify` read all of it, telling `progress(done, total)` bytes.
+    """Look at a model directory; with `verify` read all that pack wrote and the predictors.
+
+    `progress(done, total)` is told the bytes of what pack wrote.
 
     Raises:
         UserError: not a model directory, or damaged: names the file.
@@ -64,15 +70,19 @@ def inspect(path: Path, verify: bool = False, progress: Callable[[int, int], Non
     files = ModelFiles.open_files(path)
     if verify:
         files.verify(progress)
+        _verify_predictors(files)
     spec = files.spec
+    parameters = sum(math.prod(shape) for shape in tensor_shapes(spec).values())
+    sizes = bytes_by_part(files)
     orders = [files.neuron_ids(layer) for layer in range(spec.n_layers)]
     return InspectReport(
         path=path,
         spec=spec,
         weight_format=files.weight_format,
+        bits_per_weight=8 * sum(sizes.get(part, 0) for part in WEIGHTS) / parameters,
         stride_bytes=files.stride_bytes,
-        parameters=sum(math.prod(shape) for shape in tensor_shapes(spec).values()),
-        bytes=bytes_by_part(files),
+        parameters=parameters,
+        bytes=sizes,
         source_digest=files.source_digest,
         pack_digest=files.pack_digest,
         row_order_digest=files.row_order_digest(),
@@ -98,6 +108,18 @@ def bytes_by_part(files: ModelFiles) -> dict[str, int]:
     sizes["tokenizer"] = sum(files.manifest.files[name].size for name in files.tokenizer_files)
     sizes["other"] = sum(record.size for record in files.manifest.files.values()) - sizes.total()
     return dict(sizes)
+
+
+def _verify_predictors(files: ModelFiles) -> None:
+    from profiler.predictor import read_predictors  # loads torch, which takes seconds and nothing else here needs
+
+    for name in files.added_names("predictors"):
+        path, mend = files.predictors_path(name), f"hybrid profile {files.path} --text FILE"
+        for layer, predictor in enumerate(read_predictors(path, mend).layers):
+            try:
+                predictor.check_finite()
+            except UserError as error:
+                raise UserError(f"{path} is damaged: {error}, in layer {layer}; make it anew with: {mend}") from error
 
 
 def _profile_state(files: ModelFiles, name: str) -> ProfileState:

@@ -14,8 +14,8 @@ import torch
 
 from hybrid.checkpoint.reader import Checkpoint
 from hybrid.store.files import ADDED
-from hybrid.store.formats import FORMATS, choose_format, convert
-from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride
+from hybrid.store.formats import VECTORS, choose_format, convert
+from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride, matrix_format
 from hybrid.store.manifest import DENSE_FILE, TOKENIZER_FILES, TOKENIZER_LIMIT, FileRecord, Manifest, layer_file
 from hybrid.store.rows import BLOCK_BYTES, write_layer
 from hybrid.store.writer import Array, StreamingWriter
@@ -29,6 +29,8 @@ from profiler.artifacts import (
     sha256_file,
     write_atomic,
 )
+from profiler.formats import is_quantised, vector_bytes
+from profiler.matrix import SIXTEEN_BIT
 
 # Hidden units transposed at a time: their columns of a row block stay in the processor's cache.
 STRIP = 64
@@ -60,16 +62,25 @@ def pack(
 ) -> PackReport:
     """Pack the checkpoint folder `source` into the model directory `destination`, which appears when it is complete.
 
-    weight_format: `bf16`, `f16`, or `auto`, which keeps a 16-bit type and makes bf16 of others. `progress(done, total)`
-    is told the bytes written.
+    weight_format: `bf16`, `f16`, `q8_0`, `q4_0`, or `auto`, which keeps a 16-bit type and makes bf16 of others.
+    `progress(done, total)` is told the bytes written.
 
     Raises:
         UserError: the checkpoint cannot be packed, the destination cannot be written, or another pack is writing it.
     """
-    started = time.monotonic()
     source, destination = source.resolve(), destination.resolve()
     check_places(source, destination)
-    checkpoint = Checkpoint.open(source)
+    return pack_checkpoint(Checkpoint.open(source), destination, weight_format, progress)
+
+
+def pack_checkpoint(
+    checkpoint: Checkpoint,
+    destination: Path,
+    weight_format: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> PackReport:
+    """`pack` of a checkpoint that is open, wherever its tensors come from; a whole `destination` path is expected."""
+    started = time.monotonic()
     matrices = {tensor.dtype for tensor in checkpoint.tensors.values() if len(tensor.shape) > 1}
     packer = _Packer(checkpoint, choose_format(weight_format, matrices), progress)
     try:
@@ -83,7 +94,8 @@ def pack(
     notes = [f"removed {partial}, left by a run that was killed"] if had_remains else []
     if not {"tokenizer.model", "tokenizer.json", "vocab.json"} & set(manifest.files):
         notes.append(
-            f"{source} has no tokenizer (tokenizer.model, tokenizer.json or vocab.json): the model will need one"
+            f"{checkpoint.path} has no tokenizer (tokenizer.model, tokenizer.json or vocab.json): "
+            "the model will need one"
         )
     return PackReport(
         destination=destination,
@@ -124,8 +136,7 @@ class _Packer:
 
     def __init__(self, checkpoint: Checkpoint, weight_format: str, progress: Callable[[int, int], None] | None) -> None:
         self.checkpoint, self.spec, self.weight_format = checkpoint, checkpoint.spec, weight_format
-        self.dtype = FORMATS[weight_format]
-        self.stride = least_stride(self.spec)
+        self.stride = least_stride(self.spec, weight_format)
         self.dense = dense_layout(self.spec, weight_format)
         self.layer = layer_layout(self.spec, weight_format, self.stride)
         self.kept = kept_files(checkpoint.path)
@@ -161,8 +172,8 @@ class _Packer:
             for entry in self.dense.entries:
                 if entry.name.startswith(PADDING):
                     continue
-                dtype = self.dtype if len(entry.shape) > 1 else torch.float32
-                for block in self._converted(entry.name, dtype):
+                stored = matrix_format(entry.name, self.weight_format) if len(entry.shape) > 1 else VECTORS
+                for block in self._converted(entry.name, stored):
                     writer.write(entry.name, as_bytes(block))
             writer.finish()
         return FileRecord(self.dense.size, digest.hexdigest())
@@ -170,7 +181,7 @@ class _Packer:
     def _write_layer(self, path: Path, index: int) -> FileRecord:
         bias = None
         if self.spec.ffn_bias:
-            bias = torch.cat([b.clone() for b in self._converted(f"layers.{index}.up.bias", torch.float32)]).numpy()
+            bias = torch.cat([b.clone() for b in self._converted(f"layers.{index}.up.bias", VECTORS)]).numpy()
         ids = np.arange(self.spec.n_neurons, dtype=np.int32)
         with atomic_writer(path) as file:
             digest = write_layer(file, self.layer, self._records(index), ids, bias, self._on_bytes)
@@ -178,33 +189,49 @@ class _Packer:
 
     def _records(self, index: int) -> Iterator[Array]:
         """Blocks of a layer's records, uint8 `[k, stride]`, in the order of the checkpoint."""
-        hidden, parts = self.spec.hidden_size, self.spec.row_parts
-        down = self._transposed(f"layers.{index}.down.weight")
-        rows = max(1, BLOCK_BYTES // self.stride)
-        block = torch.zeros(rows, self.stride // self.dtype.itemsize, dtype=self.dtype)
-        streams = [self._converted(f"layers.{index}.{part}.weight", self.dtype, rows) for part in parts[:-1]]
+        width, parts = vector_bytes(self.weight_format, self.spec.hidden_size), self.spec.row_parts
+        down_name = f"layers.{index}.down.weight"
+        down = self._transposed(down_name)
+        rows = max(1, BLOCK_BYTES // least_stride(self.spec, "bf16"))  # what blocks are made from is 16 bit or more
+        block = torch.zeros(rows, self.stride, dtype=torch.uint8)
+        streams = [self._converted(f"layers.{index}.{part}.weight", self.weight_format, rows) for part in parts[:-1]]
         start = 0
         for pieces in zip(*streams, strict=True):
             taken = len(pieces[0])
-            for k, piece in enumerate((*pieces, down[start : start + taken])):
-                block[:taken, k * hidden : (k + 1) * hidden] = piece
+            last = convert(down[start : start + taken], self.weight_format, self._source_name(down_name))
+            for k, piece in enumerate((*pieces, last)):
+                block[:taken, k * width : (k + 1) * width] = piece.view(torch.uint8)
             yield as_bytes(block[:taken])
             start += taken
 
     def _transposed(self, name: str) -> torch.Tensor:
-        """`[neurons, hidden]` of the down matrix, which checkpoints store as `[hidden, neurons]`."""
-        turned = torch.empty(self.spec.n_neurons, self.spec.hidden_size, dtype=self.dtype)
+        """`[neurons, hidden]` of the down matrix, which checkpoints store as `[hidden, neurons]`.
+
+        In the weight format if that is a float's, else in what the blocks are made from.
+        """
+        turned: torch.Tensor | None = None
         at = 0
-        for block in self._converted(name, self.dtype):
+        for block in self._down_blocks(name):
+            if turned is None:
+                turned = torch.empty(self.spec.n_neurons, self.spec.hidden_size, dtype=block.dtype)
             for strip in torch.split(block, STRIP):
                 turned[:, at : at + len(strip)] = strip.T
                 at += len(strip)
+        assert turned is not None
         return turned
 
-    def _converted(self, name: str, dtype: torch.dtype, rows: int | None = None) -> Iterator[torch.Tensor]:
-        source = self.checkpoint.tensors[name].name
+    def _down_blocks(self, name: str) -> Iterator[torch.Tensor]:
+        if not is_quantised(self.weight_format):
+            return self._converted(name, self.weight_format)
+        source = self.checkpoint.tensors[name].dtype
+        return self.checkpoint.blocks(name) if source in SIXTEEN_BIT.values() else self._converted(name, VECTORS)
+
+    def _converted(self, name: str, stored_format: str, rows: int | None = None) -> Iterator[torch.Tensor]:
         for block in self.checkpoint.blocks(name, rows):
-            yield convert(block, dtype, source)
+            yield convert(block, stored_format, self._source_name(name))
+
+    def _source_name(self, name: str) -> str:
+        return self.checkpoint.tensors[name].name
 
     def _on_bytes(self, count: int) -> None:
         self._done += count

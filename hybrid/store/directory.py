@@ -6,10 +6,13 @@ from pathlib import Path
 
 import torch
 
+from hybrid.checkpoint.names import dense_shapes
 from hybrid.store.files import ModelFiles, read_manifest
+from hybrid.store.layout import matrix_format
 from hybrid.store.manifest import DENSE_FILE, Manifest, layer_file
 from hybrid.store.neurons import LayerRows, MappedFile, map_layer
 from hybrid.store.rows import Ids
+from profiler.matrix import Matrix
 
 
 class ModelDirectory(ModelFiles):
@@ -19,6 +22,7 @@ class ModelDirectory(ModelFiles):
         super().__init__(path, manifest)
         self._mapped: dict[str, MappedFile] = {}
         self._layers: dict[int, LayerRows] = {}
+        self._shapes = dense_shapes(manifest.spec)
 
     @staticmethod
     def open(path: Path) -> ModelDirectory:
@@ -41,16 +45,27 @@ class ModelDirectory(ModelFiles):
         self._mapped.clear()
 
     def dense(self, name: str) -> torch.Tensor:
-        """View of a dense tensor: matrices in the weight format, vectors fp32. Not to be written to.
+        """View of a dense vector, fp32 `[n]`: a norm's weights, or biases. Not to be written to.
 
         Raises:
-            KeyError: the model has no such tensor (see `hybrid.checkpoint.names`).
+            KeyError: the model has no such vector (see `hybrid.checkpoint.names`).
             UserError: the file is damaged.
         """
-        if DENSE_FILE not in self._mapped:
-            # Every token reads all of it, so the read may as well begin now.
-            self._map(DENSE_FILE).advise_whole()
-        return self._mapped[DENSE_FILE].tensor(name)
+        if len(self._shapes[name]) != 1:
+            raise KeyError(f"{name} is a matrix")
+        return self._dense_file().tensor(name)
+
+    def matrix(self, name: str) -> Matrix:
+        """View of a dense matrix, in the weight format; learned positions are always 16 bit. Not to be written to.
+
+        Raises:
+            KeyError: the model has no such matrix (see `hybrid.checkpoint.names`).
+            UserError: the file is damaged.
+        """
+        shape = self._shapes[name]
+        if len(shape) != 2:
+            raise KeyError(f"{name} is a vector")
+        return Matrix(self._dense_file().tensor(name), matrix_format(name, self.weight_format), shape[1])
 
     def layer(self, index: int) -> LayerRows:
         """The neuron rows of a layer.
@@ -60,7 +75,7 @@ class ModelDirectory(ModelFiles):
         """
         if index not in self._layers:
             file = self._map(layer_file(index))
-            self._layers[index] = map_layer(file, self.spec.row_parts, self.spec.hidden_size)
+            self._layers[index] = map_layer(file, self.weight_format, self.spec.row_parts, self.spec.hidden_size)
         return self._layers[index]
 
     def neuron_ids(self, layer: int) -> Ids:
@@ -79,6 +94,12 @@ class ModelDirectory(ModelFiles):
         """
         for file in self._mapped.values():
             file.check_unchanged()
+
+    def _dense_file(self) -> MappedFile:
+        if DENSE_FILE not in self._mapped:
+            # Every token reads all of it, so the read may as well begin now.
+            self._map(DENSE_FILE).advise_whole()
+        return self._mapped[DENSE_FILE]
 
     def _map(self, name: str) -> MappedFile:
         file = MappedFile(self.path / name, self.manifest.layouts[name])

@@ -40,7 +40,7 @@ class ModelFiles:
 
     @property
     def weight_format(self) -> str:
-        """`bf16` or `f16`."""
+        """`bf16`, `f16`, `q8_0` or `q4_0`."""
         return self.manifest.weight_format
 
     @property

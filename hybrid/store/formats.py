@@ -1,4 +1,4 @@
-"""The weight formats of the store, and the conversion of a checkpoint's values to them."""
+"""Which weight format a checkpoint is packed in, and the conversion of its values."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterable
 import torch
 
 from hybrid.checkpoint.tensors import all_finite
-from hybrid.store.layout import WEIGHT_CODES
 from profiler.artifacts import UserError
+from profiler.formats import WEIGHT_FORMATS, is_quantised
+from profiler.matrix import DTYPES, Matrix
 
-FORMATS = {"bf16": torch.bfloat16, "f16": torch.float16}
-assert set(FORMATS) == set(WEIGHT_CODES)
+VECTORS = "f32"  # the format of norms and biases
+STORED = {VECTORS: torch.float32, **DTYPES}
 
 
 def choose_format(requested: str, matrices: Iterable[torch.dtype]) -> str:
@@ -23,17 +24,26 @@ def choose_format(requested: str, matrices: Iterable[torch.dtype]) -> str:
     """
     if requested == "auto":
         return "f16" if set(matrices) == {torch.float16} else "bf16"
-    if requested not in FORMATS:
-        raise UserError(f"weight format {requested!r} is not known; formats are auto, {', '.join(FORMATS)}")
+    if requested not in WEIGHT_FORMATS:
+        raise UserError(f"weight format {requested!r} is not known; formats are auto, {', '.join(WEIGHT_FORMATS)}")
     return requested
 
 
-def convert(values: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """Finite values in another type, rounded to nearest; the values themselves where they are of that type.
+def convert(values: torch.Tensor, stored_format: str, name: str) -> torch.Tensor:
+    """Finite values of the tensor `name` as they are stored: in a weight format, or `f32`.
+
+    Floats are rounded to nearest, or the values themselves where they are of that type. Quantised, values
+    `[rows, n]` become uint8 `[rows, vector_bytes]`.
 
     Raises:
-        UserError: a value is beyond the type's range.
+        UserError: a value is beyond the format's range.
     """
+    if is_quantised(stored_format):
+        try:
+            return Matrix.quantised(values, stored_format).data
+        except UserError as error:
+            raise UserError(f"{name}: {error}; pack with --format bf16") from error
+    dtype = STORED[stored_format]
     if values.dtype == dtype:
         return values
     converted = values.to(dtype)

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 
 from hybrid.checkpoint.names import dense_shapes
 from hybrid.spec import ModelSpec
+from profiler.formats import is_quantised, vector_bytes
 
 PAGE = 4096
 ALIGNMENT = 64
 PADDING = "__pad."
 ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "I32": 4, "U8": 1}
-WEIGHT_CODES = {"bf16": "BF16", "f16": "F16"}  # weight format -> type in the safetensors format
-WEIGHT_BYTES = 2
+# weight format -> type in the safetensors format; vectors of blocks are bytes
+WEIGHT_CODES = {"bf16": "BF16", "f16": "F16", "q8_0": "U8", "q4_0": "U8"}
+POSITIONS = "positions.weight"
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,46 @@ def lay_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]], kind: str) -> F
     return FileLayout(header, tuple(Entry(e.name, e.code, e.shape, e.offset + len(header)) for e in placed))
 
 
+def matrix_format(name: str, weight_format: str) -> str:
+    """The format of a dense matrix in a model of `weight_format`: learned positions are added, and stay 16 bit."""
+    return "f16" if name == POSITIONS and is_quantised(weight_format) else weight_format
+
+
 def dense_layout(spec: ModelSpec, weight_format: str) -> FileLayout:
-    """`dense.safetensors`: matrices in the weight format, vectors (norms, biases) as fp32."""
-    matrix = WEIGHT_CODES[weight_format]
-    return lay_out(((n, matrix if len(s) > 1 else "F32", s) for n, s in dense_shapes(spec).items()), "dense")
+    """`dense.safetensors`: matrices in the weight format, vectors (norms, biases) as fp32.
+
+    Raises:
+        UserError: the format stores blocks, and a row of a matrix is not a whole number of them.
+    """
+
+    def tensor(name: str, shape: tuple[int, ...]) -> tuple[str, str, tuple[int, ...]]:
+        if len(shape) == 1:
+            return name, "F32", shape
+        rows, columns = shape
+        code, width = _stored(matrix_format(name, weight_format), columns)
+        return name, code, (rows, width)
+
+    return lay_out((tensor(name, shape) for name, shape in dense_shapes(spec).items()), "dense")
 
 
-def least_stride(spec: ModelSpec) -> int:
-    """Bytes from one row to the next: a neuron's vectors one after the other, rounded up to 64."""
-    record = len(spec.row_parts) * spec.hidden_size * WEIGHT_BYTES
+def least_stride(spec: ModelSpec, weight_format: str) -> int:
+    """Bytes from one row to the next: a neuron's vectors one after the other, rounded up to 64.
+
+    Raises:
+        UserError: the format stores blocks, and the hidden size is not a whole number of them.
+    """
+    record = len(spec.row_parts) * vector_bytes(weight_format, spec.hidden_size)
     return -(-record // ALIGNMENT) * ALIGNMENT
 
 
 def layer_layout(spec: ModelSpec, weight_format: str, stride: int) -> FileLayout:
-    """A neuron file: `rows [n, stride / 2]`, `neuron_ids [n]` and, where the FFN has biases, `bias [n]`."""
-    n = spec.n_neurons
-    tensors = [("rows", WEIGHT_CODES[weight_format], (n, stride // WEIGHT_BYTES)), ("neuron_ids", "I32", (n,))]
+    """A neuron file: `rows [n, stride]` in elements, `neuron_ids [n]` and, where the FFN has biases, `bias [n]`."""
+    n, code = spec.n_neurons, WEIGHT_CODES[weight_format]
+    tensors = [("rows", code, (n, stride // ITEM_BYTES[code])), ("neuron_ids", "I32", (n,))]
     return lay_out([*tensors, *([("bias", "F32", (n,))] if spec.ffn_bias else [])], "neurons")
+
+
+def _stored(weight_format: str, columns: int) -> tuple[str, int]:
+    """Type of a matrix in the safetensors format, and the elements of one of its rows."""
+    code = WEIGHT_CODES[weight_format]
+    return code, vector_bytes(weight_format, columns) // ITEM_BYTES[code]

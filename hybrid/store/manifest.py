@@ -69,7 +69,7 @@ class Manifest:
     def __post_init__(self) -> None:
         if not isinstance(self.weight_format, str) or self.weight_format not in WEIGHT_CODES:
             raise UserError(f"weight format {self.weight_format!r} is not known; known are {', '.join(WEIGHT_CODES)}")
-        least, stride = least_stride(self.spec), self.stride_bytes
+        least, stride = least_stride(self.spec, self.weight_format), self.stride_bytes
         whole = isinstance(stride, int) and not isinstance(stride, bool)
         if not whole or stride % ALIGNMENT or not least <= stride < least + PAGE:
             raise UserError(f"a row stride of {stride!r} bytes does not fit records of {least}")

@@ -13,13 +13,19 @@ from pathlib import Path
 
 import torch
 
-from hybrid.store.formats import FORMATS
-from hybrid.store.layout import WEIGHT_CODES, Entry, FileLayout
+from hybrid.store.layout import Entry, FileLayout
 from hybrid.store.rows import Ids, damaged, is_permutation, open_checked
 from profiler.artifacts import UserError
+from profiler.formats import vector_bytes
+from profiler.matrix import Matrix
 
-DTYPES = {"F32": torch.float32, "I32": torch.int32, "U8": torch.uint8}
-DTYPES |= {code: FORMATS[name] for name, code in WEIGHT_CODES.items()}
+DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+}
 
 
 class MappedFile:
@@ -70,23 +76,26 @@ class MappedFile:
 class LayerRows:
     """The FFN of one layer: row r is all of neuron `neuron_ids[r]`.
 
-    rows: `[n, stride / 2]` in the weight format, mapped: each of `parts` in order, `hidden` elements each, then
-    padding. neuron_ids: int32 `[n]`. bias: fp32 `[n]` by row, mapped, or None.
+    rows: mapped, `[n, stride]` in elements: 16-bit floats, or bytes where the weight format is quantised. In each, the
+    vectors of `parts` in order, `hidden` weights each, then padding. neuron_ids: int32 `[n]`. bias: fp32 `[n]` by row,
+    mapped, or None.
     """
 
     rows: torch.Tensor
+    weight_format: str
     neuron_ids: Ids
     bias: torch.Tensor | None
     parts: tuple[str, ...]
     hidden: int
 
-    def part(self, name: str) -> torch.Tensor:
+    def part(self, name: str) -> Matrix:
         """View `[n, hidden]` of `gate`, `up` or `down`; its rows are a stride apart."""
-        first = self.parts.index(name) * self.hidden
-        return self.rows[:, first : first + self.hidden]
+        width = vector_bytes(self.weight_format, self.hidden) // self.rows.element_size()
+        first = self.parts.index(name) * width
+        return Matrix(self.rows[:, first : first + width], self.weight_format, self.hidden)
 
 
-def map_layer(file: MappedFile, parts: tuple[str, ...], hidden: int) -> LayerRows:
+def map_layer(file: MappedFile, weight_format: str, parts: tuple[str, ...], hidden: int) -> LayerRows:
     """The rows of a mapped neuron file.
 
     Raises:
@@ -97,4 +106,4 @@ def map_layer(file: MappedFile, parts: tuple[str, ...], hidden: int) -> LayerRow
     if not is_permutation(ids, rows.shape[0]):
         raise damaged(file.path)
     has_bias = any(entry.name == "bias" for entry in file.layout.entries)
-    return LayerRows(rows, ids, file.tensor("bias") if has_bias else None, parts, hidden)
+    return LayerRows(rows, weight_format, ids, file.tensor("bias") if has_bias else None, parts, hidden)

@@ -1,10 +1,13 @@
 import json
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from profiler.artifacts import UserError
+from profiler.matrix import Matrix
 from profiler.predictor import (
     LowRankPredictor,
     PredictorQuality,
@@ -19,7 +22,13 @@ QUALITY = PredictorQuality(tokens=100, active=0.1, named=0.12, recall=0.95, prec
 def make(hidden=6, neurons=10, rank=3, threshold=0.25, seed=0, dtype=torch.float16) -> LowRankPredictor:
     generator = torch.Generator().manual_seed(seed)
     fc1 = torch.randn(rank, hidden, generator=generator).to(dtype)
-    return LowRankPredictor(fc1, torch.randn(neurons, rank, generator=generator).to(dtype), threshold)
+    fc2 = torch.randn(neurons, rank, generator=generator).to(dtype)
+    return LowRankPredictor(Matrix.of(fc1), Matrix.of(fc2), threshold)
+
+
+def make_wide(seed=0, **options) -> LowRankPredictor:
+    """One whose sizes are whole blocks, so that it can be quantised."""
+    return make(hidden=64, neurons=50, rank=32, seed=seed, **options)
 
 
 def make_set(**changes) -> PredictorSet:
@@ -30,7 +39,7 @@ def make_set(**changes) -> PredictorSet:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_logits_are_those_of_the_formula(dtype):
     predictor, x = make(dtype=dtype), torch.randn(4, 6)
-    fc1, fc2 = predictor.fc1.double(), predictor.fc2.double()
+    fc1, fc2 = predictor.fc1.data.double(), predictor.fc2.data.double()
     for token in range(4):
         bottleneck = [max(0.0, float(fc1[r] @ x[token].double())) for r in range(3)]
         for neuron in range(10):
@@ -78,23 +87,88 @@ def test_predictors_come_back_as_they_were_written(tmp_path, dtype):
     assert (back.source_digest, back.quality) == (predictors.source_digest, predictors.quality)
     for one, other in zip(back.layers, predictors.layers, strict=True):
         assert one.threshold == other.threshold
-        assert one.fc1.dtype == dtype
-        assert torch.equal(one.fc1, other.fc1)
-        assert torch.equal(one.fc2, other.fc2)
+        assert one.fc1.data.dtype == dtype
+        assert torch.equal(one.fc1.data, other.fc1.data)
+        assert torch.equal(one.fc2.data, other.fc2.data)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_quantised_predictors_are_half_as_large_and_name_nearly_the_same():
+    predictors = PredictorSet("digest", (make_wide(), make_wide(seed=1, threshold=float("inf"))), (QUALITY,) * 2)
+    small, x = predictors.quantised(), torch.randn(200, 64)
+    assert (predictors.weight_format, small.weight_format) == ("f16", "q8_0")
+    assert small.nbytes == predictors.parameters * 34 // 32
+    assert small.parameters == predictors.parameters
+    assert [p.threshold for p in small.layers] == [0.25, float("inf")]
+    expected, found = predictors.layers[0].logits(x), small.layers[0].logits(x)
+    assert float((found - expected).abs().max()) < 0.02 * float(expected.abs().max())
+    assert float((small.layers[0].named(x) != predictors.layers[0].named(x)).float().mean()) < 0.02
+    assert small.quantised() is small and small.layers[0].quantised() is small.layers[0]
+
+
+@pytest.mark.parametrize("sizes", [{"hidden": 60, "rank": 32}, {"hidden": 64, "rank": 24}])
+def test_sizes_that_are_no_whole_blocks_cannot_be_quantised(sizes):
+    with pytest.raises(UserError, match="q8_0 stores blocks of 32 weights"):
+        make(**sizes).quantised()
+
+
+def test_quantised_predictors_come_back_as_they_were_written(tmp_path):
+    path = tmp_path / "default.safetensors"
+    predictors = PredictorSet("digest", (make_wide(), make_wide(seed=1)), (QUALITY,) * 2).quantised()
+    write_predictors(path, predictors)
+    back = read_predictors(path)
+    assert back.weight_format == "q8_0"
+    for one, other in zip(back.layers, predictors.layers, strict=True):
+        assert (one.rank, one.hidden, one.neurons) == (32, 64, 50)
+        assert torch.equal(one.fc1.data, other.fc1.data)
+        assert torch.equal(one.fc2.data, other.fc2.data)
+
+
+def test_files_of_version_1_are_read():
+    path = Path(__file__).parent / "fixtures" / "predictors_version_1.safetensors"
+    predictors = read_predictors(path)
+    assert (predictors.source_digest, predictors.weight_format) == ("a" * 64, "f16")
+    assert [p.threshold for p in predictors.layers] == [0.25, float("inf")]
+    assert predictors.quality == (PredictorQuality(100, 0.125, 0.25, 0.75, 0.5, 0.875),) * 2
+    for seed, predictor in enumerate(predictors.layers):
+        predictor.check_finite()
+        assert torch.equal(predictor.fc1.widened(slice(None)), (torch.arange(8) - 3 + seed).view(2, 4) / 8)
+        assert torch.equal(predictor.fc2.widened(slice(None)), (torch.arange(10) - 4 + seed).view(5, 2) / 4)
+
+
+def test_opening_maps_the_file_and_reads_no_weights(tmp_path):
+    path, fc2 = tmp_path / "default.safetensors", torch.ones(1 << 20, 16).half()
+    predictor = LowRankPredictor(Matrix.of(torch.ones(16, 8).half()), Matrix.of(fc2), 0.0)
+    write_predictors(path, PredictorSet("digest", (predictor,), (QUALITY,)))
+    back = read_predictors(path)
+    mapped = next(m for m in psutil.Process().memory_maps(grouped=False) if m.path == str(path))
+    first, last = (int(end, 16) for end in mapped.addr.split("-"))
+    assert mapped.rss <= fc2.nbytes // 4  # the kernel maps what is cached around a page that is read
+    assert len(back.mappings()) == 2
+    for matrix, (address, length, name) in zip((back.layers[0].fc1, back.layers[0].fc2), back.mappings(), strict=True):
+        assert (address, length, name) == (matrix.data.data_ptr(), matrix.nbytes, str(path))
+        assert first <= address and address + length <= last
+    assert back.silenced().mappings() == back.mappings()
+    assert make_set().mappings() == []
+    assert torch.equal(back.layers[0].fc2.data, fc2)
+    write_predictors(path, back)
+    assert torch.equal(read_predictors(path).layers[0].fc2.data, back.layers[0].fc2.data)
+
+
+def zeros(*shape):
+    return Matrix.of(torch.zeros(*shape).half())
 
 
 @pytest.mark.parametrize(
     ("fc1", "fc2", "threshold"),
     [
-        (torch.zeros(3, 6), torch.zeros(10, 3), 0.0),
-        (torch.zeros(3, 6).half(), torch.zeros(10, 4).half(), 0.0),
-        (torch.zeros(3, 6).half(), torch.zeros(10, 3).bfloat16(), 0.0),
-        (torch.zeros(3).half(), torch.zeros(10, 3).half(), 0.0),
-        (torch.zeros(0, 6).half(), torch.zeros(10, 0).half(), 0.0),
-        (torch.full((3, 6), float("nan")).half(), torch.zeros(10, 3).half(), 0.0),
-        (torch.zeros(3, 6).half(), torch.full((10, 3), float("inf")).half(), 0.0),
-        (torch.zeros(3, 6).half(), torch.zeros(10, 3).half(), float("nan")),
+        (zeros(3, 6), zeros(10, 4), 0.0),
+        (zeros(3, 6), Matrix.of(torch.zeros(10, 3).bfloat16()), 0.0),
+        (zeros(0, 6), zeros(10, 3), 0.0),
+        (zeros(3, 6), zeros(0, 3), 0.0),
+        (zeros(32, 64), Matrix.quantised(torch.zeros(10, 32), "q8_0"), 0.0),
+        (Matrix.quantised(torch.zeros(32, 64), "q4_0"), Matrix.quantised(torch.zeros(10, 32), "q4_0"), 0.0),
+        (zeros(3, 6), zeros(10, 3), float("nan")),
     ],
 )
 def test_impossible_predictors_are_refused(fc1, fc2, threshold):
@@ -102,9 +176,27 @@ def test_impossible_predictors_are_refused(fc1, fc2, threshold):
         LowRankPredictor(fc1, fc2, threshold)
 
 
+@pytest.mark.parametrize("weight_format", ["f16", "bf16", "q8_0"])
+def test_weights_that_are_not_finite_are_found_and_never_written(tmp_path, weight_format):
+    values = torch.ones(32, 64)
+    good = Matrix.quantised(values, weight_format)
+    bad = Matrix.quantised(values, weight_format)
+    bad.data[3, -2:] = torch.tensor([1, 0x7C], dtype=torch.uint8) if weight_format == "q8_0" else float("nan")
+    fc2 = Matrix.quantised(torch.ones(10, 32), weight_format)
+    LowRankPredictor(good, fc2, 0.0).check_finite()
+    predictor = LowRankPredictor(bad, fc2, 0.0)
+    with pytest.raises(UserError, match="not numbers"):
+        predictor.check_finite()
+    with pytest.raises(UserError, match="not numbers"):
+        write_predictors(tmp_path / "x", PredictorSet("digest", (predictor,), (QUALITY,)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_set_has_layers_of_one_size_each_with_its_quality():
     with pytest.raises(UserError, match="one size"):
         PredictorSet("d", (make(), make(neurons=11)), (QUALITY,) * 2)
+    with pytest.raises(UserError, match="one weight format"):
+        PredictorSet("d", (make(), make(dtype=torch.bfloat16)), (QUALITY,) * 2)
     for layers, count in (((make(),), 2), ((), 0)):
         with pytest.raises(UserError, match="per layer"):
             PredictorSet("d", layers, (QUALITY,) * count)
@@ -112,8 +204,14 @@ def test_a_set_has_layers_of_one_size_each_with_its_quality():
         PredictorQuality(100, 0.1, 0.1, 1.5, 0.5, 0.5)
 
 
-BODY = {"source_digest": "d", "reads": "ffn_input", "quality": [dict(vars(QUALITY))]}
-GOOD = {"kind": "predictors", "format_version": "1", "predictors": json.dumps(BODY)}
+BODY = {
+    "source_digest": "d",
+    "reads": "ffn_input",
+    "weight_format": "f16",
+    "hidden": 6,
+    "quality": [dict(vars(QUALITY))],
+}
+GOOD = {"kind": "predictors", "format_version": "2", "predictors": json.dumps(BODY)}
 
 
 def changed(**changes) -> dict[str, str]:
@@ -123,7 +221,8 @@ def changed(**changes) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("metadata", "tensors", "message"),
     [
-        (GOOD | {"format_version": "2"}, {}, "newer"),
+        (GOOD | {"format_version": "3"}, {}, "newer"),
+        (GOOD | {"format_version": "0"}, {}, "no longer read"),
         (GOOD | {"format_version": "one"}, {}, "no format version"),
         (GOOD | {"kind": "profile"}, {}, "no predictors"),
         ({}, {}, "no predictors"),
@@ -136,15 +235,26 @@ def changed(**changes) -> dict[str, str]:
         (GOOD, {"0.fc1": None}, "damaged"),
         (GOOD, {"thresholds": None}, "damaged"),
         (GOOD, {"thresholds": torch.zeros(100)}, "damaged"),
-        (GOOD, {"thresholds": torch.tensor([float("nan")])}, "not numbers"),
-        (GOOD, {"0.fc2": torch.zeros(10, 4).half()}, "ranks 3 and 4"),
-        (GOOD, {"0.fc2": torch.full((10, 3), float("nan")).half()}, "not numbers"),
+        (GOOD, {"thresholds": torch.tensor([float("nan")])}, "not a number"),
+        (GOOD, {"0.fc2": torch.zeros(10, 4).half()}, "3 columns"),
         (GOOD, {"0.fc2": torch.zeros(10, 3)}, "float16"),
+        (GOOD, {"0.fc2": torch.zeros(10, 3).bfloat16()}, "float16"),
+        (GOOD, {"0.fc2": torch.zeros(30).half()}, r"rows, 3\]"),
+        (GOOD, {"0.fc2": torch.zeros(0, 3).half()}, "two matrices"),
+        (changed(hidden=7), {}, "7 columns"),
+        (changed(hidden=1 << 70), {}, "damaged"),
+        (changed(hidden="6"), {}, "'6' columns"),
+        (changed(weight_format="q8_0"), {}, "blocks of 32"),
+        (changed(weight_format="q8_0", hidden=64), {}, "uint8"),
+        (changed(weight_format="f32"), {}, "'f32' is not known"),
+        (changed(weight_format=["f16"]), {}, "is not known"),
+        (GOOD | {"format_version": "1"}, {"0.fc2": torch.zeros(10, 4).half()}, "ranks 3 and 4"),
+        (GOOD | {"format_version": "1"}, {"0.fc2": torch.zeros(10, 3)}, "float16"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, metadata, tensors, message):
     path = tmp_path / "default.safetensors"
-    good = {"0.fc1": make().fc1, "0.fc2": make().fc2, "thresholds": torch.tensor([0.25])}
+    good = {"0.fc1": make().fc1.data, "0.fc2": make().fc2.data, "thresholds": torch.tensor([0.25])}
     save_file({name: t for name, t in (good | tensors).items() if t is not None}, path, metadata)
     with pytest.raises(UserError, match=message):
         read_predictors(path)

@@ -11,6 +11,7 @@ from hybrid.runtime.sequence import Sequence
 from hybrid.stages.opening import open_engine
 from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
+from profiler.matrix import WEIGHT_FORMATS, Matrix
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")]
 
@@ -24,15 +25,16 @@ def plan(demo):
 
 @pytest.mark.parametrize("tokens", [1, 5, 40])
 @pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_sparse_ffn_on_the_device_is_that_of_the_host(tokens, gated, dtype):
+@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+def test_sparse_ffn_on_the_device_is_that_of_the_host(tokens, gated, weight_format):
     hidden, rows = 96, 1500
     generator = torch.Generator().manual_seed(tokens)
-    weights = torch.randn(rows, (3 if gated else 2) * hidden, generator=generator).to(dtype)
+    parts = [torch.randn(rows, hidden, generator=generator) for _ in range(3 if gated else 2)]
+    weights = torch.cat([Matrix.quantised(part, weight_format).data for part in parts], 1)
     x = torch.randn(tokens, hidden, generator=generator)
     named = torch.rand(tokens, rows, generator=generator) < 0.2
     bias = None if gated else torch.randn(rows, generator=generator)
-    arguments = (hidden, gated, "relu")
+    arguments = (weight_format, hidden, gated, "relu")
     y, counts = reference.sparse_ffn(weights, *arguments, bias, x, named, True)
     on_device = None if bias is None else bias.cuda()
     found, found_counts = reference.sparse_ffn(weights.cuda(), *arguments, on_device, x.cuda(), named.cuda(), True)
@@ -40,6 +42,17 @@ def test_sparse_ffn_on_the_device_is_that_of_the_host(tokens, gated, dtype):
     assert found_counts.gated == counts.gated
     # A gate that is almost zero may fall to either side when it is summed in another order.
     assert abs(found_counts.finished - counts.finished) <= 2
+
+
+@pytest.mark.parametrize("weight_format", ["q8_0", "q4_0"])
+def test_blocks_are_encoded_and_widened_on_the_device_as_on_the_host(weight_format):
+    values = torch.randn(70, 37 * 32, generator=torch.Generator().manual_seed(0))
+    matrix = Matrix.quantised(values, weight_format)
+    assert torch.equal(matrix.to("cuda").widened(slice(None)).cpu(), matrix.widened(slice(None)))
+    ids = torch.tensor([69, 0, 33])
+    assert torch.equal(matrix.to("cuda").widened(ids.cuda()).cpu(), matrix.widened(ids))
+    off = (Matrix.quantised(values.cuda(), weight_format).data.cpu() != matrix.data).float().mean()
+    assert float(off) < 1e-3, "a division may round to the neighbour there"
 
 
 @pytest.mark.parametrize("mode", ["dense", "exact", "predicted"])

@@ -8,11 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from hybrid.reports import inspect_lines
 from hybrid.stages.inspect import inspect
+from hybrid.stages.pack import pack
 from hybrid.store.files import ModelFiles
 from hybrid.store.manifest import layer_file
 from profiler.artifacts import UserError
+from profiler.matrix import Matrix
+from profiler.predictor import LowRankPredictor, PredictorQuality, PredictorSet, write_predictors
 from profiler.profile import Profile, write_profile
 
 
@@ -45,6 +50,8 @@ def test_what_was_packed(llama_directory):
     assert report.bytes["embeddings"] == report.bytes["head"] == 2 * spec.vocab_size * spec.hidden_size
     assert report.bytes["norms"] == 4 * spec.hidden_size * (2 * spec.n_layers + 1)
     assert report.parameters == 142320
+    weights = sum(report.bytes[part] for part in ("embeddings", "attention", "norms", "head", "neurons"))
+    assert 16 < report.bits_per_weight == 8 * weights / 142320 < 17
     assert report.in_checkpoint_order and not report.verified
     assert report.profiles == report.predictors == report.plans == ()
     assert "tokenizer.model" in report.tokenizer_files
@@ -91,6 +98,32 @@ def test_a_flipped_bit_is_found_only_by_reading(copy):
     path.write_bytes(content)
     assert not inspect(copy).verified
     with pytest.raises(UserError, match=r"neurons/02\.safetensors is damaged.*pack again"):
+        inspect(copy, verify=True)
+
+
+@pytest.mark.parametrize(("weight_format", "bits"), [("q8_0", 8.5), ("q4_0", 4.5)])
+def test_quantised_models_say_their_bits(make_llama, tmp_path, weight_format, bits):
+    path = make_llama(tmp_path, hidden_size=128, num_attention_heads=4, num_key_value_heads=2)
+    pack(path, tmp_path / "model", weight_format)
+    report = inspect(tmp_path / "model", verify=True)
+    assert report.weight_format == weight_format
+    assert bits < report.bits_per_weight < bits * 1.15  # records are padded
+    assert any(f"{weight_format}, {report.bits_per_weight:.2f} bits each" in line for line in inspect_lines(report))
+
+
+def test_predictors_that_are_not_finite_are_found_only_by_reading(copy):
+    files = ModelFiles.open_files(copy)
+    quality = PredictorQuality(tokens=1, active=0.5, named=0.5, recall=1.0, precision=1.0, mass_recall=1.0)
+    sizes = ((7, 60), (123, 7))
+    layers = [LowRankPredictor(*(Matrix.of(torch.ones(size).half()) for size in sizes), 0.0) for _ in range(3)]
+    path = files.predictors_path("default")
+    write_predictors(path, PredictorSet(files.source_digest, tuple(layers), (quality,) * 3))
+    assert inspect(copy, verify=True).predictors == ("default",)
+    content = bytearray(path.read_bytes())
+    content[-2:] = b"\x00\x7e"  # a NaN in place of the last weight
+    path.write_bytes(content)
+    assert inspect(copy).predictors == ("default",)
+    with pytest.raises(UserError, match=r"default\.safetensors is damaged.*not numbers, in layer.*hybrid profile"):
         inspect(copy, verify=True)
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
+from profiler.blocks import encode
 
 
 @pytest.fixture
@@ -30,17 +32,17 @@ def check_llama(path, theirs, dtype):
     with ModelDirectory.open(path) as directory:
         directory.verify()
         spec = directory.spec
-        assert torch.equal(directory.dense("embed.weight"), theirs["model.embed_tokens.weight"].to(dtype))
-        assert torch.equal(directory.dense("head.weight"), theirs["lm_head.weight"].to(dtype))
+        assert torch.equal(directory.matrix("embed.weight").data, theirs["model.embed_tokens.weight"].to(dtype))
+        assert torch.equal(directory.matrix("head.weight").data, theirs["lm_head.weight"].to(dtype))
         assert torch.equal(directory.dense("final_norm.weight"), theirs["model.norm.weight"].float())
         for i in range(spec.n_layers):
             prefix, layer = f"model.layers.{i}", directory.layer(i)
             for name in ("q", "k", "v", "o"):
                 expected = theirs[f"{prefix}.self_attn.{name}_proj.weight"].to(dtype)
-                assert torch.equal(directory.dense(f"layers.{i}.{name}.weight"), expected)
+                assert torch.equal(directory.matrix(f"layers.{i}.{name}.weight").data, expected)
             for part in ("gate", "up"):
-                assert torch.equal(layer.part(part), theirs[f"{prefix}.mlp.{part}_proj.weight"].to(dtype))
-            assert torch.equal(layer.part("down"), theirs[f"{prefix}.mlp.down_proj.weight"].T.to(dtype))
+                assert torch.equal(layer.part(part).data, theirs[f"{prefix}.mlp.{part}_proj.weight"].to(dtype))
+            assert torch.equal(layer.part("down").data, theirs[f"{prefix}.mlp.down_proj.weight"].T.to(dtype))
             assert layer.bias is None
             assert torch.equal(
                 directory.dense(f"layers.{i}.ffn_norm.weight"),
@@ -66,6 +68,94 @@ def test_every_value_of_every_tensor(copy, tmp_path, stored, asked, packed):
     assert report.weight_format == packed
     dtype = {"bf16": torch.bfloat16, "f16": torch.float16}[packed]
     check_llama(tmp_path / "model", load_file(copy / "model.safetensors"), dtype)
+
+
+def whole_blocks(make, folder, **options):
+    """A checkpoint whose sizes are whole blocks of 32; 96 weights are three, and the heads' 64 two."""
+    return make(folder, hidden_size=96, num_attention_heads=4, **options)
+
+
+@pytest.mark.parametrize("weight_format", ["q8_0", "q4_0"])
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32, torch.float64])
+def test_quantised_llama(make_llama, tmp_path, weight_format, stored, monkeypatch):
+    monkeypatch.setattr("hybrid.stages.pack.BLOCK_BYTES", 20_000)
+    monkeypatch.setattr("hybrid.checkpoint.reader.BLOCK_BYTES", 5000)
+    path = whole_blocks(make_llama, tmp_path, head_dim=16, num_key_value_heads=2, dtype=torch.float32)
+    change_weights(path, lambda t: t.update({name: value.to(stored) for name, value in t.items()}))
+    theirs = load_file(path / "model.safetensors")
+    report = pack(path, tmp_path / "model", weight_format)
+    assert report.weight_format == weight_format
+    assert report.source_digest == pack(path, tmp_path / "other").source_digest
+    with ModelDirectory.open(tmp_path / "model") as directory:
+        directory.verify()
+        for i in range(directory.spec.n_layers):
+            layer, prefix = directory.layer(i), f"model.layers.{i}"
+            assert layer.weight_format == weight_format and layer.rows.dtype == torch.uint8
+            assert layer.rows.shape == (123, directory.stride_bytes)
+            width = layer.part("up").nbytes // 123
+            assert not layer.rows[:, 3 * width :].any() and 0 <= directory.stride_bytes - 3 * width < 64
+            names = [
+                *((n, f"self_attn.{n}_proj") for n in "qkvo"),
+                *((n, f"mlp.{n}_proj") for n in ("gate", "up", "down")),
+            ]
+            for ours, name in names:
+                values = theirs[f"{prefix}.{name}.weight"].float()
+                in_rows = ours in layer.parts
+                matrix = layer.part(ours) if in_rows else directory.matrix(f"layers.{i}.{ours}.weight")
+                expected = values.T if ours == "down" else values
+                assert matrix.weight_format == weight_format and matrix.shape == tuple(expected.shape)
+                assert torch.equal(matrix.data, encode(expected, weight_format))
+            norm = theirs[f"{prefix}.input_layernorm.weight"].float()
+            assert torch.equal(directory.dense(f"layers.{i}.attn_norm.weight"), norm)
+        for ours, name in (("embed", "model.embed_tokens"), ("head", "lm_head")):
+            assert torch.equal(directory.matrix(f"{ours}.weight").data, encode(theirs[f"{name}.weight"], weight_format))
+
+
+def test_quantised_opt_keeps_positions_biases_and_norms(make_opt, tmp_path):
+    path = make_opt(tmp_path, hidden_size=64, word_embed_proj_dim=64)
+    theirs = load_file(path / "model.safetensors")
+    pack(path, tmp_path / "model", "q4_0")
+    with ModelDirectory.open(tmp_path / "model") as directory:
+        positions = directory.matrix("positions.weight")
+        assert positions.weight_format == "f16"
+        assert torch.equal(positions.data, theirs["model.decoder.embed_positions.weight"].half())
+        layer, prefix = directory.layer(2), "model.decoder.layers.2"
+        assert torch.equal(layer.bias, theirs[f"{prefix}.fc1.bias"].float())
+        assert torch.equal(directory.dense("layers.2.down.bias"), theirs[f"{prefix}.fc2.bias"].float())
+        assert torch.equal(layer.part("up").data, encode(theirs[f"{prefix}.fc1.weight"], "q4_0"))
+        assert torch.equal(layer.part("down").data, encode(theirs[f"{prefix}.fc2.weight"].T, "q4_0"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "named"), [({}, 60), ({"hidden_size": 64, "num_attention_heads": 8, "head_dim": 10}, 80)]
+)
+def test_sizes_that_are_no_whole_blocks_are_refused_before_anything_is_written(make_llama, tmp_path, sizes, named):
+    path = make_llama(tmp_path, **sizes)
+    with pytest.raises(UserError, match=f"q8_0 stores blocks of 32 weights, and a vector of {named} .* bf16 and f16"):
+        pack(path, tmp_path / "model", "q8_0")
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_a_scale_beyond_half_names_the_tensor_and_leaves_nothing(make_llama, tmp_path):
+    path = whole_blocks(make_llama, tmp_path)
+    change_weights(path, lambda t: t["model.layers.1.mlp.down_proj.weight"].view(-1)[9:10].fill_(1e9))
+    with pytest.raises(
+        UserError, match=r"model\.layers\.1\.mlp\.down_proj\.weight: a weight of 9.98e\+08 needs .*--format"
+    ):
+        pack(path, tmp_path / "model", "q4_0")
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_reordered_rows_of_blocks_stay_whole(make_llama, tmp_path):
+    path = whole_blocks(make_llama, tmp_path)
+    pack(path, tmp_path / "model", "q4_0")
+    order = np.random.default_rng(0).permutation(123).astype(np.int32)
+    with ModelDirectory.open(tmp_path / "model") as before:
+        expected = before.layer(1).part("down").widened(torch.from_numpy(order).long())
+        before.reorder_layer(1, order)
+    with ModelDirectory.open(tmp_path / "model") as after:
+        after.verify()
+        assert torch.equal(after.layer(1).part("down").widened(slice(None)), expected)
 
 
 def test_blocks_smaller_than_a_tensor(copy, tmp_path, monkeypatch):
@@ -99,7 +189,7 @@ def test_tied_embeddings_are_stored_once(make_llama, tmp_path):
     with ModelDirectory.open(tmp_path / "model") as directory:
         assert directory.spec.tied_embeddings
         with pytest.raises(KeyError):
-            directory.dense("head.weight")
+            directory.matrix("head.weight")
 
 
 def test_opt_without_biases(make_opt, tmp_path):

@@ -35,26 +35,35 @@ def flip(path, at):
 def test_tensors_are_those_of_the_checkpoint(opt_checkpoint, opt_directory):
     theirs = load_file(opt_checkpoint / "model.safetensors")
     with ModelDirectory.open(opt_directory) as directory:
-        assert torch.equal(directory.dense("embed.weight"), theirs["model.decoder.embed_tokens.weight"])
+        assert torch.equal(directory.matrix("embed.weight").data, theirs["model.decoder.embed_tokens.weight"])
         assert torch.equal(
             directory.dense("layers.1.q.bias"), theirs["model.decoder.layers.1.self_attn.q_proj.bias"].float()
         )
         layer = directory.layer(2)
-        assert torch.equal(layer.part("up"), theirs["model.decoder.layers.2.fc1.weight"])
-        assert torch.equal(layer.part("down"), theirs["model.decoder.layers.2.fc2.weight"].T)
+        assert torch.equal(layer.part("up").data, theirs["model.decoder.layers.2.fc1.weight"])
+        assert torch.equal(layer.part("down").data, theirs["model.decoder.layers.2.fc2.weight"].T)
         assert torch.equal(layer.bias, theirs["model.decoder.layers.2.fc1.bias"].float())
         assert layer.parts == ("up", "down")
         assert layer.rows.stride() == (directory.stride_bytes // 2, 1)
         assert not layer.rows[:, 2 * directory.spec.hidden_size :].any()
         assert np.array_equal(layer.neuron_ids, np.arange(157))
-        with pytest.raises(KeyError):
-            directory.dense("head.weight")
+        positions = directory.matrix("positions.weight")
+        assert torch.equal(positions.data, theirs["model.decoder.embed_positions.weight"])
+        for read, name in (
+            (directory.matrix, "head.weight"),
+            (directory.dense, "head.weight"),
+            (directory.dense, "embed.weight"),
+            (directory.matrix, "final_norm.weight"),
+            (directory.matrix, "layers.0.up.weight"),
+        ):
+            with pytest.raises(KeyError):
+                read(name)
 
 
 def test_tensors_lie_in_mapped_pages_of_the_file(llama_directory):
     with ModelDirectory.open(llama_directory) as directory:
         assert directory.mappings() == []
-        rows, dense = directory.layer(1).rows, directory.dense("layers.1.o.weight")
+        rows, dense = directory.layer(1).rows, directory.matrix("layers.1.o.weight").data
         mappings = {path: (address, length) for address, length, path in directory.mappings()}
         assert set(mappings) == {str(llama_directory / n) for n in ("dense.safetensors", layer_file(1))}
         mapped = {m.path for m in psutil.Process().memory_maps(grouped=False)}
@@ -71,7 +80,7 @@ def test_tensors_lie_in_mapped_pages_of_the_file(llama_directory):
 def test_mapping_warns_of_nothing(llama_directory):
     with warnings.catch_warnings(), ModelDirectory.open(llama_directory) as directory:
         warnings.simplefilter("error")
-        directory.dense("embed.weight")
+        directory.matrix("embed.weight")
         torch.from_numpy(directory.layer(0).neuron_ids)
 
 
@@ -93,7 +102,7 @@ def test_the_library_reads_the_files_unchanged(opt_directory):
         loaded = load_file(opt_directory / layer_file(1))
         assert torch.equal(loaded["rows"], directory.layer(1).rows)
         with safetensors.safe_open(opt_directory / "dense.safetensors", "pt") as file:
-            assert torch.equal(file.get_tensor("positions.weight"), directory.dense("positions.weight"))
+            assert torch.equal(file.get_tensor("positions.weight"), directory.matrix("positions.weight").data)
 
 
 def test_reordering_changes_rows_and_the_order_and_nothing_else(copy):
@@ -141,7 +150,7 @@ def test_a_changed_header_is_noticed_on_mapping(copy):
     flip(copy / "dense.safetensors", 40)
     flip(copy / layer_file(0), 8)
     with ModelDirectory.open(copy) as directory:
-        for read in (lambda: directory.dense("embed.weight"), lambda: directory.layer(0)):
+        for read in (lambda: directory.matrix("embed.weight"), lambda: directory.layer(0)):
             with pytest.raises(UserError, match=r"damaged.*pack again"):
                 read()
         directory.layer(1)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from hybrid.spec import ModelSpec
 from hybrid.store.layout import ALIGNMENT, ITEM_BYTES, PADDING, PAGE, dense_layout, lay_out, layer_layout, least_stride
 from hybrid.store.writer import StreamingWriter
+from profiler.artifacts import UserError
 
 NUMPY = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "I32": np.int32, "U8": np.uint8}
 
@@ -82,16 +83,17 @@ def test_a_wrong_write_fails_at_once(tmp_path, write):
 def spec(**options):
     sizes = {"vocab_size": 11, "hidden_size": 5, "n_layers": 2, "n_neurons": 7, "n_heads": 1, "n_kv_heads": 1}
     gated = {"activation": "relu", "gated": True, "norm": "rms", "norm_eps": 0.0, "positions": "learned"}
-    return ModelSpec(family="x", head_dim=4, max_positions=9, **{**sizes, **gated, **options})
+    return ModelSpec(family="x", max_positions=9, **{"head_dim": 4, **sizes, **gated, **options})
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 300), st.booleans())
-def test_a_row_holds_a_neuron_and_less_than_64_bytes_more(hidden, gated):
-    model = spec(hidden_size=hidden, gated=gated)
-    record = (3 if gated else 2) * hidden * 2
-    assert 0 <= least_stride(model) - record < 64
-    assert least_stride(model) % 64 == 0
+@given(st.integers(1, 300), st.booleans(), st.sampled_from([("bf16", 1, 2), ("q8_0", 32, 34), ("q4_0", 32, 18)]))
+def test_a_row_holds_a_neuron_and_less_than_64_bytes_more(count, gated, blocks):
+    weight_format, block, block_bytes = blocks
+    model = spec(hidden_size=count * block, gated=gated)
+    record = (3 if gated else 2) * count * block_bytes
+    assert 0 <= least_stride(model, weight_format) - record < 64
+    assert least_stride(model, weight_format) % 64 == 0
 
 
 def test_a_neuron_file_has_rows_ids_and_biases_where_the_ffn_has_them():
@@ -107,3 +109,21 @@ def test_vectors_are_fp32_and_matrices_in_the_weight_format():
     assert codes["layers.0.q.weight"] == codes["embed.weight"] == codes["positions.weight"] == "F16"
     assert codes["layers.0.q.bias"] == codes["final_norm.bias"] == codes["layers.1.attn_norm.weight"] == "F32"
     assert not any("gate" in name or "up" in name for name in codes)
+
+
+def test_quantised_matrices_are_bytes_and_positions_stay_16_bit():
+    sizes = {"hidden_size": 64, "n_heads": 3, "n_kv_heads": 1, "head_dim": 32}
+    entries = {e.name: (e.code, e.shape) for e in dense_layout(spec(norm="layer", **sizes), "q4_0").entries}
+    assert entries["embed.weight"] == ("U8", (11, 36))
+    assert entries["layers.0.k.weight"] == ("U8", (32, 36))
+    assert entries["layers.1.o.weight"] == ("U8", (64, 54))
+    assert entries["positions.weight"] == ("F16", (9, 64))
+    assert entries["final_norm.bias"] == ("F32", (64,))
+    layer = layer_layout(spec(**sizes), "q8_0", 256)
+    assert [(e.name, e.code, e.shape) for e in layer.entries] == [("rows", "U8", (7, 256)), ("neuron_ids", "I32", (7,))]
+
+
+@pytest.mark.parametrize("sizes", [{"hidden_size": 60, "n_heads": 8}, {"hidden_size": 64, "n_heads": 3}])
+def test_matrices_that_are_no_whole_blocks_have_no_layout(sizes):
+    with pytest.raises(UserError, match="stores blocks of 32 weights"):
+        dense_layout(spec(head_dim=4, **sizes), "q8_0")

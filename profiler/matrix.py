@@ -1,0 +1,118 @@
+"""A matrix of weights in one of the storage formats: what predictors, the store and the operators hand each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from profiler.blocks import decode, encode, scales_of
+from profiler.formats import WEIGHT_FORMATS, is_quantised, vector_bytes
+
+__all__ = ["DTYPES", "FORMAT_OF", "SIXTEEN_BIT", "WEIGHT_FORMATS", "Matrix"]
+
+SIXTEEN_BIT = {"bf16": torch.bfloat16, "f16": torch.float16}
+FORMAT_OF = {dtype: name for name, dtype in SIXTEEN_BIT.items()}
+# How a matrix is typed in memory: 16-bit floats, or bytes.
+DTYPES = {name: SIXTEEN_BIT.get(name, torch.uint8) for name in WEIGHT_FORMATS}
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Weights `[rows, columns]`, on any device, perhaps a view of mapped memory whose rows are further apart.
+
+    data: bf16, f16: `[rows, columns]` of that type; q8_0, q4_0: uint8 `[rows, vector_bytes]`, each row two planes (see
+    `profiler.blocks`). The elements of a row lie one after the other.
+
+    Raises:
+        ValueError: the data is not of that format, or not laid out so.
+        UserError: a quantised format, and columns that are not a whole number of blocks.
+    """
+
+    data: torch.Tensor
+    weight_format: str
+    columns: int
+
+    def __post_init__(self) -> None:
+        if self.weight_format not in WEIGHT_FORMATS:
+            raise ValueError(
+                f"weight format {self.weight_format!r} is not known; known are {', '.join(WEIGHT_FORMATS)}"
+            )
+        if not isinstance(self.columns, int) or self.columns < 1:
+            raise ValueError(f"a matrix cannot have {self.columns!r} columns")
+        dtype, data = DTYPES[self.weight_format], self.data
+        width = vector_bytes(self.weight_format, self.columns) // dtype.itemsize
+        if data.ndim != 2 or data.dtype != dtype or data.shape[1] != width:
+            raise ValueError(
+                f"a {self.weight_format} matrix of {self.columns} columns is {dtype} [rows, {width}], "
+                f"not {data.dtype} {list(data.shape)}"
+            )
+        if (width > 1 and data.stride(1) != 1) or (len(data) > 1 and data.stride(0) < width):
+            raise ValueError(
+                f"the elements of a matrix's row lie one after the other, not with strides {data.stride()}"
+            )
+
+    @staticmethod
+    def of(values: torch.Tensor) -> Matrix:
+        """16-bit values `[rows, columns]` as they are.
+
+        Raises:
+            ValueError: they are of another type or shape.
+        """
+        if values.ndim != 2 or values.dtype not in FORMAT_OF:
+            raise ValueError(
+                f"a matrix is bfloat16 or float16 [rows, columns], not {values.dtype} {list(values.shape)}"
+            )
+        return Matrix(values, FORMAT_OF[values.dtype], values.shape[1])
+
+    @staticmethod
+    def quantised(values: torch.Tensor, weight_format: str) -> Matrix:
+        """Finite floats `[rows, columns]` rounded to a format, 16-bit ones included.
+
+        Raises:
+            UserError: columns that are not a whole number of blocks, or a value beyond the format's range of scales.
+        """
+        stored = encode(values, weight_format) if is_quantised(weight_format) else values.to(DTYPES[weight_format])
+        return Matrix(stored, weight_format, values.shape[1])
+
+    @property
+    def rows(self) -> int:
+        """Number of rows: of outputs, or of tokens of a vocabulary."""
+        return self.data.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns, in weights."""
+        return self.rows, self.columns
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, without what may lie between rows."""
+        return self.data.numel() * self.data.element_size()
+
+    @property
+    def stride_bytes(self) -> int:
+        """Bytes from one row to the next."""
+        return (self.data.stride(0) if self.rows > 1 else self.data.shape[1]) * self.data.element_size()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.data.device
+
+    def widened(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        """fp32 `[k, columns]` of some rows: a slice of them, or whole numbers `[k]` on the matrix's device. Exact."""
+        data = self.data[rows]
+        return decode(data, self.weight_format, self.columns) if is_quantised(self.weight_format) else data.float()
+
+    def to(self, device: torch.device | str) -> Matrix:
+        """A copy on a device, its rows one after the other."""
+        data = self.data.to(device, copy=True, memory_format=torch.contiguous_format)
+        return Matrix(data, self.weight_format, self.columns)
+
+    def is_finite(self) -> bool:
+        """Whether no weight is NaN or infinite. Reads all of a 16-bit matrix, the scales of a quantised one."""
+        values = (
+            scales_of(self.data, self.weight_format, self.columns) if is_quantised(self.weight_format) else self.data
+        )
+        return bool(torch.isfinite(values).all())

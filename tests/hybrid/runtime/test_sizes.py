@@ -1,0 +1,37 @@
+"""What placement is told of a model's bytes, against the bytes of its files."""
+
+import pytest
+
+from hybrid.runtime.sizes import model_sizes
+from hybrid.stages.pack import pack
+from hybrid.store.directory import ModelDirectory
+from hybrid.store.layout import PADDING
+from hybrid.store.manifest import DENSE_FILE, layer_file
+from profiler.matrix import WEIGHT_FORMATS
+
+
+@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+@pytest.mark.parametrize("family", ["llama", "tied llama", "opt"])
+def test_sizes_are_those_of_the_files(make_llama, make_opt, tmp_path, family, weight_format):
+    if family == "opt":
+        path = make_opt(tmp_path, hidden_size=64, word_embed_proj_dim=64)
+    else:
+        sizes = {"hidden_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+        path = make_llama(tmp_path, tie_word_embeddings=family != "llama", **sizes)
+    pack(path, tmp_path / "model", weight_format)
+    with ModelDirectory.open(tmp_path / "model") as directory:
+        sizes = model_sizes(directory, None, context=64, vram=1 << 20, kv_format="f16")
+        dense = [e for e in directory.manifest.layouts[DENSE_FILE].entries if not e.name.startswith(PADDING)]
+        layer = directory.manifest.layouts[layer_file(0)]
+
+        def stored(*starts):
+            return sum(e.nbytes for e in dense if e.name.startswith(starts))
+
+        assert sizes.attention_bytes == tuple(stored(f"layers.{i}.") for i in range(directory.spec.n_layers))
+        assert sizes.embeddings_bytes == stored("embed.")
+        assert sizes.positions_bytes == stored("positions.")
+        assert sizes.head_bytes == stored("head.")
+        assert sizes.final_norm_bytes == stored("final_norm.")
+        assert sizes.n_rows * sizes.row_bytes == layer.entry("rows").nbytes
+        biases = sum(e.nbytes for e in layer.entries if e.name == "bias")
+        assert sizes.n_rows * sizes.row_extra_bytes == biases
