@@ -5,6 +5,8 @@ A block number means the same place in every layer and on every unit, so one tab
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +44,7 @@ class BlockAllocator:
             raise UserError(f"all {self.blocks} pages of the KV cache are in use; ask for a larger --context")
         return self._free.pop()
 
-    def give_back(self, blocks: list[int]) -> None:
+    def give_back(self, blocks: Sequence[int]) -> None:
         """Make blocks free again."""
         assert not set(blocks) & set(self._free), "a block was given back twice"
         self._free.extend(reversed(blocks))
@@ -52,7 +54,7 @@ class BlockAllocator:
 class Span:
     """The tokens of one sequence in a step: its blocks, the position of its first token here, and how many."""
 
-    blocks: torch.Tensor  # int64 [pages]
+    blocks: array[int]  # of int64 ("q"), [pages]
     first_position: int
     count: int
 
@@ -72,14 +74,14 @@ class LayerPages:
     def write(self, span: Span, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store keys and values `[span.count, kv_head, head_dim]` at the span's positions."""
         positions = torch.arange(span.first_position, span.end)
-        blocks = span.blocks[positions // PAGE_TOKENS].to(self.keys.device)
+        blocks = torch.tensor(span.blocks)[positions // PAGE_TOKENS].to(self.keys.device)
         slots = (positions % PAGE_TOKENS).to(self.keys.device)
         self.keys[blocks, :, slots] = keys.to(self.keys.dtype)
         self.values[blocks, :, slots] = values.to(self.values.dtype)
 
     def read(self, span: Span) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the whole sequence so far, `[span.end, kv_head, head_dim]` each."""
-        blocks = span.blocks[: pages_for(span.end)].to(self.keys.device)
+        blocks = torch.tensor(span.blocks[: pages_for(span.end)], device=self.keys.device)
         return self._gather(self.keys, blocks, span.end), self._gather(self.values, blocks, span.end)
 
     @staticmethod

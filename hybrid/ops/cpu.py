@@ -9,6 +9,7 @@ import torch
 from hybrid.ops import reference
 from hybrid.ops.bank import Counts, RowBank
 from profiler.artifacts import UserError
+from profiler.matrix import Matrix
 
 try:
     from hybrid.ops import _native
@@ -21,11 +22,14 @@ except ImportError as error:
     ) from error
 
 Pool = _native.Pool
+Program = _native.Program
 guard_mapping = _native.guard_mapping
 unguard_mapping = _native.unguard_mapping
 isa = _native.isa
 
-WEIGHT_FORMATS = {torch.bfloat16: _native.BF16, torch.float16: _native.F16}
+MAX_TOKENS = _native.MAX_TOKENS
+WEIGHT_FORMATS = {"bf16": _native.BF16, "f16": _native.F16, "q8_0": _native.Q8_0, "q4_0": _native.Q4_0}
+PAGE_FORMATS = {torch.bfloat16: _native.BF16, torch.float16: _native.F16, torch.float32: _native.F32}
 ACTIVATIONS = {"relu": _native.RELU, "silu": _native.SILU}
 
 
@@ -58,24 +62,16 @@ def sparse_ffn(
             raise ValueError(f"named should be bool [{tokens}, {len(bank)}] in host memory")
         if named.stride(1) != 1 or named.stride(0) < len(bank):
             named = named.contiguous()
-    if activations is not None or not 1 <= tokens <= _native.MAX_TOKENS:
-        return reference.sparse_ffn(
-            rows, bank.hidden, bank.gated, bank.activation, bias, x, named, skip_inactive, activations
-        )
-    rows_address, bias_address = bank.addresses
+    if activations is not None or not 1 <= tokens <= MAX_TOKENS:
+        shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
+        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations)
     y = torch.empty_like(x)
     counts = array("q", (0, 0))
     _native.sparse_ffn(
         pool,
-        rows_address,
-        bank.stride_bytes,
-        len(bank),
-        bank.hidden,
-        WEIGHT_FORMATS[bank.dtype],
-        bank.gated,
-        ACTIVATIONS[bank.activation],
+        *bank_arguments(bank),
         skip_inactive,
-        bias_address,
+        bank.addresses[1],
         x.data_ptr(),
         tokens,
         0 if named is None else named.data_ptr(),
@@ -86,13 +82,13 @@ def sparse_ffn(
     return y, Counts(*counts)
 
 
-def linear(pool: Pool, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`x @ weight.T + bias` in fp32.
+def linear(pool: Pool, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`x @ weight.T + bias` in fp32; see `reference.linear`.
 
     Args:
-        pool: threads to compute on, for up to 16 tokens and 16-bit weights; torch has its own.
+        pool: threads to compute on, for up to 16 tokens; torch has its own.
         x: fp32 `[tokens, in]`.
-        weight: `[out, in]`, rows contiguous.
+        weight: `[out, in]` in host memory.
         bias: fp32 `[out]` or None.
 
     Returns:
@@ -101,29 +97,71 @@ def linear(pool: Pool, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    if weight.ndim != 2 or weight.device.type != "cpu":
-        raise ValueError(f"a weight is a matrix in host memory, not {list(weight.shape)} on {weight.device}")
-    out_features, in_features = weight.shape
-    tokens = _tokens(x, in_features)
-    if bias is not None and (bias.shape != (out_features,) or bias.dtype != torch.float32 or not bias.is_contiguous()):
-        raise ValueError(f"a bias is contiguous float32 of shape [{out_features}]")
-    weight_format = WEIGHT_FORMATS.get(weight.dtype)
-    if weight_format is None or weight.stride(1) != 1 or not 1 <= tokens <= _native.MAX_TOKENS:
+    if weight.device.type != "cpu":
+        raise ValueError(f"a weight is a matrix in host memory, not on {weight.device}")
+    tokens = _tokens(x, weight.columns)
+    check_bias(weight, bias)
+    if not 1 <= tokens <= MAX_TOKENS:
         return reference.linear(x, weight, bias)
-    y = torch.empty(tokens, out_features)
+    y = torch.empty(tokens, weight.rows)
     _native.linear(
         pool,
-        weight.data_ptr(),
-        2 * (weight.stride(0) if out_features > 1 else in_features),
-        weight_format,
-        out_features,
-        in_features,
+        weight.data.data_ptr(),
+        weight.stride_bytes,
+        WEIGHT_FORMATS[weight.weight_format],
+        weight.rows,
+        weight.columns,
         0 if bias is None else bias.data_ptr(),
         x.data_ptr(),
         tokens,
         y.data_ptr(),
     )
     return y
+
+
+def greatest(row: torch.Tensor) -> int | None:
+    """The place of the greatest of fp32 `[n]` in host memory, the first of equals; None where one is not finite."""
+    assert row.ndim == 1 and row.dtype == torch.float32 and row.is_contiguous()
+    place = _native.greatest(row.data_ptr(), len(row))
+    return None if place < 0 else place
+
+
+def bank_arguments(bank: RowBank) -> tuple[int, int, int, int, int, bool, int]:
+    """A bank as the native module takes it: address, stride, rows, hidden, format, gated, activation."""
+    return (
+        bank.addresses[0],
+        bank.stride_bytes,
+        len(bank),
+        bank.hidden,
+        WEIGHT_FORMATS[bank.weight_format],
+        bank.gated,
+        ACTIVATIONS[bank.activation],
+    )
+
+
+def matrix_arguments(
+    weight: Matrix, bias: torch.Tensor | None = None, y: torch.Tensor | None = None
+) -> tuple[int, int, int, int, int, int]:
+    """A matrix as a program takes it: address, stride, format, outputs, bias, and the buffer of its outputs.
+
+    Raises:
+        ValueError: the bias does not fit.
+    """
+    check_bias(weight, bias)
+    return (
+        weight.data.data_ptr(),
+        weight.stride_bytes,
+        WEIGHT_FORMATS[weight.weight_format],
+        weight.rows,
+        0 if bias is None else bias.data_ptr(),
+        0 if y is None else y.data_ptr(),
+    )
+
+
+def check_bias(weight: Matrix, bias: torch.Tensor | None) -> None:
+    """Refuse a bias that does not fit a matrix."""
+    if bias is not None and (bias.shape != (weight.rows,) or bias.dtype != torch.float32 or not bias.is_contiguous()):
+        raise ValueError(f"a bias is contiguous float32 of shape [{weight.rows}]")
 
 
 def _tokens(x: torch.Tensor, features: int) -> int:

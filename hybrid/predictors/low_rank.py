@@ -1,4 +1,4 @@
-"""A layer's low-rank predictor where it runs: rows in the order of the layer file, weights on the layer's unit."""
+"""A layer's low-rank predictor where it runs, weights on the layer's unit and in the order of neuron ids."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ from dataclasses import dataclass
 
 import torch
 
-LinearOperator = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+from profiler.matrix import Matrix
+
+LinearOperator = Callable[[torch.Tensor, Matrix, torch.Tensor | None], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class RowPredictor:
     """`relu(x fc1ᵀ) fc2ᵀ > threshold`, a bool per row (Deja Vu, section 4.1; PowerInfer, section 5.1).
 
-    fc1: 16 bit `[rank, hidden]`; fc2: 16 bit `[rows, rank]`, in row order; linear: the unit's operator.
+    fc1: `[rank, hidden]`; fc2: `[neurons, rank]`, both as they lie in their file; neuron_ids: int64 `[rows]`, the
+    neuron of each row; row_of_neuron: int32 `[neurons]`, its inverse; linear: the unit's operator.
     """
 
-    fc1: torch.Tensor
-    fc2: torch.Tensor
+    fc1: Matrix
+    fc2: Matrix
     threshold: float
+    neuron_ids: torch.Tensor
+    row_of_neuron: torch.Tensor
     linear: LinearOperator
 
     def named(self, x: torch.Tensor) -> torch.Tensor:
         """bool `[tokens, rows]`: the rows that each token's own state names, whatever else is in the batch."""
-        return self.linear(self.linear(x, self.fc1, None).relu_(), self.fc2, None) > self.threshold
+        by_neuron = self.linear(self.linear(x, self.fc1, None).relu_(), self.fc2, None) > self.threshold
+        return by_neuron[:, self.neuron_ids]

@@ -20,6 +20,7 @@ class Activity:
     tokens: int = 0
     seconds: float = 0.0
     positions: int = 0  # sum over tokens of the keys that each attended to
+    native_seconds: float = 0.0  # inside recorded steps; the rest of `seconds` is the interpreter's and torch's
     gpu: UnitRows = field(default_factory=UnitRows)
     cpu: UnitRows = field(default_factory=UnitRows)
     near_seconds: float = 0.0  # computing the rows beside attention, in layers that have rows elsewhere

@@ -6,14 +6,17 @@ One caller at a time. The engine owns the units, the lane and the mapped model, 
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 import torch
 
-from hybrid.model.decoder import Decoder, Step
+from hybrid.model.decoder import Decoder
+from hybrid.model.eager import EagerOperators, Step
 from hybrid.model.kv_cache import BlockAllocator, Span, pages_for
+from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
 from hybrid.runtime.loader import Machine, load_machine
 from hybrid.runtime.options import EngineOptions
@@ -106,14 +109,12 @@ class Engine:
         self._check_ids(token_ids)
         if len(token_ids) > self.context:
             raise UserError(f"{len(token_ids)} tokens do not fit the context of {self.context}")
-        blocks = [self.allocator.take() for _ in range(pages_for(len(token_ids)))]
+        blocks = array("q", (self.allocator.take() for _ in range(pages_for(len(token_ids)))))
         piece = 1 if one_by_one else self.machine.prefill_tokens
         try:
             self.machine.scheduler.tap = tap
             pieces = [
-                self._run(
-                    [list(token_ids[at : at + piece])], [Span(torch.tensor(blocks), at, count)], self.ledger.evaluation
-                )
+                self._run([list(token_ids[at : at + piece])], [Span(blocks, at, count)], self.ledger.evaluation).clone()
                 for at in range(0, len(token_ids), piece)
                 if (count := min(piece, len(token_ids) - at))
             ]
@@ -147,11 +148,14 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self, token_ids: list[list[int]], spans: list[Span], activity: Activity) -> torch.Tensor:
-        flat = torch.tensor([i for ids in token_ids for i in ids])
-        activity.tokens += len(flat)
+        step = Step([i for ids in token_ids for i in ids], spans)
+        activity.tokens += len(step.token_ids)
         activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in spans)
-        self.machine.scheduler.activity = activity
-        return self.decoder.forward(Step(flat, spans))
+        scheduler = self.machine.scheduler
+        scheduler.activity = activity
+        if self.machine.recorded is not None and scheduler.tap is None and len(step.token_ids) <= MAX_TOKENS:
+            return self.machine.recorded.run(step, activity)
+        return self.decoder.forward(EagerOperators(self.directory.spec, step, scheduler.feed_forward))
 
     @torch.inference_mode()
     def _sample(self, planned: list[Planned], hidden: torch.Tensor) -> list[TokenSequence]:
@@ -161,7 +165,12 @@ class Engine:
         ready = [i for i, p in enumerate(planned) if p.sequence.pending == 0]
         if not ready:
             return []
-        logits = self.decoder.logits(hidden[ends[ready].to(hidden.device)]).cpu()
+        last = hidden[ends[ready].to(hidden.device)]
+        recorded = self.machine.recorded
+        if recorded is not None and len(last) <= MAX_TOKENS:
+            logits = recorded.logits(last, self.machine.scheduler.activity)
+        else:
+            logits = self.decoder.logits(last).cpu()
         for row, i in enumerate(ready):
             sequence = planned[i].sequence
             sequence.append(sequence.sampler.pick(logits[row]), self.context)

@@ -11,12 +11,14 @@ from hybrid.model.decoder import Decoder
 from hybrid.model.kv_cache import KV_FORMATS, pages_for
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
+from hybrid.runtime.cores import usable_cores
 from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.options import EngineOptions, choose_context
 from hybrid.runtime.placer import Placer
+from hybrid.runtime.recorded import RecordedStep, record
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, prefill_within
-from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit, usable_cores
+from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit
 from hybrid.store.directory import ModelDirectory
 from placement.plan import LayerPlan, Plan, Segment
 from profiler.artifacts import UserError
@@ -28,6 +30,7 @@ class Machine:
 
     decoder: Decoder
     scheduler: Scheduler
+    recorded: RecordedStep | None
     units: dict[str, Unit]
     lane: Lane | None
     banks: list[RowBank]
@@ -39,6 +42,8 @@ class Machine:
 
     def close(self) -> None:
         """Stop the lane, invalidate the banks, forget the units."""
+        if self.recorded is not None:
+            self.recorded.close()
         if self.lane is not None:
             self.lane.close()
         for bank in self.banks:
@@ -77,11 +82,12 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     split = [placer.ffn(i, layer) for i, layer in enumerate(layers)]
     lane = ThreadLane() if any(layer.far_banks for layer in split) else None
     scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane)
-    decoder = Decoder(spec, outer, parts, scheduler.feed_forward)
+    decoder = Decoder(spec, outer, parts)
     guards = [cpu.guard_mapping(address, length, str(path)) for address, length, path in directory.mappings()]
     touched = placer.dense_bytes_per_token(outer)
     element = KV_FORMATS[options.kv_format].itemsize
-    return Machine(decoder, scheduler, units, lane, placer.banks, context, prefill, guards, touched, element)
+    recorded = record(decoder, scheduler)
+    return Machine(decoder, scheduler, recorded, units, lane, placer.banks, context, prefill, guards, touched, element)
 
 
 def check_plan(directory: ModelDirectory, plan: Plan) -> None:

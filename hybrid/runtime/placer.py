@@ -30,14 +30,14 @@ class Placer:
         plan, spec = self.options.plan, self.spec
         embeddings_unit = self.units[plan.embeddings if plan else "cpu"]
         head_unit = self.units[plan.head if plan else "cpu"]
-        embeddings = embeddings_unit.place(self.directory.dense("embed.weight"), "embeddings")
+        embeddings = embeddings_unit.place_matrix(self.directory.matrix("embed.weight"), "embeddings")
         positions = None
         if spec.positions == "learned":
-            positions = embeddings_unit.place(self.directory.dense("positions.weight"), "embeddings")
+            positions = embeddings_unit.place_matrix(self.directory.matrix("positions.weight"), "embeddings")
         head = embeddings
         if not spec.tied_embeddings:
-            head = head_unit.place(self.directory.dense("head.weight"), "head")
-        return OuterParts(embeddings, positions, self._norm("final_norm", head_unit, "norms"), head, head_unit.linear)
+            head = head_unit.place_matrix(self.directory.matrix("head.weight"), "head")
+        return OuterParts(embeddings, positions, self._norm("final_norm", head_unit, "norms"), head, head_unit)
 
     def attention(self, index: int, unit_name: str) -> LayerParts:
         """One layer's attention, norms and pages."""
@@ -48,7 +48,7 @@ class Placer:
         q, k, v, o = (self._projection(f"{name}.{part}", unit) for part in ("q", "k", "v", "o"))
         before = self._norm(f"{name}.attn_norm", unit, "attention")
         after = self._norm(f"{name}.ffn_norm", unit, "attention")
-        return LayerParts(before, q, k, v, o, after, pages, unit.linear)
+        return LayerParts(before, q, k, v, o, after, pages, unit)
 
     def ffn(self, index: int, layer: LayerPlan) -> SplitLayer:
         """One layer's rows in banks, a bank per segment, and its predictor."""
@@ -60,6 +60,7 @@ class Placer:
             bias = None if rows.bias is None else unit.place(rows.bias[part], "neurons")
             bank = RowBank(
                 unit.place(rows.rows[part], "neurons"),
+                rows.weight_format,
                 hidden=self.spec.hidden_size,
                 gated=self.spec.gated,
                 activation=self.spec.activation,
@@ -70,27 +71,29 @@ class Placer:
             self.banks.append(bank)
         far = next((u for u in self.units.values() if u is not near), None)
         down_bias = self._vector(f"layers.{index}.down.bias", near, "attention") if self.spec.ffn_bias else None
-        predictor = self._predictor(index, near, torch.from_numpy(rows.neuron_ids).long())
+        predictor = self._predictor(index, near, torch.from_numpy(rows.neuron_ids))
         return SplitLayer(near, far, banks[near.name], banks[far.name] if far else [], predictor, down_bias)
 
     def dense_bytes_per_token(self, outer: OuterParts) -> int:
         """Bytes that every token touches whatever fires: attention, norms, predictors, the head, one embedding row."""
         placed: Counter[str] = sum((unit.used for unit in self.units.values()), Counter())
-        head = outer.head.numel() * outer.head.element_size()
-        rows = self.spec.hidden_size * outer.embeddings.element_size() * (1 if outer.positions is None else 2)
-        return placed["attention"] + placed["norms"] + placed["predictors"] + head + rows
+        looked_up = [table.nbytes // table.rows for table in (outer.embeddings, outer.positions) if table is not None]
+        return placed["attention"] + placed["norms"] + placed["predictors"] + outer.head.nbytes + sum(looked_up)
 
-    def _predictor(self, index: int, unit: Unit, row_to_id: torch.Tensor) -> RowPredictor | None:
+    def _predictor(self, index: int, unit: Unit, neuron_ids: torch.Tensor) -> RowPredictor | None:
         if self.options.mode != "predicted":
             return None
         assert self.options.predictors is not None
         predictor = self.options.predictors.layers[index]
-        fc1 = unit.place(predictor.fc1, "predictors")
-        fc2 = unit.place(predictor.fc2[row_to_id].contiguous(), "predictors")
-        return RowPredictor(fc1, fc2, predictor.threshold, unit.linear)
+        fc1 = unit.place_matrix(predictor.fc1, "predictors")
+        fc2 = unit.place_matrix(predictor.fc2, "predictors")
+        row_of_neuron = torch.empty_like(neuron_ids)
+        row_of_neuron[neuron_ids.long()] = torch.arange(len(neuron_ids), dtype=neuron_ids.dtype)
+        ids = neuron_ids.long().to(unit.device)
+        return RowPredictor(fc1, fc2, predictor.threshold, ids, row_of_neuron, unit.linear)
 
     def _projection(self, name: str, unit: Unit) -> Projection:
-        weight = unit.place(self.directory.dense(f"{name}.weight"), "attention")
+        weight = unit.place_matrix(self.directory.matrix(f"{name}.weight"), "attention")
         return Projection(weight, self._vector(f"{name}.bias", unit, "attention") if self.spec.attention_bias else None)
 
     def _norm(self, name: str, unit: Unit, purpose: str) -> NormWeights:

@@ -9,8 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hybrid.ops.cpu import greatest
 from profiler.artifacts import UserError
 
+NOT_FINITE = (
+    "the model's logits are not finite numbers: its files are damaged or its weights overflow; "
+    "pack the checkpoint again, and compare with --mode dense"
+)
 Logits = torch.Tensor | npt.NDArray[np.floating]
 
 
@@ -64,14 +69,16 @@ class Sampler:
         Raises:
             NumericalError: a logit is NaN or infinite.
         """
+        if self.params.temperature == 0 and isinstance(logits, torch.Tensor):
+            place = greatest(logits.float().cpu().contiguous())
+            if place is None:
+                raise NumericalError(NOT_FINITE)
+            return place
         values = np.asarray(logits.float().cpu() if isinstance(logits, torch.Tensor) else logits, dtype=np.float64)
         assert values.ndim == 1, "one row of logits"
         assert values.size, "at least one token"
         if not np.isfinite(values).all():
-            raise NumericalError(
-                "the model's logits are not finite numbers: its files are damaged or its weights overflow; "
-                "pack the checkpoint again, and compare with --mode dense"
-            )
+            raise NumericalError(NOT_FINITE)
         if self.params.temperature == 0:
             return int(values.argmax())
         ids, probabilities = self.distribution(values)

@@ -53,7 +53,7 @@ class Scheduler:
         named = layer.predictor.named(x) if self.mode == "predicted" and layer.predictor else None
         if self.tap is not None:
             return self._watched(self.tap, index, layer, x)
-        compute = self._on_both if layer.far_banks else self._on_one
+        compute = self.on_both if layer.far_banks else self._on_one
         y = compute(layer, x, named)
         return y if layer.down_bias is None else y + layer.down_bias
 
@@ -71,7 +71,8 @@ class Scheduler:
     def _on_one(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         return self._rows(layer.near, layer.near_banks, x, named)
 
-    def _on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+    def on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        """fp32 `[tokens, hidden]`: the rows of a split layer, each on its unit, at the same time."""
         assert self._lane is not None and layer.far is not None, "split layers need a lane"
         far, far_banks = layer.far, layer.far_banks
         arrive = carry([x, named], far.device)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
+from array import array
 from typing import Literal
-
-import torch
 
 from hybrid.model.kv_cache import BlockAllocator, Span, pages_for
 from hybrid.runtime.sampler import Sampler, SamplingParams
@@ -25,7 +24,7 @@ class Sequence:
         self.text = ""
         self.finish_reason: FinishReason | None = None
         self.computed = 0
-        self.blocks: list[int] = []
+        self.blocks = array("q")
         self.began = time.perf_counter()
         self.first_token_seconds: float | None = None
         self._stream: TextStream = tokenizer.stream()
@@ -47,8 +46,11 @@ class Sequence:
         end = self.computed + count
         while len(self.blocks) < pages_for(end):
             self.blocks.append(allocator.take())
-        span = Span(torch.tensor(self.blocks), self.computed, count)
-        return self.token_ids[self.computed : end], span
+        known = len(self.prompt_ids)
+        ids = self.prompt_ids[self.computed : end]
+        if end > known:
+            ids = ids + self.output_ids[max(self.computed - known, 0) : end - known]
+        return ids, Span(self.blocks, self.computed, count)
 
     def advance(self, span: Span) -> None:
         """The span's tokens are in the cache now."""
@@ -71,7 +73,7 @@ class Sequence:
     def release(self, allocator: BlockAllocator) -> None:
         """Give the pages back."""
         allocator.give_back(self.blocks)
-        self.blocks = []
+        self.blocks = array("q")
 
     def visible_text(self) -> str:
         """What may be shown already: text that could still become a stop string is held back."""

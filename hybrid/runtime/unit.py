@@ -7,7 +7,6 @@ refuses to go over its budget, so that a plan's bytes and the bytes really taken
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 
@@ -17,13 +16,7 @@ import torch
 from hybrid.ops import cpu, reference
 from hybrid.ops.bank import Counts, RowBank
 from profiler.artifacts import UserError, format_size
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+from profiler.matrix import Matrix
 
 
 class Unit:
@@ -67,6 +60,14 @@ class Unit:
         with self.explain_exhaustion(purpose):
             return tensor.to(self.device, copy=True)
 
+    def place_matrix(self, matrix: Matrix, purpose: str) -> Matrix:
+        """As `place`, for a matrix."""
+        self.reserve(matrix.nbytes, purpose)
+        if self.in_place:
+            return matrix
+        with self.explain_exhaustion(purpose):
+            return matrix.to(self.device)
+
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, purpose: str) -> torch.Tensor:
         """A new counted tensor in this unit's memory, zero-filled so that unwritten pages hold no NaN."""
         size = dtype.itemsize
@@ -84,7 +85,7 @@ class Unit:
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise UserError(f"the {self.name} has no memory left for {purpose}; plan with a smaller budget") from error
 
-    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
         """fp32 `[tokens, out]`: `x @ weightᵀ + bias`."""
         if self.pool is None:
             return reference.linear(x, weight, bias)
@@ -102,7 +103,7 @@ class Unit:
         if self.pool is not None:
             return cpu.sparse_ffn(self.pool, bank, x, named, skip_inactive, activations)
         rows, bias = bank.memory
-        shape = (bank.hidden, bank.gated, bank.activation, bias)
+        shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
         return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations)
 
     def close(self) -> None:

@@ -6,6 +6,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace hybrid {
@@ -20,10 +23,22 @@ std::vector<const Kernels*> tables() {
   unsigned a, b, c = 0, d;
   const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
+  unsigned more = 0;  // gcc 12 does not know avxvnni by name
+  const bool leaf = __get_cpuid_count(7, 1, &more, &b, &c, &d);
+  const bool avxvnni = avx2 && leaf && more >> 4 & 1;
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vnni");
   if (avx2 && avx2_kernels()) tables.push_back(avx2_kernels());
+  if (avxvnni && avxvnni_kernels()) tables.push_back(avxvnni_kernels());
   if (avx512 && avx512_kernels()) tables.push_back(avx512_kernels());
+#elif defined(__aarch64__)
+#if defined(__linux__)
+  const bool dot_product = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+  constexpr bool dot_product = true;  // the compiler's default target is the least of Apple's processors, which has it
+#endif
+  if (dot_product && neon_kernels()) tables.push_back(neon_kernels());
 #endif
   return tables;
 }

@@ -7,36 +7,49 @@
 namespace hybrid {
 
 constexpr int max_tokens = 16;       // tokens of one call; a set of tokens is a 16-bit mask
-constexpr int max_chunk_rows = 512;  // rows whose partial sum is formed by one thread
+constexpr int max_chunk_rows = 256;  // rows whose products are formed in one go
+constexpr int block = 32;            // weights that share a scale in block formats
+constexpr int group_blocks = 16;     // blocks whose words lie side by side, so that a lane of a vector is a block
+constexpr int page_tokens = 16;      // keys of one page of the KV cache
+constexpr int max_span = 512;        // keys whose attention one task computes
 
-enum WeightFormat : int { bf16 = 0, f16 = 1 };
+// Weights, and the elements of KV pages (16 bits or f32). A vector of n weights in a block format is its quants, then
+// its n / 32 half-precision scales; numerically the blocks of ggml.
+enum Format : int { bf16 = 0, f16 = 1, q8_0 = 2, q4_0 = 3, f32 = 4 };
 enum Activation : int { relu = 0, silu = 1 };
+constexpr int weight_formats = 4;
 
-// One sparse feed-forward call. A row is [gate | up | down] or [up | down], each of `hidden` 16-bit elements.
+// What a matrix or rows are multiplied with. Block formats need the values rounded to 8 bits as well, block by block:
+// codes in the order of the weights' words, and for each block its scale and the sum of its codes.
+struct Input {
+  const float* x;         // [tokens, width]
+  int64_t width;
+  int tokens;
+  const int8_t* codes;    // [tokens, width]
+  const float* scales;    // [tokens, width / 32]
+  const int32_t* sums;    // [tokens, width / 32]
+};
+
+struct LinearCall {
+  const unsigned char* weight;  // [out_features, in.width], rows stride_bytes apart
+  int64_t stride_bytes;
+  int64_t out_features;
+  const float* bias;  // [out_features] or null
+  Input in;
+  float* y;  // [tokens, out_features]
+};
+
+// One sparse feed-forward call. A row is [gate | up | down] or [up | down], each a vector of `in.width` weights.
 struct FfnCall {
   const unsigned char* rows;  // n_rows records, stride_bytes apart
   int64_t stride_bytes;
   int64_t n_rows;
-  int64_t hidden;
+  int64_t vector_bytes;
   bool gated;
   Activation activation;
   bool skip_inactive;
-  const float* bias;     // [n_rows] or null
-  const float* x;        // [tokens, hidden]
-  int tokens;
-  const uint8_t* named;  // [tokens, n_rows], rows named_stride apart; null names every row
-  int64_t named_stride;
-};
-
-struct LinearCall {
-  const unsigned char* weight;  // [out_features, in_features], rows stride_bytes apart
-  int64_t stride_bytes;
-  int64_t out_features;
-  int64_t in_features;
-  const float* bias;  // [out_features] or null
-  const float* x;     // [tokens, in_features]
-  int tokens;
-  float* y;           // [tokens, out_features]
+  const float* bias;  // [n_rows] or null
+  Input in;
 };
 
 struct Counts {
@@ -44,18 +57,63 @@ struct Counts {
   int64_t finished;  // pairs whose other projections were computed as well
 };
 
+// Rows that have something to add for some token: which, for which tokens, and the factor of each token's sum.
+struct Active {
+  int32_t* rows;
+  uint16_t* sets;
+  float* values;  // [rows, tokens]; zero where the token is not in the set
+};
+
+// Attention of the step's tokens over one layer's pages [block, kv_head, page_tokens, head_dim].
+struct AttentionCall {
+  const float* q;  // [tokens, heads, head_dim]
+  const void* keys;
+  const void* values;
+  int64_t heads, kv_heads, head_dim;
+  int64_t window;                // keys that a query sees at most; 0 is all
+  const int64_t* positions;      // [tokens]
+  const int64_t* const* blocks;  // [tokens]: the block table of each token's sequence
+};
+
 struct Kernels {
   const char* name;
-  // Adds up rows first..last-1 (at most max_chunk_rows) into partial [tokens, hidden]. Returns the set of tokens whose
-  // part of `partial` was written; the others' is left as it was. Indexed by WeightFormat.
-  uint32_t (*ffn_chunk[2])(const FfnCall& call, int64_t first, int64_t last, float* partial, Counts* counts);
+  // Fills codes, scales and sums for one token.
+  void (*round_to_blocks)(const float* x, int64_t width, int8_t* codes, float* scales, int32_t* sums);
   // Writes outputs first..last-1 of every token.
-  void (*linear_rows[2])(const LinearCall& call, int64_t first, int64_t last);
+  void (*linear_rows[weight_formats])(const LinearCall& call, int64_t first, int64_t last);
+  // Forms the products of `count` rows (at most max_chunk_rows) for the tokens of their sets. Returns how many are
+  // active; those are written.
+  int64_t (*ffn_rows[weight_formats])(const FfnCall& call, const int32_t* rows, const uint16_t* sets, int64_t count,
+                                      Active active, Counts* counts);
+  // y [tokens, width] = sum over `count` active rows of value * down vector, in column units first..last-1.
+  void (*ffn_columns[weight_formats])(const FfnCall& call, Active active, int64_t count, int64_t first, int64_t last,
+                                      float* y);
+  // The dequantised vector of n weights.
+  void (*widen[weight_formats + 1])(const unsigned char* weights, int64_t n, float* out);
+  // Attention of one token's query heads that share kv_head, over keys first..last-1 of its sequence (at most max_span).
+  // Writes for each of them [head_dim] weighted values, their greatest score, and the sum of their weights.
+  void (*attend[weight_formats + 1])(const AttentionCall& call, int token, int64_t kv_head, int64_t first, int64_t last,
+                                     float* partial);
+  void (*narrow[weight_formats + 1])(const float* x, int64_t n, void* out);  // to the format of pages
+  void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y);
+  void (*rotate)(float* x, const float* cosines, const float* sines, int64_t heads, int64_t head_dim);
+  void (*add)(const float* a, const float* b, int64_t n, float* y);
+  // The place of the greatest value, the first of equals; -1 where a value is not finite.
+  int64_t (*greatest)(const float* x, int64_t n);
 };
 
 // Null where the compiler's target has no such instructions.
 const Kernels* portable_kernels();
+const Kernels* neon_kernels();
 const Kernels* avx2_kernels();
+const Kernels* avxvnni_kernels();
 const Kernels* avx512_kernels();
+
+// Bytes of a vector of n weights.
+int64_t vector_bytes(Format format, int64_t n);
+
+// Parts of a vector's columns that different threads may sum.
+int64_t column_units(Format format, int64_t n);
 
 }  // namespace hybrid

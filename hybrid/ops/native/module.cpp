@@ -1,15 +1,15 @@
 // The binding: every precondition is checked here, every operator runs without the interpreter lock.
-#include <nanobind/nanobind.h>
+#include "module.hpp"
+
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
-#include <stdexcept>
 #include <string>
 
+#include "checks.hpp"
 #include "dispatch.hpp"
 #include "guard.hpp"
-#include "operators.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -17,70 +17,42 @@ using namespace nb::literals;
 namespace {
 
 using hybrid::Pool;
+using hybrid::require;
 
-constexpr int64_t max_features = 1 << 24;  // also outputs and rows: sizes in bytes then stay far from overflowing
-constexpr int64_t max_stride = int64_t{1} << 32;
 constexpr int max_threads = 1024;
 
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-bool aligned(uintptr_t address, uintptr_t to) { return address % to == 0; }
-
-void require_common(int format, int64_t tokens) {
-  require(format == hybrid::bf16 || format == hybrid::f16, "weight_format should be BF16 or F16");
-  require(tokens >= 1 && tokens <= hybrid::max_tokens, "tokens should be 1 to 16");
+hybrid::Workspace& workspace() {
+  thread_local hybrid::Workspace memory;
+  return memory;
 }
 
 void sparse_ffn(Pool& pool, uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t hidden, int weight_format,
                 bool gated, int activation, bool skip_inactive, uintptr_t bias, uintptr_t x, int64_t tokens,
                 uintptr_t named, int64_t named_stride, uintptr_t y, uintptr_t counts) {
-  require_common(weight_format, tokens);
-  require(activation == hybrid::relu || activation == hybrid::silu, "activation should be RELU or SILU");
-  require(n_rows >= 0 && n_rows <= max_features, "n_rows is out of range");
-  require(hidden >= 1 && hidden <= max_features, "hidden is out of range");
-  require(stride_bytes >= (gated ? 3 : 2) * 2 * hidden && stride_bytes <= max_stride && stride_bytes % 2 == 0,
-          "stride_bytes should be even and hold all vectors of a row");
-  require((rows || !n_rows) && aligned(rows, 2), "rows should be an address aligned to 2");
-  require(!bias || !gated, "bias is for models without a gate");
-  require(aligned(bias, 4), "bias should be aligned to 4");
-  require(x && aligned(x, 4), "x should be an address aligned to 4");
-  require(y && aligned(y, 4), "y should be an address aligned to 4");
+  hybrid::require_tokens(tokens);
+  const hybrid::Bank bank =
+      hybrid::bank(rows, stride_bytes, n_rows, hidden, weight_format, gated, activation, skip_inactive, bias);
+  const float* in = hybrid::array<const float>(x, "x");
+  float* out = hybrid::array<float>(y, "y");
   require(!named || tokens == 1 || named_stride >= n_rows, "named_stride should be at least n_rows");
-  require(counts && aligned(counts, 8), "counts should be an address aligned to 8");
-  const hybrid::FfnCall call = {
-      pointer<const unsigned char>(rows), stride_bytes, n_rows, hidden, gated,
-      static_cast<hybrid::Activation>(activation), skip_inactive, pointer<const float>(bias), pointer<const float>(x),
-      static_cast<int>(tokens), pointer<const uint8_t>(named), named_stride};
+  int64_t* found = hybrid::array<int64_t>(counts, "counts");
   const nb::gil_scoped_release released;
-  const hybrid::Counts found =
-      hybrid::sparse_ffn(pool, call, static_cast<hybrid::WeightFormat>(weight_format), pointer<float>(y));
-  pointer<int64_t>(counts)[0] = found.gated;
-  pointer<int64_t>(counts)[1] = found.finished;
+  hybrid::Team team(pool);
+  const hybrid::Counts total = hybrid::sparse_ffn(team, workspace(), bank, in, static_cast<int>(tokens),
+                                                  reinterpret_cast<const uint8_t*>(named), named_stride, out);
+  found[0] = total.gated;
+  found[1] = total.finished;
 }
 
 void linear(Pool& pool, uintptr_t weight, int64_t stride_bytes, int weight_format, int64_t out_features,
             int64_t in_features, uintptr_t bias, uintptr_t x, int64_t tokens, uintptr_t y) {
-  require_common(weight_format, tokens);
-  require(out_features >= 1 && out_features <= max_features, "out_features is out of range");
-  require(in_features >= 1 && in_features <= max_features, "in_features is out of range");
-  require(stride_bytes >= 2 * in_features && stride_bytes <= max_stride && stride_bytes % 2 == 0,
-          "stride_bytes should be even and hold a row of the weight");
-  require(weight && aligned(weight, 2), "weight should be an address aligned to 2");
-  require(aligned(bias, 4), "bias should be aligned to 4");
-  require(x && aligned(x, 4), "x should be an address aligned to 4");
-  require(y && aligned(y, 4), "y should be an address aligned to 4");
-  const hybrid::LinearCall call = {pointer<const unsigned char>(weight), stride_bytes, out_features, in_features,
-                                   pointer<const float>(bias), pointer<const float>(x), static_cast<int>(tokens),
-                                   pointer<float>(y)};
+  hybrid::require_tokens(tokens);
+  const hybrid::Matrix matrix =
+      hybrid::matrix(weight, stride_bytes, weight_format, out_features, in_features, bias, hybrid::array<float>(y, "y"));
+  const float* in = hybrid::array<const float>(x, "x");
   const nb::gil_scoped_release released;
-  hybrid::linear(pool, call, static_cast<hybrid::WeightFormat>(weight_format));
+  hybrid::Team team(pool);
+  hybrid::linear(team, workspace(), in, in_features, static_cast<int>(tokens), &matrix, 1);
 }
 
 // For the tests: runs tasks that only count themselves; the one numbered `failing` throws. Returns how many ran.
@@ -95,6 +67,11 @@ int64_t count_tasks(Pool& pool, int64_t tasks, int64_t failing) {
   return ran;
 }
 
+int64_t greatest(uintptr_t x, int64_t n) {
+  hybrid::require_size(n, "n");
+  return hybrid::kernels().greatest(hybrid::array<const float>(x, "x"), n);
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -103,6 +80,9 @@ NB_MODULE(_native, m) {
 
   m.attr("BF16") = static_cast<int>(hybrid::bf16);
   m.attr("F16") = static_cast<int>(hybrid::f16);
+  m.attr("Q8_0") = static_cast<int>(hybrid::q8_0);
+  m.attr("Q4_0") = static_cast<int>(hybrid::q4_0);
+  m.attr("F32") = static_cast<int>(hybrid::f32);
   m.attr("RELU") = static_cast<int>(hybrid::relu);
   m.attr("SILU") = static_cast<int>(hybrid::silu);
   m.attr("MAX_TOKENS") = hybrid::max_tokens;
@@ -126,6 +106,8 @@ NB_MODULE(_native, m) {
         "counts"_a);
   m.def("linear", &linear, "pool"_a, "weight"_a, "stride_bytes"_a, "weight_format"_a, "out_features"_a,
         "in_features"_a, "bias"_a, "x"_a, "tokens"_a, "y"_a);
+  m.def("greatest", &greatest, "x"_a, "n"_a);
   m.def("guard_mapping", &hybrid::guard_mapping, "address"_a, "length"_a, "path"_a);
   m.def("unguard_mapping", &hybrid::unguard_mapping, "handle"_a);
+  bind_program(m);
 }

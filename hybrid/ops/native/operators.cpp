@@ -1,78 +1,212 @@
 #include "operators.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 
 #include "dispatch.hpp"
 
 namespace hybrid {
 namespace {
 
-constexpr int64_t chunks_wanted = 64;     // enough for unequal cores to end together, few enough to add up quickly
-constexpr int64_t min_chunk_rows = 64;
-constexpr int64_t columns = 256;          // of the output, added up at a time
-constexpr int64_t linear_bytes = 1 << 17; // of weights in one task
+constexpr int64_t task_bytes = 48 << 10;  // of weights in one task: long enough to pay for claiming it
+constexpr int tasks_per_thread = 4;       // where work is cut by rows or columns: unequal cores then end together
+constexpr int most_matrices = 8;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-struct Chunk {
-  Counts counts;
-  uint32_t written;  // the tokens whose partial sum there is
-};
+LinearCall linear_call(const Matrix& m, const Input& in) {
+  return {m.weight, m.stride_bytes, m.out_features, m.bias, in, m.y};
+}
 
-// y[first..last) of one token = the partial sums of its chunks, in the chunks' order.
-void add_up(const Chunk* chunks, const float* partials, int64_t n_chunks, int64_t stride, int token, int64_t first,
-            int64_t last, float* y) {
-  float sums[columns] = {};
-  for (int64_t c = 0; c < n_chunks; ++c) {
-    if (!(chunks[c].written >> token & 1)) continue;
-    const float* partial = partials + c * stride;
-    for (int64_t j = first; j < last; ++j) sums[j - first] += partial[j];
+// Rows that some token names, and for which tokens; all rows where `named` is null. Most are not named, so eight are
+// looked at together.
+int64_t collect(const uint8_t* named, int64_t stride, int tokens, int64_t n_rows, int32_t* rows, uint16_t* sets) {
+  int64_t count = 0;
+  const auto push = [&](int64_t row, uint32_t set) {
+    rows[count] = static_cast<int32_t>(row);
+    sets[count++] = static_cast<uint16_t>(set);
+  };
+  for (int64_t first = 0; first < n_rows; first += 8) {
+    const int64_t some = std::min<int64_t>(8, n_rows - first);
+    if (!named) {
+      for (int64_t r = 0; r < some; ++r) push(first + r, (1u << tokens) - 1);
+      continue;
+    }
+    uint64_t any = 0;
+    for (int t = 0; t < tokens; ++t) {
+      uint64_t eight = 0;
+      std::memcpy(&eight, named + t * stride + first, some);
+      any |= eight;
+    }
+    for (int64_t r = 0; any && r < some; ++r) {
+      uint32_t set = 0;
+      for (int t = 0; t < tokens; ++t) set |= static_cast<uint32_t>(named[t * stride + first + r] != 0) << t;
+      if (set) push(first + r, set);
+    }
   }
-  std::copy(sums, sums + (last - first), y + first);
+  return count;
 }
 
 }  // namespace
 
-Counts sparse_ffn(Pool& pool, const FfnCall& call, WeightFormat format, float* y) {
-  // The chunks depend on the sizes alone, never on the threads, the tokens or what is named: so does the result.
-  const int64_t wanted = divide_up(divide_up(call.n_rows, chunks_wanted), 16) * 16;
-  const int64_t chunk_rows = std::clamp<int64_t>(wanted, min_chunk_rows, max_chunk_rows);
-  const int64_t n_chunks = divide_up(call.n_rows, chunk_rows);
-  const int64_t stride = call.tokens * call.hidden;
+int64_t vector_bytes(Format format, int64_t n) {
+  switch (format) {
+    case q8_0: return n + n / block * 2;
+    case q4_0: return n / 2 + n / block * 2;
+    case f32: return 4 * n;
+    default: return 2 * n;
+  }
+}
 
-  Pool::Turn turn(pool);
-  const std::size_t head = divide_up(n_chunks * sizeof(Chunk), 64) * 64;
-  char* scratch = static_cast<char*>(turn.scratch(head + n_chunks * stride * sizeof(float)));
-  Chunk* chunks = reinterpret_cast<Chunk*>(scratch);
-  float* partials = reinterpret_cast<float*>(scratch + head);
+int64_t column_units(Format format, int64_t n) {
+  if (!is_in_blocks(format)) return divide_up(n, 64);
+  return divide_up(n / block, group_blocks) * (format == q4_0 ? 4 : 8);
+}
 
-  const auto ffn_chunk = kernels().ffn_chunk[format];
-  turn.run(n_chunks, [&](int64_t c) {
-    chunks[c].counts = {0, 0};
-    chunks[c].written = ffn_chunk(call, c * chunk_rows, std::min((c + 1) * chunk_rows, call.n_rows),
-                                  partials + c * stride, &chunks[c].counts);
+Input make_input(Workspace& workspace, const float* x, int64_t width, int tokens, bool in_blocks) {
+  if (!in_blocks) return {x, width, tokens, nullptr, nullptr, nullptr};
+  const int64_t blocks = width / block;
+  int8_t* codes = workspace.get<int8_t>(Workspace::codes, tokens * width);
+  float* scales = workspace.get<float>(Workspace::scales, tokens * blocks);
+  int32_t* sums = workspace.get<int32_t>(Workspace::sums, tokens * blocks);
+  for (int t = 0; t < tokens; ++t)
+    kernels().round_to_blocks(x + t * width, width, codes + t * width, scales + t * blocks, sums + t * blocks);
+  return {x, width, tokens, codes, scales, sums};
+}
+
+void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int tokens, const Matrix* matrices,
+            int count) {
+  const bool in_blocks = std::any_of(matrices, matrices + count, [](const Matrix& m) { return is_in_blocks(m.format); });
+  const Input in = make_input(workspace, x, width, tokens, in_blocks);
+  int64_t outputs[most_matrices], ends[most_matrices], tasks = 0;
+  for (int m = 0; m < count; ++m) {
+    outputs[m] = std::max<int64_t>(task_bytes / matrices[m].stride_bytes / 4 * 4, 4);
+    ends[m] = tasks += divide_up(matrices[m].out_features, outputs[m]);
+  }
+  team.run(tasks, [&](int64_t task) {
+    int m = 0;
+    while (task >= ends[m]) ++m;
+    const int64_t first = (task - (m ? ends[m - 1] : 0)) * outputs[m];
+    const int64_t last = std::min(first + outputs[m], matrices[m].out_features);
+    kernels().linear_rows[matrices[m].format](linear_call(matrices[m], in), first, last);
   });
-  const int64_t blocks = divide_up(call.hidden, columns);
-  turn.run(blocks * call.tokens, [&](int64_t task) {
-    const int token = static_cast<int>(task / blocks);
-    const int64_t first = task % blocks * columns, last = std::min(first + columns, call.hidden);
-    add_up(chunks, partials + token * call.hidden, n_chunks, stride, token, first, last, y + token * call.hidden);
+}
+
+Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const float* x, int tokens,
+                  const uint8_t* named, int64_t named_stride, float* y) {
+  using W = Workspace;
+  const Input in = make_input(workspace, x, bank.hidden, tokens, is_in_blocks(bank.format));
+  const FfnCall call = {bank.rows,  bank.stride_bytes, bank.n_rows,        vector_bytes(bank.format, bank.hidden),
+                        bank.gated, bank.activation,   bank.skip_inactive, bank.bias,
+                        in};
+  int32_t* rows = workspace.get<int32_t>(W::rows, bank.n_rows);
+  uint16_t* sets = workspace.get<uint16_t>(W::sets, bank.n_rows);
+  float* values = workspace.get<float>(W::values, bank.n_rows * tokens);
+  const int64_t size = collect(named, named_stride, tokens, bank.n_rows, rows, sets);
+
+  // Each task writes its active rows over its own named ones; then they are moved together. Every product and every
+  // sum below is of one row or one column alone, so that the cuts change no result.
+  const int64_t wanted = divide_up(size, int64_t{tasks_per_thread} * team.threads());
+  const int64_t per_task = std::clamp<int64_t>(divide_up(wanted, 4) * 4, 8, max_chunk_rows);
+  const int64_t tasks = divide_up(size, per_task);
+  struct Part {
+    int64_t active;
+    Counts counts;
+  };
+  Part* parts = workspace.get<Part>(W::counts, tasks);
+  team.run(tasks, [&](int64_t task) {
+    const int64_t first = task * per_task;
+    parts[task].counts = {0, 0};
+    parts[task].active = kernels().ffn_rows[bank.format](
+        call, rows + first, sets + first, std::min(per_task, size - first),
+        {rows + first, sets + first, values + first * tokens}, &parts[task].counts);
   });
   Counts total = {0, 0};
-  for (int64_t c = 0; c < n_chunks; ++c) {
-    total.gated += chunks[c].counts.gated;
-    total.finished += chunks[c].counts.finished;
+  int64_t active = 0;
+  for (int64_t task = 0; task < tasks; ++task) {
+    const int64_t first = task * per_task, n = parts[task].active;
+    if (first != active) {
+      std::memmove(rows + active, rows + first, n * sizeof *rows);
+      std::memmove(sets + active, sets + first, n * sizeof *sets);
+      std::memmove(values + active * tokens, values + first * tokens, n * tokens * sizeof *values);
+    }
+    active += n;
+    total.gated += parts[task].counts.gated;
+    total.finished += parts[task].counts.finished;
   }
+
+  const int64_t units = column_units(bank.format, bank.hidden);
+  const int64_t per_column_task = std::max<int64_t>(units / (2 * team.threads()), 1);
+  team.run(divide_up(units, per_column_task), [&](int64_t task) {
+    const int64_t first = task * per_column_task, last = std::min(first + per_column_task, units);
+    kernels().ffn_columns[bank.format](call, {rows, sets, values}, active, first, last, y);
+  });
   return total;
 }
 
-void linear(Pool& pool, const LinearCall& call, WeightFormat format) {
-  const int64_t outputs = std::max<int64_t>(linear_bytes / (2 * call.in_features) / 4 * 4, 4);
-  const auto linear_rows = kernels().linear_rows[format];
-  Pool::Turn turn(pool);
-  turn.run(divide_up(call.out_features, outputs), [&](int64_t task) {
-    linear_rows(call, task * outputs, std::min((task + 1) * outputs, call.out_features));
+void predict(Team& team, Workspace& workspace, const Predictor& predictor, const float* x, int64_t hidden,
+             int tokens, uint8_t* named) {
+  const int64_t rank = predictor.fc1.out_features, rows = predictor.fc2.out_features;
+  float* middle = workspace.get<float>(Workspace::hidden, tokens * rank);
+  float* logits = workspace.get<float>(Workspace::logits, tokens * rows);
+  Matrix first = predictor.fc1, second = predictor.fc2;
+  first.y = middle, second.y = logits;
+  linear(team, workspace, x, hidden, tokens, &first, 1);
+  for (int64_t i = 0; i < tokens * rank; ++i) middle[i] = middle[i] > 0 ? middle[i] : 0;
+  const Input in = make_input(workspace, middle, rank, tokens, is_in_blocks(second.format));
+  const int64_t outputs = std::max<int64_t>(task_bytes / second.stride_bytes / 4 * 4, 4);
+  team.run(divide_up(rows, outputs), [&](int64_t task) {
+    const int64_t begin = task * outputs, end = std::min(begin + outputs, rows);
+    kernels().linear_rows[second.format](linear_call(second, in), begin, end);
+    for (int t = 0; t < tokens; ++t)
+      for (int64_t i = begin; i < end; ++i)
+        named[t * rows + predictor.row_of_neuron[i]] = logits[t * rows + i] > predictor.threshold;
   });
+}
+
+void attention(Team& team, Workspace& workspace, const AttentionCall& call, Format format, int tokens, float* y) {
+  const int64_t shared = call.heads / call.kv_heads, size = call.head_dim + 2;
+  // Spans begin at multiples of their length, whatever else is in the batch: so a token's bits are its own.
+  const auto first_key = [&](int t) {
+    return call.window ? std::max<int64_t>(call.positions[t] - call.window + 1, 0) : 0;
+  };
+  const auto spans = [&](int t) { return divide_up(call.positions[t] + 1, max_span) - first_key(t) / max_span; };
+  int64_t most = 0;
+  for (int t = 0; t < tokens; ++t) most = std::max(most, spans(t));
+  // [token, kv head, span, head of the group, head_dim + 2]
+  float* partials = workspace.get<float>(Workspace::partials, tokens * call.heads * most * size);
+
+  const auto join = [&](int t, int64_t kv_head) {
+    const int64_t n = spans(t);
+    for (int64_t h = 0; h < shared; ++h) {
+      const float* first = partials + ((t * call.kv_heads + kv_head) * most * shared + h) * size;
+      float greatest = first[call.head_dim], sum = 0;
+      for (int64_t s = 1; s < n; ++s) greatest = std::max(greatest, first[s * shared * size + call.head_dim]);
+      float* out = y + (t * call.heads + kv_head * shared + h) * call.head_dim;
+      std::fill(out, out + call.head_dim, 0.0f);
+      for (int64_t s = 0; s < n; ++s) {
+        const float* p = first + s * shared * size;
+        const float weight = std::exp(p[call.head_dim] - greatest);
+        sum += weight * p[call.head_dim + 1];
+        for (int64_t j = 0; j < call.head_dim; ++j) out[j] += weight * p[j];
+      }
+      for (int64_t j = 0; j < call.head_dim; ++j) out[j] /= sum;
+    }
+  };
+  team.run(tokens * call.kv_heads * most, [&](int64_t task) {
+    const int t = static_cast<int>(task / (call.kv_heads * most));
+    const int64_t kv_head = task / most % call.kv_heads, span = task % most;
+    if (span >= spans(t)) return;
+    const int64_t begin = (first_key(t) / max_span + span) * max_span;
+    kernels().attend[format](call, t, kv_head, std::max(begin, first_key(t)),
+                             std::min(begin + max_span, call.positions[t] + 1),
+                             partials + ((t * call.kv_heads + kv_head) * most + span) * shared * size);
+    if (most == 1) join(t, kv_head);
+  });
+  if (most > 1)
+    team.run(tokens * call.kv_heads,
+             [&](int64_t task) { join(static_cast<int>(task / call.kv_heads), task % call.kv_heads); });
 }
 
 }  // namespace hybrid

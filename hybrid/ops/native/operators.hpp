@@ -1,14 +1,73 @@
-// The operators: how their work is cut up, shared among the threads of a pool and put together again.
+// The operators: how their work is cut up and shared among the threads of a pool. Callers checked the arguments.
 #pragma once
 
 #include "kernels.hpp"
 #include "pool.hpp"
+#include "workspace.hpp"
 
 namespace hybrid {
 
-// y [tokens, hidden] = the call's rows, summed. The caller checked the arguments.
-Counts sparse_ffn(Pool& pool, const FfnCall& call, WeightFormat format, float* y);
+// A caller's turn on a pool, for as many operators as it likes.
+class Team {
+ public:
+  explicit Team(Pool& pool) : turn_(pool), threads_(pool.threads()) {}
+  int threads() const { return threads_; }
+  template <class Body>
+  void run(int64_t tasks, const Body& body) { turn_.run(tasks, body); }
 
-void linear(Pool& pool, const LinearCall& call, WeightFormat format);
+ private:
+  Pool::Turn turn_;
+  int threads_;
+};
+
+// A matrix that a linear operator multiplies with, and where its outputs go.
+struct Matrix {
+  const unsigned char* weight;
+  int64_t stride_bytes;
+  int64_t out_features;
+  Format format;
+  const float* bias;
+  float* y;  // [tokens, out_features]
+};
+
+// Rows [n_rows, stride_bytes] of a layer, or some of them.
+struct Bank {
+  const unsigned char* rows;
+  int64_t stride_bytes;
+  int64_t n_rows;
+  int64_t hidden;
+  Format format;
+  bool gated;
+  Activation activation;
+  bool skip_inactive;
+  const float* bias;
+};
+
+struct Predictor {
+  Matrix fc1;  // [rank, hidden]; its y is not used
+  Matrix fc2;  // [rows, rank] in the order of neuron ids
+  float threshold;
+  const int32_t* row_of_neuron;
+};
+
+// An input as the formats of `matrices` need it: rounded to blocks if one of them is a block format.
+Input make_input(Workspace& workspace, const float* x, int64_t width, int tokens, bool in_blocks);
+
+inline bool is_in_blocks(Format format) { return format == q8_0 || format == q4_0; }
+
+// All of `matrices` times the same input, in one parallel region.
+void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int tokens, const Matrix* matrices,
+            int count);
+
+// y [tokens, hidden] = the bank's rows, summed; `named` [tokens, n_rows], null names every row.
+Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const float* x, int tokens,
+                  const uint8_t* named, int64_t named_stride, float* y);
+
+// named [tokens, rows]: the rows whose logit is above the threshold.
+void predict(Team& team, Workspace& workspace, const Predictor& predictor, const float* x, int64_t hidden,
+             int tokens, uint8_t* named);
+
+// y [tokens, heads, head_dim]: causal attention of each token over its sequence's keys.
+void attention(Team& team, Workspace& workspace, const AttentionCall& call, Format format, int tokens, float* y);
 
 }  // namespace hybrid

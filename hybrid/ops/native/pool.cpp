@@ -3,7 +3,10 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cassert>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <new>
@@ -14,23 +17,53 @@
 namespace hybrid {
 namespace {
 
-constexpr int spins = 2000;  // tens of microseconds: longer than the pause between two operators of a decode step
+using Clock = std::chrono::steady_clock;
+
+// How long a worker watches for the next job before it sleeps: longer than what lies between two tokens of a decode
+// loop (sampling, in the interpreter), because waking a sleeper costs tens of microseconds.
+constexpr std::chrono::microseconds watch_time{400};
+// How often a thread that waits offers its core to others: seldom enough to cost nothing where nobody wants it.
+constexpr std::chrono::microseconds yield_interval{10};
+constexpr int pauses_per_look = 16;  // at the clock: 0.3 to 1 us
+
+// The low half of a claim counts what is left of a job, the high half is its number.
+constexpr int job_shift = 32;
+constexpr uint64_t count_mask = (uint64_t{1} << job_shift) - 1;
+constexpr int claims_per_thread = 16;  // about; the more there are, the less one slow thread delays the end
 
 void pause_briefly() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
-  asm volatile("yield");
+  asm volatile("isb");  // as long as a pause of x86; `yield` does nothing on most cores
 #endif
 }
 
-std::atomic<unsigned> forks{0};
-
-unsigned fork_generation() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { ++forks; });
-  static_cast<void>(registered);
-  return forks;
+// Waits busily until done(), at most `limit`, timed by the clock because a pause is 10 to 140 cycles long, depending on
+// the processor. Returns whether done() held.
+template <class Done>
+bool watch(Clock::duration limit, const Done& done) {
+  if (done()) return true;
+  const Clock::time_point start = Clock::now();
+  Clock::time_point yielded = start;
+  for (;;) {
+    for (int i = 0; i < pauses_per_look; ++i) {
+      pause_briefly();
+      if (done()) return true;
+    }
+    const Clock::time_point now = Clock::now();
+    if (now - start >= limit) return false;
+    if (now - yielded >= yield_interval) {
+      std::this_thread::yield();
+      yielded = Clock::now();
+    }
+  }
 }
+
+std::atomic<unsigned> forks{0};
+// Registered when the library is loaded, not on first use: a fork could meet that half done.
+[[maybe_unused]] const int fork_handler =
+    pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
 
 // Signals meant for the program go to its own threads; faults still reach the thread that caused them.
 class SignalsBlocked {
@@ -49,32 +82,41 @@ class SignalsBlocked {
 
 }  // namespace
 
-// Work is claimed by raising `claim`, which holds the job's number in its upper and the next task in its lower half. A
-// worker that comes late finds another job's number there and takes nothing, so nobody ever waits for a sleeper.
-struct State {
-  using Function = void (*)(const void*, int64_t);
-
-  std::mutex turn;
-  std::atomic<uint64_t> claim{0};
+// Tasks are claimed by lowering the count in `claim`. Only while a job's number stands there and its count is above zero
+// can anything be claimed, so a worker that comes late takes nothing and nobody ever waits for a sleeper.
+//
+// The description of the job is read and written with relaxed order. A worker reads `claim` (acquire) before it and
+// changes `claim` after it; if that succeeds, the description was the job's own: not an earlier one, because storing the
+// job into `claim` (release) came after writing it and the changes of others continue that release; and not a later one,
+// because the caller writes that only after `finished` told it (release, acquire) of the tasks just claimed.
+struct Pool::State {
+  // One line: what a watching worker needs comes with the line whose change it notices.
+  alignas(64) std::atomic<uint64_t> claim{0};
   std::atomic<Function> function{nullptr};
   std::atomic<const void*> context{nullptr};
-  std::atomic<int64_t> tasks{0};
-  std::atomic<int64_t> done{0};
+  std::atomic<uint64_t> tasks{0};
 
-  std::mutex sleep;
-  std::condition_variable wake;
-  std::atomic<int> sleepers{0};
+  alignas(64) std::atomic<uint64_t> finished{0};  // by workers, of all jobs; a job's caller counts its own tasks
+
+  alignas(64) std::atomic<int> sleepers{0};  // changes seldom, so that the caller has it at hand
   std::atomic<bool> stopping{false};
+  const uint64_t share;  // one claim takes so small a part of what is left
+  const unsigned generation = forks.load(std::memory_order_relaxed);
 
-  std::mutex failure_lock;
+  alignas(64) std::mutex turn;
+  uint64_t expected = 0;  // of `finished`, when the last job ended
   std::exception_ptr failure;
-
   void* scratch = nullptr;
   std::size_t scratch_bytes = 0;
+
+  std::mutex failure_lock;
+  std::mutex sleep;
+  std::condition_variable wake;
   std::vector<std::thread> workers;
 
-  explicit State(int threads) {
+  explicit State(int threads) : share(uint64_t{claims_per_thread} * threads) {
     const SignalsBlocked blocked;
+    workers.reserve(threads - 1);
     try {
       for (int i = 1; i < threads; ++i) workers.emplace_back([this] { work(); });
     } catch (...) {
@@ -89,69 +131,86 @@ struct State {
   }
 
   void stop() {
-    stopping = true;
-    { const std::lock_guard<std::mutex> lock(sleep); }
-    wake.notify_all();
+    stopping.store(true, std::memory_order_relaxed);
+    publish(0);
     for (std::thread& worker : workers) worker.join();
-    workers.clear();
+  }
+
+  // Shows the next job's number, with what is left to claim of it, and wakes who sleeps. Both sides put the store before
+  // the load in the one order of sequentially consistent operations: either the sleeper sees the job, or it is seen.
+  uint64_t publish(uint64_t left) {
+    const uint64_t job = ((claim.load(std::memory_order_relaxed) >> job_shift) + 1) & count_mask;
+    claim.store(job << job_shift | left, std::memory_order_seq_cst);
+    if (sleepers.load(std::memory_order_seq_cst) > 0) {
+      { const std::lock_guard<std::mutex> lock(sleep); }
+      wake.notify_all();
+    }
+    return job;
   }
 
   void work() {
     uint64_t seen = 0;
-    while (wait_for_job(seen)) {
-      seen = claim >> 32;
-      take_part(seen);
-    }
-  }
-
-  bool news(uint64_t seen) const { return stopping || claim >> 32 != seen; }
-
-  bool wait_for_job(uint64_t seen) {
-    for (int i = 0; i < spins && !news(seen); ++i) pause_briefly();
-    if (!news(seen)) {
-      std::unique_lock<std::mutex> lock(sleep);
-      ++sleepers;
-      wake.wait(lock, [&] { return news(seen); });
-      --sleepers;
-    }
-    return !stopping;
-  }
-
-  void take_part(uint64_t job) {
+    const auto news = [&] { return claim.load(std::memory_order_acquire) >> job_shift != seen; };
     for (;;) {
-      const Function call = function;
-      const void* const with = context;
-      const int64_t last = tasks;
-      uint64_t now = claim;
-      // Only while the job is the current one are the three values above its own.
-      if (now >> 32 != job || static_cast<int64_t>(now & 0xffffffff) >= last) return;
-      if (!claim.compare_exchange_weak(now, now + 1)) continue;
+      if (!watch(watch_time, news)) {
+        std::unique_lock<std::mutex> lock(sleep);
+        sleepers.fetch_add(1, std::memory_order_seq_cst);
+        wake.wait(lock, [&] { return claim.load(std::memory_order_seq_cst) >> job_shift != seen; });
+        sleepers.fetch_sub(1, std::memory_order_relaxed);
+      }
+      seen = claim.load(std::memory_order_acquire) >> job_shift;
+      if (stopping.load(std::memory_order_relaxed)) return;
+      if (const uint64_t ran = take_part(seen)) finished.fetch_add(ran, std::memory_order_release);
+    }
+  }
+
+  // What one claim takes of so many tasks: a few while many are left, in the end one.
+  uint64_t portion(uint64_t left) const { return std::max<uint64_t>(left / share, 1); }
+
+  // Runs what it can claim of a job; returns how many tasks that was.
+  uint64_t take_part(uint64_t job) {
+    uint64_t ran = 0, now = claim.load(std::memory_order_acquire);
+    while (now >> job_shift == job && (now & count_mask) > 0) {
+      const Function call = function.load(std::memory_order_relaxed);
+      const void* const with = context.load(std::memory_order_relaxed);
+      const uint64_t first = tasks.load(std::memory_order_relaxed) - (now & count_mask);
+      const uint64_t count = portion(now & count_mask);
+      if (!claim.compare_exchange_weak(now, now - count, std::memory_order_acquire)) continue;
+      run_tasks(call, with, first, count);
+      ran += count;
+      now = claim.load(std::memory_order_acquire);
+    }
+    return ran;
+  }
+
+  void run_tasks(Function call, const void* with, uint64_t first, uint64_t count) {
+    for (uint64_t task = first; task < first + count; ++task) {
       try {
-        call(with, static_cast<int64_t>(now & 0xffffffff));
+        call(with, static_cast<int64_t>(task));
       } catch (...) {
         const std::lock_guard<std::mutex> lock(failure_lock);
         if (!failure) failure = std::current_exception();
       }
-      ++done;
     }
   }
 };
 
-Pool::Pool(int threads) : threads_(threads), generation_(fork_generation()), state_(new State(threads)) {}
+Pool::Pool(int threads) : threads_(threads), state_(new State(threads)) {}
 
 Pool::~Pool() {
-  if (generation_ != fork_generation()) static_cast<void>(state_.release());  // its threads are the parent's
+  State* const state = state_.load(std::memory_order_acquire);
+  if (state->generation == forks.load(std::memory_order_relaxed)) delete state;  // else its threads are the parent's
 }
 
-State& Pool::revive() {
-  const std::lock_guard<std::mutex> lock(revival_);
-  if (generation_ != fork_generation()) {
-    // The threads stayed with the parent, and a lock may be held by one of them for ever: leave it all behind.
-    static_cast<void>(state_.release());
-    state_.reset(new State(threads_));
-    generation_ = fork_generation();
-  }
-  return *state_;
+// In a child the threads are the parent's, and a lock may be held by one of them for ever: all of it is left behind.
+// No lock here, for the same reason.
+Pool::State& Pool::revive() {
+  State* state = state_.load(std::memory_order_acquire);
+  if (state->generation == forks.load(std::memory_order_relaxed)) return *state;
+  State* const fresh = new State(threads_);
+  if (state_.compare_exchange_strong(state, fresh, std::memory_order_acq_rel, std::memory_order_acquire)) return *fresh;
+  delete fresh;  // another thread of the child was first
+  return *state;
 }
 
 Pool::Turn::Turn(Pool& pool) : state_(pool.revive()), lock_(state_.turn) {}
@@ -172,23 +231,17 @@ void Pool::Turn::run(int64_t tasks, Function function, const void* context) {
     for (int64_t task = 0; task < tasks; ++task) function(context, task);
     return;
   }
-  const uint64_t last_job = state_.claim >> 32, job = (last_job + 1) & 0xffffffff;
-  state_.claim = last_job << 32 | 0xffffffff;  // nothing is left to claim of the last job while the new one is set up
-  state_.function = function;
-  state_.context = context;
-  state_.tasks = tasks;
-  state_.done = 0;
-  state_.claim = job << 32;
-  if (state_.sleepers > 0) {
-    { const std::lock_guard<std::mutex> lock(state_.sleep); }
-    state_.wake.notify_all();
-  }
-  state_.take_part(job);
-  for (int i = 0; state_.done < tasks; ++i) {
-    if (i < spins) pause_briefly();
-    else std::this_thread::yield();
-  }
-  if (std::exception_ptr failure = std::exchange(state_.failure, nullptr)) std::rethrow_exception(failure);
+  assert(static_cast<uint64_t>(tasks) <= count_mask);
+  state_.function.store(function, std::memory_order_relaxed);
+  state_.context.store(context, std::memory_order_relaxed);
+  state_.tasks.store(tasks, std::memory_order_relaxed);
+  const uint64_t first = state_.portion(tasks);  // the caller's own before anybody can claim, which saves it a claim
+  const uint64_t job = state_.publish(tasks - first);
+  state_.run_tasks(function, context, 0, first);
+  state_.expected += tasks - first - state_.take_part(job);
+  const auto ended = [&] { return state_.finished.load(std::memory_order_acquire) == state_.expected; };
+  while (!watch(watch_time, ended)) std::this_thread::yield();
+  if (state_.failure) std::rethrow_exception(std::exchange(state_.failure, nullptr));
 }
 
 }  // namespace hybrid

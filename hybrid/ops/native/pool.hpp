@@ -1,17 +1,18 @@
 // A pool of threads that lives as long as its owner: quick to wake, quiet when idle, alive after fork.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 
 namespace hybrid {
 
-struct State;
-
 // The calling thread takes part in the work, so a pool of one starts no thread.
 class Pool {
+  struct State;
+  using Function = void (*)(const void* context, int64_t task);
+
  public:
   explicit Pool(int threads);
   ~Pool();
@@ -25,8 +26,9 @@ class Pool {
    public:
     explicit Turn(Pool& pool);
 
-    // Calls body(task) once for each task from 0 to tasks - 1, each on any thread, claimed in rising order; returns
-    // when all are done. The first exception of a body is thrown again here, after the others ended.
+    // Calls body(task) once for each task from 0 to tasks - 1, each on any thread, claimed in rising order, a few
+    // at a time while many are left; returns when all are done. Allocates nothing, so that a decode step may call it a
+    // hundred times within one turn. The first exception of a body is thrown again here, after the others ended.
     template <class Body>
     void run(int64_t tasks, const Body& body) {
       run(tasks, [](const void* context, int64_t task) { (*static_cast<const Body*>(context))(task); }, &body);
@@ -36,7 +38,6 @@ class Pool {
     void* scratch(std::size_t bytes);
 
    private:
-    using Function = void (*)(const void* context, int64_t task);
     void run(int64_t tasks, Function function, const void* context);
 
     State& state_;
@@ -46,10 +47,8 @@ class Pool {
  private:
   State& revive();
 
-  int threads_;
-  std::mutex revival_;
-  unsigned generation_;  // how many forks lay behind this process when the state was made
-  std::unique_ptr<State> state_;
+  const int threads_;
+  std::atomic<State*> state_;  // owned
 };
 
 }  // namespace hybrid

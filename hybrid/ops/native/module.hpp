@@ -1,0 +1,6 @@
+// What the files of the binding share.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+void bind_program(nanobind::module_& m);

@@ -1,0 +1,152 @@
+// The binding of `Program`: what is recorded is checked when it is recorded, so that a run checks its step alone.
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <tuple>
+#include <vector>
+
+#include "checks.hpp"
+#include "module.hpp"
+#include "program.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using hybrid::array;
+using hybrid::Pool;
+using hybrid::Program;
+using hybrid::require;
+
+using MatrixArguments = std::tuple<uintptr_t, int64_t, int, int64_t, uintptr_t, uintptr_t>;
+
+hybrid::Table table(uintptr_t weight, int64_t stride_bytes, int format, int64_t width) {
+  const hybrid::Format known = hybrid::weight_format(format);
+  hybrid::require_size(width, "width");
+  hybrid::require_stride(stride_bytes, known, width, 1);
+  return {hybrid::weights(weight, "weight"), stride_bytes, known, width};
+}
+
+hybrid::Pages pages(uintptr_t keys, uintptr_t values, int format, int64_t kv_heads, int64_t head_dim) {
+  hybrid::require_size(kv_heads, "kv_heads");
+  hybrid::require_size(head_dim, "head_dim");
+  return {array<float>(keys, "keys"), array<float>(values, "values"), hybrid::page_format(format), kv_heads, head_dim};
+}
+
+void linear(Program& program, Pool& pool, uintptr_t x, int64_t width, const std::vector<MatrixArguments>& arguments) {
+  require(!arguments.empty() && arguments.size() <= 8, "one to eight matrices share an input");
+  std::vector<hybrid::Matrix> matrices;
+  for (const auto& [weight, stride_bytes, format, out_features, bias, y] : arguments)
+    matrices.push_back(hybrid::matrix(weight, stride_bytes, format, out_features, width, bias, array<float>(y, "y")));
+  program.linear(pool, array<float>(x, "x"), width, matrices);
+}
+
+void norm(Program& program, bool centred, uintptr_t x, uintptr_t weight, uintptr_t bias, int64_t width, float eps,
+          uintptr_t y) {
+  hybrid::require_size(width, "width");
+  program.norm({centred, array<float>(x, "x"), array<float>(weight, "weight"),
+                hybrid::array_or_null<const float>(bias, "bias"), width, eps, array<float>(y, "y")});
+}
+
+void predict(Program& program, Pool& pool, const MatrixArguments& fc1, const MatrixArguments& fc2, float threshold,
+             uintptr_t row_of_neuron, uintptr_t x, int64_t hidden, uintptr_t named) {
+  const auto& [w1, s1, f1, rank, b1, y1] = fc1;
+  const auto& [w2, s2, f2, rows, b2, y2] = fc2;
+  static_cast<void>(y1);
+  static_cast<void>(y2);
+  const hybrid::Predictor predictor = {
+      hybrid::matrix(w1, s1, f1, rank, hidden, b1, nullptr), hybrid::matrix(w2, s2, f2, rows, rank, b2, nullptr),
+      threshold, array<const int32_t>(row_of_neuron, "row_of_neuron")};
+  program.predict(pool, predictor, array<float>(x, "x"), hidden, array<uint8_t>(named, "named"));
+}
+
+void sparse_ffn(Program& program, Pool& pool, uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t hidden,
+                int weight_format, bool gated, int activation, bool skip_inactive, uintptr_t bias, uintptr_t x,
+                uintptr_t named, int64_t named_stride, bool more, uintptr_t y, uintptr_t counts) {
+  const hybrid::Bank bank =
+      hybrid::bank(rows, stride_bytes, n_rows, hidden, weight_format, gated, activation, skip_inactive, bias);
+  require(!named || named_stride >= n_rows, "named_stride should be at least n_rows");
+  program.sparse_ffn(pool, bank, array<float>(x, "x"), reinterpret_cast<const uint8_t*>(named), named_stride, more, array<float>(y, "y"),
+                     array<int64_t>(counts, "counts"));
+}
+
+// Returns the seconds it took.
+double run(Program& program, int64_t tokens, uintptr_t ids, uintptr_t positions, uintptr_t blocks) {
+  hybrid::require_tokens(tokens);
+  const hybrid::Step step = {static_cast<int>(tokens), array<const int64_t>(ids, "ids"),
+                             array<const int64_t>(positions, "positions"),
+                             array<const int64_t* const>(blocks, "blocks")};
+  const nb::gil_scoped_release released;
+  const auto began = std::chrono::steady_clock::now();
+  program.run(step);
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+}
+
+}  // namespace
+
+void bind_program(nb::module_& m) {
+  nb::class_<Program>(m, "Program")
+      .def(nb::init<>())
+      .def("embed",
+           [](Program& p, uintptr_t weight, int64_t stride_bytes, int weight_format, int64_t width, uintptr_t y) {
+             p.embed(table(weight, stride_bytes, weight_format, width), array<float>(y, "y"));
+           },
+           "weight"_a, "stride_bytes"_a, "weight_format"_a, "width"_a, "y"_a)
+      .def("add_positions",
+           [](Program& p, uintptr_t weight, int64_t stride_bytes, int weight_format, int64_t width, int64_t offset,
+              uintptr_t y) {
+             p.add_positions(table(weight, stride_bytes, weight_format, width), offset, array<float>(y, "y"));
+           },
+           "weight"_a, "stride_bytes"_a, "weight_format"_a, "width"_a, "offset"_a, "y"_a)
+      .def("angles",
+           [](Program& p, uintptr_t frequencies, int64_t half, uintptr_t cosines, uintptr_t sines) {
+             hybrid::require_size(half, "half");
+             p.angles(array<float>(frequencies, "frequencies"), half, array<float>(cosines, "cosines"),
+                      array<float>(sines, "sines"));
+           },
+           "frequencies"_a, "half"_a, "cosines"_a, "sines"_a)
+      .def("norm", &norm, "centred"_a, "x"_a, "weight"_a, "bias"_a, "width"_a, "eps"_a, "y"_a)
+      .def("linear", &linear, "pool"_a, "x"_a, "width"_a, "matrices"_a, nb::keep_alive<1, 2>())
+      .def("rotate",
+           [](Program& p, uintptr_t x, int64_t heads, int64_t head_dim, uintptr_t cosines, uintptr_t sines) {
+             hybrid::require_size(heads, "heads");
+             require(head_dim >= 2 && head_dim % 2 == 0, "rotary heads have an even size");
+             p.rotate(array<float>(x, "x"), heads, head_dim, array<float>(cosines, "cosines"), array<float>(sines, "sines"));
+           },
+           "x"_a, "heads"_a, "head_dim"_a, "cosines"_a, "sines"_a)
+      .def("store",
+           [](Program& p, uintptr_t k, uintptr_t v, uintptr_t keys, uintptr_t values, int page_format,
+              int64_t kv_heads, int64_t head_dim) {
+             p.store(array<float>(k, "k"), array<float>(v, "v"), pages(keys, values, page_format, kv_heads, head_dim));
+           },
+           "k"_a, "v"_a, "keys"_a, "values"_a, "page_format"_a, "kv_heads"_a, "head_dim"_a)
+      .def("attention",
+           [](Program& p, Pool& pool, uintptr_t q, uintptr_t keys, uintptr_t values, int page_format, int64_t heads,
+              int64_t kv_heads, int64_t head_dim, int64_t window, uintptr_t y) {
+             require(kv_heads >= 1 && heads >= kv_heads && heads % kv_heads == 0, "heads should be multiples of kv_heads");
+             require(window >= 0, "window should not be negative");
+             p.attention(pool, array<float>(q, "q"), pages(keys, values, page_format, kv_heads, head_dim), heads, window, array<float>(y, "y"));
+           },
+           "pool"_a, "q"_a, "keys"_a, "values"_a, "page_format"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "window"_a,
+           "y"_a, nb::keep_alive<1, 2>())
+      .def("add",
+           [](Program& p, uintptr_t a, uintptr_t b, int64_t width, uintptr_t y) {
+             hybrid::require_size(width, "width");
+             p.add(array<float>(a, "a"), array<float>(b, "b"), width, array<float>(y, "y"));
+           },
+           "a"_a, "b"_a, "width"_a, "y"_a)
+      .def("add_vector",
+           [](Program& p, uintptr_t vector, int64_t width, uintptr_t y) {
+             hybrid::require_size(width, "width");
+             p.add_vector(array<float>(vector, "vector"), width, array<float>(y, "y"));
+           },
+           "vector"_a, "width"_a, "y"_a)
+      .def("predict", &predict, "pool"_a, "fc1"_a, "fc2"_a, "threshold"_a, "row_of_neuron"_a, "x"_a, "hidden"_a,
+           "named"_a, nb::keep_alive<1, 2>())
+      .def("sparse_ffn", &sparse_ffn, "pool"_a, "rows"_a, "stride_bytes"_a, "n_rows"_a, "hidden"_a, "weight_format"_a,
+           "gated"_a, "activation"_a, "skip_inactive"_a, "bias"_a, "x"_a, "named"_a, "named_stride"_a, "more"_a, "y"_a,
+           "counts"_a, nb::keep_alive<1, 2>())
+      .def("run", &run, "tokens"_a, "ids"_a, "positions"_a, "blocks"_a);
+}

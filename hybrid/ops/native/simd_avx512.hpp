@@ -1,0 +1,93 @@
+// Vectors of sixteen: x86-64 with AVX-512 F, BW, VL, DQ and VNNI.
+#pragma once
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels.hpp"
+
+namespace {
+
+struct Simd {
+  using V = __m512;   // floats
+  using I = __m512i;  // 32-bit words
+
+  static constexpr int lanes = 16;
+  static constexpr int token_block = 4;    // 4 rows x 4 tokens of accumulators fit 32 registers
+  static constexpr int block_products = 8; // the same for block formats, which need two for each
+  static constexpr int signed_offset = 128;
+  static constexpr int nibble_offset = 0;
+
+  static V zero() { return _mm512_setzero_ps(); }
+  static V broadcast(float value) { return _mm512_set1_ps(value); }
+  static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+  static V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+  static V add(V a, V b) { return _mm512_add_ps(a, b); }
+  static V max(V a, V b) { return _mm512_max_ps(a, b); }
+  static V abs(V v) { return _mm512_abs_ps(v); }
+  static V round(V v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static V times_power_of_two(V v, V n) { return _mm512_scalef_ps(v, n); }
+  static float sum(V v) { return _mm512_reduce_add_ps(v); }
+  static float greatest(V v) { return _mm512_reduce_max_ps(v); }
+
+  static V load(const float* p) { return _mm512_loadu_ps(p); }
+  static V load(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(mask(n), p); }
+  static void store(float* p, V v) { _mm512_storeu_ps(p, v); }
+  static void store(float* p, V v, int64_t n) { _mm512_mask_storeu_ps(p, mask(n), v); }
+
+  static void store_halves(uint16_t* p, V v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+  }
+
+  template <hybrid::Format format>
+  static V widen(const unsigned char* p) {
+    if constexpr (format == hybrid::f32) return _mm512_loadu_ps(p);
+    else return widen<format>(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  template <hybrid::Format format>
+  static V widen(const unsigned char* p, int64_t n) {
+    if constexpr (format == hybrid::f32) return _mm512_maskz_loadu_ps(mask(n), p);
+    else return widen<format>(_mm256_maskz_loadu_epi16(mask(n), p));
+  }
+
+  static I words(const void* p) { return _mm512_loadu_si512(p); }
+  static I words(const void* p, int64_t n) { return _mm512_maskz_loadu_epi32(mask(n), p); }
+  static I times(I a, int factor) { return _mm512_mullo_epi32(a, _mm512_set1_epi32(factor)); }
+  static I low(I w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
+  static I high(I w) { return _mm512_and_si512(_mm512_srli_epi32(w, 4), _mm512_set1_epi8(15)); }
+  // The instruction multiplies unsigned with signed bytes: with its sign bit turned over a weight is 128 too large.
+  static I dot_signed(I sum, I w, I x) {
+    return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80))), x);
+  }
+  static I dot_nibbles(I sum, I w, I x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  static V to_float(I v) { return _mm512_cvtepi32_ps(v); }
+  static I to_int(V v) { return _mm512_cvtps_epi32(v); }
+  static void store_int(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+  static V halves(const unsigned char* p, int64_t n) {
+    return _mm512_cvtph_ps(n == lanes ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
+                                      : _mm256_maskz_loadu_epi16(mask(n), p));
+  }
+  // The permutation reads the lowest four bits of a lane: sixteen floats are a table of all nibbles' values.
+  template <int k>
+  static V nibble(I w) {
+    const V values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm512_permutexvar_ps(k ? _mm512_srli_epi32(w, 4 * k) : w, values);
+  }
+  template <int k>
+  static V signed_byte(I w) {
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(k < 3 ? _mm512_slli_epi32(w, 24 - 8 * k) : w, 24));
+  }
+
+ private:
+  template <hybrid::Format format>
+  static V widen(__m256i h) {
+    if constexpr (format == hybrid::bf16) {
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+    } else {
+      return _mm512_cvtph_ps(h);
+    }
+  }
+  static __mmask16 mask(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+};
+
+}  // namespace

@@ -1,0 +1,137 @@
+"""How many threads are worth having: performance cores, within the process's affinity and its control group's quota.
+
+One thread for each physical core. The siblings of a core share its first-level cache and the buffers that wait for
+memory, which is what decoding is bound by; and a sibling that watches for work takes turns from one that has some.
+Slow cores of a mixed processor are left to the rest of the machine: joins would wait for them.
+
+Files are described in the kernel's documentation: ABI/testing/sysfs-devices-system-cpu, admin-guide/cgroup-v1 and
+admin-guide/cgroup-v2.rst; `/proc/self/mountinfo` in proc(5).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
+
+CPUS = "sys/devices/system/cpu"
+# What makes a performance core, as a share of the best. Capacity counts work per second: small Arm cores have 0.2 to
+# 0.45 of it, middle ones 0.7 and more. Frequency alone says less: compact cores have 0.65 to 0.75, favoured ones 1.05
+# times that of their equals.
+ENOUGH_CAPACITY = 0.5
+ENOUGH_FREQUENCY = 0.8
+
+
+def usable_cores(root: Path = Path("/"), allowed: Collection[int] | None = None) -> int:
+    """Threads to compute on by default, at least 1.
+
+    Args:
+        root: where `proc` and `sys` are.
+        allowed: CPUs that the process may run on; its affinity by default.
+    """
+    if sys.platform == "darwin":
+        return performance_cores_of_mac()
+    cores = count_cores(root, performance_cpus(root, allowed or os.sched_getaffinity(0)))
+    quota = cpu_quota(root)
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def performance_cpus(root: Path, allowed: Collection[int]) -> set[int]:
+    """The fast ones among CPUs; all of them where the machine names no difference."""
+    fast = parse_cpus(read(root / "sys/devices/cpu_core/cpus")) & set(allowed)  # Intel's mixed processors
+    if fast:
+        return fast
+    for name, enough in (("cpu_capacity", ENOUGH_CAPACITY), ("cpufreq/cpuinfo_max_freq", ENOUGH_FREQUENCY)):
+        texts = {cpu: read(root / CPUS / f"cpu{cpu}" / name) for cpu in allowed}
+        figures = {cpu: int(text) for cpu, text in texts.items() if text.isdecimal()}
+        if len(figures) == len(allowed):
+            return {cpu for cpu, figure in figures.items() if figure >= enough * max(figures.values())}
+    return set(allowed)
+
+
+def count_cores(root: Path, cpus: Collection[int]) -> int:
+    """Physical cores that the CPUs belong to."""
+    siblings = {
+        frozenset(parse_cpus(read(root / CPUS / f"cpu{cpu}/topology/thread_siblings_list")) | {cpu}) for cpu in cpus
+    }
+    return len(siblings)
+
+
+def cpu_quota(root: Path) -> float | None:
+    """CPUs' worth of time that the process's control groups grant it, None where nothing limits it.
+
+    A group's limit holds for all below it, so the least on the way up counts.
+    """
+    limits = [limit for folder in control_groups(root) if (limit := group_quota(folder)) is not None]
+    return min(limits, default=None)
+
+
+def group_quota(folder: Path) -> float | None:
+    """The limit of one control group of version 2 or 1, in CPUs."""
+    words = read(folder / "cpu.max").split()
+    if not words:
+        words = [read(folder / "cpu.cfs_quota_us"), read(folder / "cpu.cfs_period_us")]
+    if len(words) != 2 or not all(word.isdecimal() for word in words):
+        return None  # "max", -1, or no such file
+    quota, period = (int(word) for word in words)
+    return quota / period if quota and period else None
+
+
+def control_groups(root: Path) -> Iterator[Path]:
+    """Folders of the groups that limit the process's time, from its own up to the topmost that is mounted."""
+    paths = {}
+    for line in read(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            paths["cgroup2"] = PurePosixPath(path)
+        elif "cpu" in controllers.split(","):
+            paths["cgroup"] = PurePosixPath(path)
+    for line in read(root / "proc/self/mountinfo").splitlines():
+        mount, _, system = line.partition(" - ")
+        kind, _, options = system.split(" ", 2)
+        if kind not in paths or (kind == "cgroup" and "cpu" not in options.split(",")):
+            continue
+        top, mounted_at = (unescape(word) for word in mount.split(" ")[3:5])
+        folder = root / mounted_at.lstrip("/")
+        # A container may see its own group as the top of the mount, or be named by a path from outside of it.
+        inside = paths[kind].relative_to(top) if paths[kind].is_relative_to(top) else PurePosixPath()
+        yield folder
+        if ".." not in inside.parts:
+            yield from (folder / part for part in (inside, *inside.parents) if part.parts)
+
+
+def performance_cores_of_mac() -> int:
+    """Cores of the fastest kind; all physical ones where there is one kind only."""
+    for name in ("hw.perflevel0.physicalcpu", "hw.physicalcpu"):
+        told = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False).stdout
+        if told.strip().isdecimal():
+            return max(1, int(told))
+    return os.cpu_count() or 1
+
+
+def parse_cpus(text: str) -> set[int]:
+    """The CPUs in a list such as `0-3,8`."""
+    cpus: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if first.isdecimal() and (last or first).isdecimal():
+            cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
+
+
+def unescape(word: str) -> str:
+    """A path of mountinfo, where blanks and backslashes are octal escapes."""
+    for escape, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
+        word = word.replace(escape, character)
+    return word
+
+
+def read(path: Path) -> str:
+    """A small file's text without blanks around it; empty where it is missing or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,226 @@
+"""A decode step recorded once as native programs, and run with one call (or a few, where layers are split).
+
+The decoder is walked once with a `Recorder` in the place of operators: instead of computing, each call appends the
+native operator to a program, over buffers that all layers share. Running the program then is the whole step; Python
+takes part only where a layer's rows lie on two units and the lane hands work over.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+
+import torch
+
+from hybrid.model.decoder import ComputeUnit, Decoder, LayerParts, NormWeights, OuterParts, Projection
+from hybrid.model.eager import Step
+from hybrid.model.rotary import inverse_frequencies
+from hybrid.ops import cpu
+from hybrid.runtime.activity import Activity
+from hybrid.runtime.scheduler import Scheduler, SplitLayer
+from hybrid.spec import ModelSpec
+
+HandOver = Callable[[int], None]  # computes for so many tokens what needs Python
+
+
+class Recorder:
+    """Appends to programs what a decoder asks for; see `hybrid.model.decoder.Operators`."""
+
+    def __init__(self, spec: ModelSpec, scheduler: Scheduler) -> None:
+        self.spec, self.scheduler = spec, scheduler
+        self.pieces: list[cpu.Program | HandOver] = []
+        self.counts = {"gpu": array("q", (0, 0)), "cpu": array("q", (0, 0))}
+        self.kept: list[object] = []  # memory that programs hold by address
+        self._buffers: dict[tuple[str, int], torch.Tensor] = {}
+        self._program = self._begin()
+
+    def embed(self, outer: OuterParts) -> torch.Tensor:
+        """See `Operators`. What belongs to a step and not to a layer is computed here too: the rotary angles."""
+        spec, y, table = self.spec, self._buffer("state", self.spec.hidden_size), outer.embeddings
+        address, stride, weight_format, *_ = cpu.matrix_arguments(table)
+        self._program.embed(address, stride, weight_format, table.columns, y.data_ptr())
+        self.kept.append(table)
+        if outer.positions is not None:
+            address, stride, weight_format, *_ = cpu.matrix_arguments(outer.positions)
+            width = outer.positions.columns
+            self._program.add_positions(address, stride, weight_format, width, spec.position_offset, y.data_ptr())
+            self.kept.append(outer.positions)
+        if spec.positions == "rope":
+            frequencies = inverse_frequencies(spec).contiguous()
+            self.kept.append(frequencies)
+            cosines, sines = self._angles()
+            self._program.angles(frequencies.data_ptr(), len(frequencies), cosines.data_ptr(), sines.data_ptr())
+        return y
+
+    def follow(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
+        """See `Operators`: all units are in host memory here."""
+        return x
+
+    def norm(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
+        """See `Operators`."""
+        y = self._buffer("normalised", x.shape[1])
+        bias = 0 if norm.bias is None else norm.bias.data_ptr()
+        centred, width, eps = self.spec.norm == "layer", x.shape[1], self.spec.norm_eps
+        self._program.norm(centred, x.data_ptr(), norm.weight.data_ptr(), bias, width, eps, y.data_ptr())
+        self.kept.append(norm)
+        return y
+
+    def project(self, unit: ComputeUnit, x: torch.Tensor, projections: Sequence[Projection]) -> list[torch.Tensor]:
+        """See `Operators`."""
+        outputs = [
+            self._buffer(f"projection {i} of {len(projections)}", p.weight.rows) for i, p in enumerate(projections)
+        ]
+        matrices = [cpu.matrix_arguments(p.weight, p.bias, y) for p, y in zip(projections, outputs, strict=True)]
+        self._program.linear(_pool(unit), x.data_ptr(), x.shape[1], matrices)
+        self.kept.extend(projections)
+        return outputs
+
+    def attend(self, layer: LayerParts, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """See `Operators`."""
+        spec, y = self.spec, self._buffer("mixed", self.spec.q_size)
+        if spec.positions == "rope":
+            cosines, sines = (angles.data_ptr() for angles in self._angles())
+            self._program.rotate(q.data_ptr(), spec.n_heads, spec.head_dim, cosines, sines)
+            self._program.rotate(k.data_ptr(), spec.n_kv_heads, spec.head_dim, cosines, sines)
+        keys, values = layer.pages.keys, layer.pages.values
+        pages = (keys.data_ptr(), values.data_ptr(), cpu.PAGE_FORMATS[keys.dtype])
+        self._program.store(k.data_ptr(), v.data_ptr(), *pages, spec.n_kv_heads, spec.head_dim)
+        shape = (spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.sliding_window or 0)
+        self._program.attention(_pool(layer.unit), q.data_ptr(), *pages, *shape, y.data_ptr())
+        self.kept.append(layer.pages)
+        return y
+
+    def feed_forward(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        """See `Operators`."""
+        layer, y = self.scheduler.layers[index], self._buffer("feed-forward", x.shape[1])
+        named = self._name_rows(layer, x) if self.scheduler.mode == "predicted" else None
+        if layer.far_banks:
+            self._hand_over(layer, x, named, y)
+        else:
+            self._near_rows(layer, x, named, y)
+        if layer.down_bias is not None:
+            self._program.add_vector(layer.down_bias.data_ptr(), x.shape[1], y.data_ptr())
+            self.kept.append(layer.down_bias)
+        return y
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """See `Operators`."""
+        self._program.add(x.data_ptr(), y.data_ptr(), x.shape[1], x.data_ptr())
+        return x
+
+    def _name_rows(self, layer: SplitLayer, x: torch.Tensor) -> torch.Tensor:
+        predictor = layer.predictor
+        assert predictor is not None, "predicted mode has predictors"
+        named = self._buffer("named", predictor.fc2.rows, torch.bool)
+        matrices = (cpu.matrix_arguments(predictor.fc1), cpu.matrix_arguments(predictor.fc2))
+        rows = predictor.row_of_neuron.data_ptr()
+        self._program.predict(
+            _pool(layer.near), *matrices, predictor.threshold, rows, x.data_ptr(), x.shape[1], named.data_ptr()
+        )
+        self.kept.append(predictor)
+        return named
+
+    def _near_rows(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None, y: torch.Tensor) -> None:
+        counts = self.counts[layer.near.name].buffer_info()[0]
+        for i, bank in enumerate(layer.near_banks):
+            here = 0 if named is None else named.data_ptr() + bank.first_row
+            stride = 0 if named is None else named.shape[1]
+            skip, bias = self.scheduler.skip_inactive, bank.addresses[1]
+            arguments = (*cpu.bank_arguments(bank), skip, bias, x.data_ptr(), here, stride, i > 0)
+            self._program.sparse_ffn(_pool(layer.near), *arguments, y.data_ptr(), counts)
+            self.kept.append(bank.memory)
+
+    def _hand_over(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None, y: torch.Tensor) -> None:
+        def compute(tokens: int) -> None:
+            both = self.scheduler.on_both(layer, x[:tokens], None if named is None else named[:tokens])
+            y[:tokens] = both
+
+        self.pieces.append(compute)
+        self._program = self._begin()
+
+    def _begin(self) -> cpu.Program:
+        program = cpu.Program()
+        self.pieces.append(program)
+        return program
+
+    def _angles(self) -> tuple[torch.Tensor, torch.Tensor]:
+        half = self.spec.head_dim // 2
+        return self._buffer("cosines", half), self._buffer("sines", half)
+
+    def _buffer(self, name: str, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """`[MAX_TOKENS, width]`; the same one for the same name, since nothing outlives the next use."""
+        if (name, width) not in self._buffers:
+            self._buffers[name, width] = torch.zeros(cpu.MAX_TOKENS, width, dtype=dtype)
+        return self._buffers[name, width]
+
+
+class RecordedStep:
+    """A decoder's step for up to `cpu.MAX_TOKENS` tokens."""
+
+    def __init__(self, decoder: Decoder, scheduler: Scheduler) -> None:
+        recorder = Recorder(decoder.spec, scheduler)
+        self._hidden = decoder.forward(recorder)
+        self._recorder: Recorder | None = recorder
+        outer = decoder.outer
+        head = Recorder(decoder.spec, scheduler)
+        self._picked = torch.zeros(cpu.MAX_TOKENS, decoder.spec.hidden_size)
+        (self._logits,) = head.project(outer.head_unit, self._picked, (Projection(outer.head, None),))
+        self._head: Recorder | None = head
+        self._no_tokens = array("q", (0,))  # the head needs no ids, positions or blocks
+
+    def run(self, step: Step, activity: Activity) -> torch.Tensor:
+        """fp32 `[tokens, hidden]` as `Decoder.forward`, in a buffer that the next run overwrites.
+
+        Raises:
+            RuntimeError: the step is closed.
+        """
+        if self._recorder is None:
+            raise RuntimeError("this model was closed; its memory is gone")
+        tokens = len(step.token_ids)
+        ids, positions = array("q", step.token_ids), array("q", step.positions)
+        tables = array("q", [s.blocks.buffer_info()[0] for s in step.spans for _ in range(s.count)])
+        addresses = [values.buffer_info()[0] for values in (ids, positions, tables)]
+        for piece in self._recorder.pieces:
+            if isinstance(piece, cpu.Program):
+                activity.native_seconds += piece.run(tokens, *addresses)
+            else:
+                piece(tokens)
+        for unit, counts in self._recorder.counts.items():
+            rows = activity.rows(unit)
+            rows.gated += counts[0]
+            rows.finished += counts[1]
+            counts[0] = counts[1] = 0
+        return self._hidden[:tokens]
+
+    def logits(self, hidden: torch.Tensor, activity: Activity) -> torch.Tensor:
+        """fp32 `[tokens, vocab]` as `Decoder.logits`, in a buffer that the next call overwrites.
+
+        Raises:
+            RuntimeError: the step is closed.
+        """
+        if self._head is None:
+            raise RuntimeError("this model was closed; its memory is gone")
+        tokens = len(hidden)
+        self._picked[:tokens] = hidden
+        unused = self._no_tokens.buffer_info()[0]
+        for program in self._head.pieces:
+            assert isinstance(program, cpu.Program), "the head lies on one unit"
+            activity.native_seconds += program.run(tokens, unused, unused, unused)
+        return self._logits[:tokens]
+
+    def close(self) -> None:
+        """Forget the programs and the memory that they hold."""
+        self._recorder = self._head = None
+
+
+def record(decoder: Decoder, scheduler: Scheduler) -> RecordedStep | None:
+    """The recorded step of a model whose layers are all in host memory; None for others."""
+    units = [decoder.outer.head_unit, *(layer.unit for layer in decoder.layers)]
+    if any(unit.pool is None for unit in units) or decoder.outer.embeddings.device.type != "cpu":
+        return None
+    return RecordedStep(decoder, scheduler)
+
+
+def _pool(unit: ComputeUnit) -> cpu.Pool:
+    assert unit.pool is not None, "recorded units are in host memory"
+    return unit.pool
