@@ -57,7 +57,7 @@ class Program:
         fc1: MatrixArguments,
         fc2: MatrixArguments,
         threshold: float,
-        row_of_neuron: int,
+        neuron_ids: int,
         x: int,
         hidden: int,
         named: int,
@@ -81,6 +81,10 @@ class Program:
         y: int,
         counts: int,
     ) -> None: ...
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What all runs took, by kind of operator."""
+
     def run(self, tokens: int, ids: int, positions: int, blocks: int) -> float:
         """One step; the seconds that it took."""
 

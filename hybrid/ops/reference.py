@@ -33,9 +33,10 @@ def rounded(x: torch.Tensor, weight_format: str) -> torch.Tensor:
     """
     if not is_quantised(weight_format):
         return x
-    blocks = x.view(len(x), -1, BLOCK)
+    blocks = x.view(len(x), x.shape[1] // BLOCK, BLOCK)
     greatest = blocks.abs().amax(-1, keepdim=True)
-    inverse = (127 / greatest).masked_fill_(greatest == 0, 0)
+    inverse = 127 / greatest
+    inverse = inverse.masked_fill_(inverse.isinf(), 0)  # of zeros, and of what is too small to matter
     return ((blocks * inverse).round_() * (greatest / 127)).view_as(x)
 
 

@@ -16,15 +16,14 @@ LinearOperator = Callable[[torch.Tensor, Matrix, torch.Tensor | None], torch.Ten
 class RowPredictor:
     """`relu(x fc1ᵀ) fc2ᵀ > threshold`, a bool per row (Deja Vu, section 4.1; PowerInfer, section 5.1).
 
-    fc1: `[rank, hidden]`; fc2: `[neurons, rank]`, both as they lie in their file; neuron_ids: int64 `[rows]`, the
-    neuron of each row; row_of_neuron: int32 `[neurons]`, its inverse; linear: the unit's operator.
+    fc1: `[rank, hidden]`; fc2: `[neurons, rank]`, both as they lie in their file; neuron_ids: int32 `[rows]`, the
+    neuron of each row, on the unit; linear: the unit's operator.
     """
 
     fc1: Matrix
     fc2: Matrix
     threshold: float
     neuron_ids: torch.Tensor
-    row_of_neuron: torch.Tensor
     linear: LinearOperator
 
     def named(self, x: torch.Tensor) -> torch.Tensor:

@@ -87,10 +87,7 @@ class Placer:
         predictor = self.options.predictors.layers[index]
         fc1 = unit.place_matrix(predictor.fc1, "predictors")
         fc2 = unit.place_matrix(predictor.fc2, "predictors")
-        row_of_neuron = torch.empty_like(neuron_ids)
-        row_of_neuron[neuron_ids.long()] = torch.arange(len(neuron_ids), dtype=neuron_ids.dtype)
-        ids = neuron_ids.long().to(unit.device)
-        return RowPredictor(fc1, fc2, predictor.threshold, ids, row_of_neuron, unit.linear)
+        return RowPredictor(fc1, fc2, predictor.threshold, neuron_ids.to(unit.device), unit.linear)
 
     def _projection(self, name: str, unit: Unit) -> Projection:
         weight = unit.place_matrix(self.directory.matrix(f"{name}.weight"), "attention")

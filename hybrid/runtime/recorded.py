@@ -8,6 +8,7 @@ takes part only where a layer's rows lie on two units and the lane hands work ov
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
@@ -113,9 +114,9 @@ class Recorder:
         assert predictor is not None, "predicted mode has predictors"
         named = self._buffer("named", predictor.fc2.rows, torch.bool)
         matrices = (cpu.matrix_arguments(predictor.fc1), cpu.matrix_arguments(predictor.fc2))
-        rows = predictor.row_of_neuron.data_ptr()
+        ids = predictor.neuron_ids.data_ptr()
         self._program.predict(
-            _pool(layer.near), *matrices, predictor.threshold, rows, x.data_ptr(), x.shape[1], named.data_ptr()
+            _pool(layer.near), *matrices, predictor.threshold, ids, x.data_ptr(), x.shape[1], named.data_ptr()
         )
         self.kept.append(predictor)
         return named
@@ -207,6 +208,15 @@ class RecordedStep:
             assert isinstance(program, cpu.Program), "the head lies on one unit"
             activity.native_seconds += program.run(tokens, unused, unused, unused)
         return self._logits[:tokens]
+
+    def seconds(self) -> dict[str, float]:
+        """What native operators took so far, by kind, the head as one of its own."""
+        assert self._recorder is not None and self._head is not None
+        total: Counter[str] = Counter()
+        for piece in self._recorder.pieces:
+            total.update(piece.seconds if isinstance(piece, cpu.Program) else {})
+        total["head"] = sum(sum(p.seconds.values()) for p in self._head.pieces if isinstance(p, cpu.Program))
+        return dict(total)
 
     def close(self) -> None:
         """Forget the programs and the memory that they hold."""

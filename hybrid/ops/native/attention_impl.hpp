@@ -17,7 +17,7 @@ using hybrid::page_tokens;
 template <class Simd>
 inline typename Simd::V exponential(typename Simd::V v) {
   using V = typename Simd::V;
-  v = Simd::max(v, Simd::broadcast(-87.0f));
+  v = Simd::max(Simd::broadcast(-87.0f), v);  // in this order a NaN stays one
   const V n = Simd::round(Simd::mul(v, Simd::broadcast(1.44269504088896341f)));
   V r = Simd::fma(n, Simd::broadcast(-0.693359375f), v);
   r = Simd::fma(n, Simd::broadcast(2.12194440e-4f), r);

@@ -13,9 +13,13 @@ using hybrid::Input;
 
 using Bytes = const unsigned char*;
 
-constexpr int group = 4;          // rows whose dot products are formed together
+// Rows whose dot products are formed together. One, where one token asks: rows read one after the other are a stream that
+// the processor's own prefetching follows, and a 4-bit row is then read twice as fast as four side by side. With more
+// tokens arithmetic counts, and two rows share what is loaded of the inputs.
+constexpr int rows_together(int tokens) { return tokens == 1 ? 1 : 2; }
 constexpr int line = 64;          // bytes of a cache line
 constexpr int64_t ahead = 8192;   // bytes asked for before they are read, of all rows that are read together
+constexpr int chains = 2;         // sums that a dot product of 16-bit weights is kept in: additions take four cycles
 
 constexpr bool in_blocks(Format format) { return format == hybrid::q8_0 || format == hybrid::q4_0; }
 constexpr int words_per_block(Format format) { return format == hybrid::q4_0 ? 4 : 8; }
@@ -32,33 +36,38 @@ inline int64_t bytes_of(int64_t n) {
   else return n * 2;
 }
 
-// Asks for `count` bytes of w, `reach` bytes after `at`: past its end (`size`), those of the row that is next. Mapped
+// Asks for `count` bytes of w, `reach` bytes after `at`: past its end (`size`), those of the row that comes later. Mapped
 // files lie in small pages, at whose ends the processor's own prefetching stops: without this, reading is far slower.
 inline void prefetch(Bytes w, Bytes next, int64_t at, int64_t size, int64_t reach, int64_t count) {
   const Bytes from = at + reach < size ? w + at + reach : next + (at + reach - size);
   for (int64_t k = 0; k < count; k += line) __builtin_prefetch(from + k);
 }
 
-// out[r][t] = w[r] . x[t] for 16-bit weights; the rows `next` follow.
+// How many rows further on the row lies that is asked for while a row of so many bytes is multiplied.
+inline int64_t rows_ahead(int64_t size, int together) { return ((ahead - 1) / (together * size) + 1) * together; }
+
+// out[r][t] = w[r] . x[t] for 16-bit weights.
 template <class Simd, Format format, int R, int T>
 inline void dot_halves(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Bytes (&next)[R],
                        float (&out)[R][T]) {
-  typename Simd::V sums[R][T];
+  typename Simd::V sums[R][T][chains];
   const float* x[T];
   for (int t = 0; t < T; ++t) x[t] = in.x + tokens[t] * in.width;
   for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) sums[r][t] = Simd::zero();
+    for (int t = 0; t < T; ++t)
+      for (int c = 0; c < chains; ++c) sums[r][t][c] = Simd::zero();
   constexpr int step = line / 2;
   const int64_t n = in.width, reach = smaller(ahead / R, 2 * n);
   int64_t j = 0;
   for (; j + step <= n; j += step) {
     for (int r = 0; r < R; ++r) prefetch(w[r], next[r], 2 * j, 2 * n, reach, line);
-    for (int64_t k = j; k < j + step; k += Simd::lanes) {
+    for (int k = 0; k < step / Simd::lanes; ++k) {
+      const int64_t at = j + k * Simd::lanes;
       typename Simd::V wide[R];
-      for (int r = 0; r < R; ++r) wide[r] = Simd::template widen<format>(w[r] + 2 * k);
+      for (int r = 0; r < R; ++r) wide[r] = Simd::template widen<format>(w[r] + 2 * at);
       for (int t = 0; t < T; ++t) {
-        const typename Simd::V xs = Simd::load(x[t] + k);
-        for (int r = 0; r < R; ++r) sums[r][t] = Simd::fma(wide[r], xs, sums[r][t]);
+        const typename Simd::V xs = Simd::load(x[t] + at);
+        for (int r = 0; r < R; ++r) sums[r][t][k % chains] = Simd::fma(wide[r], xs, sums[r][t][k % chains]);
       }
     }
   }
@@ -67,20 +76,25 @@ inline void dot_halves(const Bytes (&w)[R], const Input& in, const int (&tokens)
     for (int t = 0; t < T; ++t) {
       const typename Simd::V xs = Simd::load(x[t] + j, rest);
       for (int r = 0; r < R; ++r)
-        sums[r][t] = Simd::fma(Simd::template widen<format>(w[r] + 2 * j, rest), xs, sums[r][t]);
+        sums[r][t][0] = Simd::fma(Simd::template widen<format>(w[r] + 2 * j, rest), xs, sums[r][t][0]);
     }
   }
   for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) out[r][t] = Simd::sum(sums[r][t]);
+    for (int t = 0; t < T; ++t) out[r][t] = Simd::sum(Simd::add(sums[r][t][0], sums[r][t][1]));
 }
 
 // The blocks `first` to `first + n` (at most a vector's lanes, all of one group of `in_group` blocks): their words are
-// multiplied and added up as integers, a lane for each block, then scaled.
-template <class Simd, Format format, int R, int T, bool whole>
+// multiplied and added up as integers, a lane for each block, then scaled. `known` is n where it is known when compiled:
+// all lanes or half of them; else 0, and loads are masked, which can be several times slower.
+template <class Simd, Format format, int R, int T, int known>
 inline void dot_lanes(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], int64_t first, int64_t n,
                       int64_t at, int64_t in_group, typename Simd::V (&sums)[R][T]) {
-  const auto words = [n](const void* p) { return whole ? Simd::words(p) : Simd::words(p, n); };
-  const auto floats = [n](const float* p) { return whole ? Simd::load(p) : Simd::load(p, n); };
+  const auto words = [n](const void* p) {
+    if constexpr (known == Simd::lanes) return Simd::words(p);
+    else if constexpr (known != 0) return Simd::half_words(p);
+    else return Simd::words(p, n);
+  };
+  const auto floats = [n](const float* p) { return known == Simd::lanes ? Simd::load(p) : Simd::load(p, n); };
   constexpr int steps = words_per_block(format);
   constexpr int offset = format == hybrid::q4_0 ? 8 : Simd::signed_offset;
   const int64_t blocks = in.width / hybrid::block;
@@ -116,7 +130,7 @@ inline void dot_lanes(const Bytes (&w)[R], const Input& in, const int (&tokens)[
   }
   typename Simd::V scales[R];
   for (int r = 0; r < R; ++r)
-    scales[r] = Simd::halves(w[r] + quant_bytes<format>(in.width) + 2 * first, whole ? Simd::lanes : n);
+    scales[r] = Simd::halves(w[r] + quant_bytes<format>(in.width) + 2 * first, known ? known : n);
   for (int t = 0; t < T; ++t) {
     const typename Simd::V xs = floats(in.scales + tokens[t] * blocks + first);
     for (int r = 0; r < R; ++r)
@@ -124,7 +138,7 @@ inline void dot_lanes(const Bytes (&w)[R], const Input& in, const int (&tokens)[
   }
 }
 
-// out[r][t] = w[r] . x[t] for block formats; the rows `next` follow.
+// out[r][t] = w[r] . x[t] for block formats.
 template <class Simd, Format format, int R, int T>
 inline void dot_blocks(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Bytes (&next)[R],
                        float (&out)[R][T]) {
@@ -138,31 +152,21 @@ inline void dot_blocks(const Bytes (&w)[R], const Input& in, const int (&tokens)
     for (int r = 0; r < R; ++r) prefetch(w[r], next[r], g * block_bytes, size, reach, n * block_bytes);
     int64_t l = 0;
     for (; l + Simd::lanes <= n; l += Simd::lanes)
-      dot_lanes<Simd, format, R, T, true>(w, in, tokens, g + l, Simd::lanes, l, n, sums);
-    if (l < n) dot_lanes<Simd, format, R, T, false>(w, in, tokens, g + l, n - l, l, n, sums);
+      dot_lanes<Simd, format, R, T, Simd::lanes>(w, in, tokens, g + l, Simd::lanes, l, n, sums);
+    constexpr int half = Simd::lanes / 2;
+    if (n - l == half) dot_lanes<Simd, format, R, T, half>(w, in, tokens, g + l, half, l, n, sums);
+    else if (l < n) dot_lanes<Simd, format, R, T, 0>(w, in, tokens, g + l, n - l, l, n, sums);
   }
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < T; ++t) out[r][t] = Simd::sum(sums[r][t]);
 }
 
-// out[r][t] = w[r] . x[tokens[t]]; the rows `next` are read next.
+// out[r][t] = w[r] . x[tokens[t]]; the vectors `next` come `rows_ahead` rows later.
 template <class Simd, Format format, int R, int T>
 inline void dot(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Bytes (&next)[R],
                 float (&out)[R][T]) {
-  if constexpr (!in_blocks(format)) {
-    dot_halves<Simd, format, R, T>(w, in, tokens, next, out);
-  } else if constexpr (R * T <= Simd::block_products || R == 1) {
-    dot_blocks<Simd, format, R, T>(w, in, tokens, next, out);
-  } else {  // fewer rows at a time, so that sums and products stay in registers
-    for (int r = 0; r < R; r += R / 2) {
-      Bytes part[R / 2], part_next[R / 2];
-      float part_out[R / 2][T];
-      for (int i = 0; i < R / 2; ++i) part[i] = w[r + i], part_next[i] = next[r + i];
-      dot<Simd, format, R / 2, T>(part, in, tokens, part_next, part_out);
-      for (int i = 0; i < R / 2; ++i)
-        for (int t = 0; t < T; ++t) out[r + i][t] = part_out[i][t];
-    }
-  }
+  if constexpr (in_blocks(format)) dot_blocks<Simd, format, R, T>(w, in, tokens, next, out);
+  else dot_halves<Simd, format, R, T>(w, in, tokens, next, out);
 }
 
 }  // namespace

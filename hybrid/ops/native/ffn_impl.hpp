@@ -13,6 +13,9 @@ using hybrid::FfnCall;
 using hybrid::max_chunk_rows;
 using hybrid::max_tokens;
 
+// Named rows lie anywhere: several at once, so that memory has several to bring.
+constexpr int named_together(int tokens) { return tokens == 1 ? 4 : 2; }
+
 inline float activate(hybrid::Activation activation, float v) {
   if (activation == hybrid::relu) return v <= 0 ? 0 : v;  // a NaN stays one
   return v / (1 + expf(-v));
@@ -54,41 +57,46 @@ class Chunk {
     if (sets_[i] >> t & 1) values_[i][t] = multiply ? values_[i][t] * dot : dot;
   }
 
-  // values[i][t] = (or *=) part_i . x_t for every pair. A short group repeats its last row: no more bytes, one loop.
+  // values[i][t] = (or *=) part_i . x_t for every pair.
   void project(int part, bool multiply) {
-    for (int i = 0; i < size_; i += group) {
-      const int end = static_cast<int>(smaller(i + group, size_));
-      Bytes w[group], next[group];
-      for (int r = 0; r < group; ++r) w[r] = vector(i + r, part), next[r] = vector(i + group + r, part);
-      if (call_.in.tokens == 1) {
-        project_block<1>(i, end, w, next, 0, multiply);
-      } else if (2 * pairs(i, end) > (end - i) * call_.in.tokens) {  // all pairs cost less than picking the needed
-        for (int t = 0; t < call_.in.tokens; t += Simd::token_block)
-          project_block<Simd::token_block>(i, end, w, t ? w : next, t, multiply);
+    constexpr int T = Simd::token_block;
+    if (call_.in.tokens == 1) {
+      for (int i = 0; i < size_; i += named_together(1)) project_rows<1>(i, part, 0, multiply);
+      return;
+    }
+    for (int i = 0; i < size_; i += rows_together(T)) {
+      const int end = static_cast<int>(smaller(i + rows_together(T), size_));
+      if (2 * pairs(i, end) > (end - i) * call_.in.tokens) {  // all pairs cost less than picking the needed
+        for (int t = 0; t < call_.in.tokens; t += T) project_rows<T>(i, part, t, multiply);
       } else {
-        for (int k = i; k < end; ++k) project_scattered(k, w[k - i], next[k - i], multiply);
+        for (int k = i; k < end; ++k) project_scattered(k, part, multiply);
       }
     }
   }
 
+  // The rows from i on, for T tokens from t on. A short group repeats its last row: no more bytes, one loop.
   template <int T>
-  void project_block(int i, int end, const Bytes (&w)[group], const Bytes (&next)[group], int t, bool multiply) {
+  void project_rows(int i, int part, int t, bool multiply) {
+    constexpr int R = named_together(T);
+    const int64_t ahead = rows_ahead(call_.vector_bytes, R);
+    Bytes w[R], next[R];
+    for (int r = 0; r < R; ++r) w[r] = vector(i + r, part), next[r] = vector(i + r + ahead, part);
     int tokens[T];
-    float dots[group][T];
+    float dots[R][T];
     for (int k = 0; k < T; ++k) tokens[k] = static_cast<int>(smaller(t + k, call_.in.tokens - 1));
-    dot<Simd, format, group, T>(w, call_.in, tokens, next, dots);
-    for (int r = i; r < end; ++r)
-      for (int k = 0; k < T && t + k < call_.in.tokens; ++k) put(r, t + k, dots[r - i][k], multiply);
+    dot<Simd, format, R, T>(w, call_.in, tokens, next, dots);
+    for (int r = 0; r < R && i + r < size_; ++r)
+      for (int k = 0; k < T && t + k < call_.in.tokens; ++k) put(i + r, t + k, dots[r][k], multiply);
   }
 
-  void project_scattered(int i, Bytes row, Bytes next_row, bool multiply) {
+  void project_scattered(int i, int part, bool multiply) {
     constexpr int T = Simd::token_block;
     int tokens[max_tokens + T], count = 0;
     for (int t = 0; t < call_.in.tokens; ++t)
       if (sets_[i] >> t & 1) tokens[count++] = t;
     for (int k = 0; k < T; ++k) tokens[count + k] = tokens[count - 1];
     for (int k = 0; k < count; k += T) {
-      const Bytes w[1] = {row}, next[1] = {k ? row : next_row};
+      const Bytes w[1] = {vector(i, part)}, next[1] = {vector(i + rows_ahead(call_.vector_bytes, 2), part)};
       int some[T];
       float dots[1][T];
       for (int m = 0; m < T; ++m) some[m] = tokens[k + m];

@@ -13,31 +13,32 @@ using hybrid::LinearCall;
 
 template <class Simd, Format format, int T>
 void linear_group(const LinearCall& call, int64_t o, int64_t last, int t) {
-  Bytes w[group], next[group];
+  constexpr int R = rows_together(T);
+  Bytes w[R], next[R];
   int tokens[T];
-  float dots[group][T];
-  for (int r = 0; r < group; ++r) {
-    const int64_t here = smaller(o + r, last - 1), there = smaller(o + group + r, last - 1);
+  float dots[R][T];
+  for (int r = 0; r < R; ++r) {
+    const int64_t here = smaller(o + r, last - 1);
+    const int64_t there = smaller(here + rows_ahead(call.stride_bytes, R), last - 1);
     w[r] = call.weight + here * call.stride_bytes;
     next[r] = call.weight + (t ? here : there) * call.stride_bytes;
   }
   for (int k = 0; k < T; ++k) tokens[k] = static_cast<int>(smaller(t + k, call.in.tokens - 1));
-  dot<Simd, format, group, T>(w, call.in, tokens, next, dots);
+  dot<Simd, format, R, T>(w, call.in, tokens, next, dots);
   for (int k = 0; k < T && t + k < call.in.tokens; ++k)
-    for (int r = 0; r < group && o + r < last; ++r)
+    for (int r = 0; r < R && o + r < last; ++r)
       call.y[(t + k) * call.out_features + o + r] = dots[r][k] + (call.bias ? call.bias[o + r] : 0);
 }
 
 template <class Simd, Format format>
 void linear_rows(const LinearCall& call, int64_t first, int64_t last) {
-  for (int64_t o = first; o < last; o += group) {
-    if (call.in.tokens == 1) {
-      linear_group<Simd, format, 1>(call, o, last, 0);
-    } else {
-      for (int t = 0; t < call.in.tokens; t += Simd::token_block)
-        linear_group<Simd, format, Simd::token_block>(call, o, last, t);
-    }
+  if (call.in.tokens == 1) {
+    for (int64_t o = first; o < last; o += rows_together(1)) linear_group<Simd, format, 1>(call, o, last, 0);
+    return;
   }
+  constexpr int T = Simd::token_block;
+  for (int64_t o = first; o < last; o += rows_together(T))
+    for (int t = 0; t < call.in.tokens; t += T) linear_group<Simd, format, T>(call, o, last, t);
 }
 
 template <class Simd>

@@ -51,14 +51,14 @@ void norm(Program& program, bool centred, uintptr_t x, uintptr_t weight, uintptr
 }
 
 void predict(Program& program, Pool& pool, const MatrixArguments& fc1, const MatrixArguments& fc2, float threshold,
-             uintptr_t row_of_neuron, uintptr_t x, int64_t hidden, uintptr_t named) {
+             uintptr_t neuron_ids, uintptr_t x, int64_t hidden, uintptr_t named) {
   const auto& [w1, s1, f1, rank, b1, y1] = fc1;
   const auto& [w2, s2, f2, rows, b2, y2] = fc2;
   static_cast<void>(y1);
   static_cast<void>(y2);
   const hybrid::Predictor predictor = {
       hybrid::matrix(w1, s1, f1, rank, hidden, b1, nullptr), hybrid::matrix(w2, s2, f2, rows, rank, b2, nullptr),
-      threshold, array<const int32_t>(row_of_neuron, "row_of_neuron")};
+      threshold, array<const int32_t>(neuron_ids, "neuron_ids")};
   program.predict(pool, predictor, array<float>(x, "x"), hidden, array<uint8_t>(named, "named"));
 }
 
@@ -70,6 +70,15 @@ void sparse_ffn(Program& program, Pool& pool, uintptr_t rows, int64_t stride_byt
   require(!named || named_stride >= n_rows, "named_stride should be at least n_rows");
   program.sparse_ffn(pool, bank, array<float>(x, "x"), reinterpret_cast<const uint8_t*>(named), named_stride, more, array<float>(y, "y"),
                      array<int64_t>(counts, "counts"));
+}
+
+nb::dict seconds(const Program& program) {
+  nb::dict all;
+  for (int kind = 0; kind < Program::kinds; ++kind) {
+    const auto known = static_cast<Program::Kind>(kind);
+    all[Program::name(known)] = program.seconds(known);
+  }
+  return all;
 }
 
 // Returns the seconds it took.
@@ -143,10 +152,11 @@ void bind_program(nb::module_& m) {
              p.add_vector(array<float>(vector, "vector"), width, array<float>(y, "y"));
            },
            "vector"_a, "width"_a, "y"_a)
-      .def("predict", &predict, "pool"_a, "fc1"_a, "fc2"_a, "threshold"_a, "row_of_neuron"_a, "x"_a, "hidden"_a,
+      .def("predict", &predict, "pool"_a, "fc1"_a, "fc2"_a, "threshold"_a, "neuron_ids"_a, "x"_a, "hidden"_a,
            "named"_a, nb::keep_alive<1, 2>())
       .def("sparse_ffn", &sparse_ffn, "pool"_a, "rows"_a, "stride_bytes"_a, "n_rows"_a, "hidden"_a, "weight_format"_a,
            "gated"_a, "activation"_a, "skip_inactive"_a, "bias"_a, "x"_a, "named"_a, "named_stride"_a, "more"_a, "y"_a,
            "counts"_a, nb::keep_alive<1, 2>())
+      .def_prop_ro("seconds", &seconds)
       .def("run", &run, "tokens"_a, "ids"_a, "positions"_a, "blocks"_a);
 }

@@ -9,11 +9,35 @@
 namespace hybrid {
 namespace {
 
-constexpr int64_t task_bytes = 48 << 10;  // of weights in one task: long enough to pay for claiming it
-constexpr int tasks_per_thread = 4;       // where work is cut by rows or columns: unequal cores then end together
-constexpr int most_matrices = 8;
+constexpr int64_t least_rows_named = 1024;
+constexpr int64_t cached_bytes = 256 << 10; // of records whose parts are multiplied one after the other
+constexpr int64_t least_bytes = 16 << 10;  // of weights in one task: long enough to pay for claiming it
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Items cut into tasks that become smaller: long runs, which memory likes, first, and at the end threads wait for one
+// another only as long as the smallest task takes, however unequal they are. No result depends on the cuts.
+class Cuts {
+ public:
+  Cuts(int64_t items, int64_t least, int threads) {
+    for (int64_t at = 0; at < items;) {
+      const int64_t rest = items - at, share = divide_up(rest, 2 * threads);
+      at += count_ + 1 < most ? std::min(std::max(divide_up(share, group) * group, least), rest) : rest;
+      ends_[count_++] = at;
+    }
+  }
+  int64_t count() const { return count_; }
+  int64_t first(int64_t task) const { return task ? ends_[task - 1] : 0; }
+  int64_t last(int64_t task) const { return ends_[task]; }
+
+ private:
+  static constexpr int most = 256;
+  static constexpr int64_t group = 4;  // rows are multiplied in fours
+  int count_ = 0;
+  int64_t ends_[most];
+};
+
+int64_t least_rows(int64_t bytes) { return std::max<int64_t>(divide_up(least_bytes, 4 * bytes) * 4, 4); }
 
 LinearCall linear_call(const Matrix& m, const Input& in) {
   return {m.weight, m.stride_bytes, m.out_features, m.bias, in, m.y};
@@ -79,17 +103,16 @@ void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int
             int count) {
   const bool in_blocks = std::any_of(matrices, matrices + count, [](const Matrix& m) { return is_in_blocks(m.format); });
   const Input in = make_input(workspace, x, width, tokens, in_blocks);
-  int64_t outputs[most_matrices], ends[most_matrices], tasks = 0;
-  for (int m = 0; m < count; ++m) {
-    outputs[m] = std::max<int64_t>(task_bytes / matrices[m].stride_bytes / 4 * 4, 4);
-    ends[m] = tasks += divide_up(matrices[m].out_features, outputs[m]);
-  }
-  team.run(tasks, [&](int64_t task) {
-    int m = 0;
-    while (task >= ends[m]) ++m;
-    const int64_t first = (task - (m ? ends[m - 1] : 0)) * outputs[m];
-    const int64_t last = std::min(first + outputs[m], matrices[m].out_features);
-    kernels().linear_rows[matrices[m].format](linear_call(matrices[m], in), first, last);
+  int64_t outputs = 0;
+  for (int m = 0; m < count; ++m) outputs += matrices[m].out_features;
+  const Cuts cuts(outputs, least_rows(matrices[0].stride_bytes), team.threads());
+  team.run(cuts.count(), [&](int64_t task) {
+    int64_t before = 0;  // outputs of the matrices that come before
+    for (const Matrix* m = matrices; m < matrices + count; before += m++->out_features) {
+      const int64_t first = std::max<int64_t>(cuts.first(task) - before, 0);
+      const int64_t last = std::min(cuts.last(task) - before, m->out_features);
+      if (first < last) kernels().linear_rows[m->format](linear_call(*m, in), first, last);
+    }
   });
 }
 
@@ -107,25 +130,28 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
 
   // Each task writes its active rows over its own named ones; then they are moved together. Every product and every
   // sum below is of one row or one column alone, so that the cuts change no result.
-  const int64_t wanted = divide_up(size, int64_t{tasks_per_thread} * team.threads());
-  const int64_t per_task = std::clamp<int64_t>(divide_up(wanted, 4) * 4, 8, max_chunk_rows);
-  const int64_t tasks = divide_up(size, per_task);
+  const Cuts cuts(size, least_rows(bank.stride_bytes), team.threads());
+  const int64_t rows_at_once = std::clamp<int64_t>(cached_bytes / bank.stride_bytes / 4 * 4, 8, max_chunk_rows);
   struct Part {
     int64_t active;
     Counts counts;
   };
-  Part* parts = workspace.get<Part>(W::counts, tasks);
-  team.run(tasks, [&](int64_t task) {
-    const int64_t first = task * per_task;
-    parts[task].counts = {0, 0};
-    parts[task].active = kernels().ffn_rows[bank.format](
-        call, rows + first, sets + first, std::min(per_task, size - first),
-        {rows + first, sets + first, values + first * tokens}, &parts[task].counts);
+  Part* parts = workspace.get<Part>(W::counts, cuts.count());
+  team.run(cuts.count(), [&](int64_t task) {
+    Part part = {0, {0, 0}};
+    for (int64_t at = cuts.first(task), to = at; at < cuts.last(task); at += rows_at_once) {
+      const int64_t some = std::min(rows_at_once, cuts.last(task) - at);
+      const int64_t n = kernels().ffn_rows[bank.format](call, rows + at, sets + at, some,
+                                                        {rows + to, sets + to, values + to * tokens}, &part.counts);
+      part.active += n;
+      to += n;
+    }
+    parts[task] = part;
   });
   Counts total = {0, 0};
   int64_t active = 0;
-  for (int64_t task = 0; task < tasks; ++task) {
-    const int64_t first = task * per_task, n = parts[task].active;
+  for (int64_t task = 0; task < cuts.count(); ++task) {
+    const int64_t first = cuts.first(task), n = parts[task].active;
     if (first != active) {
       std::memmove(rows + active, rows + first, n * sizeof *rows);
       std::memmove(sets + active, sets + first, n * sizeof *sets);
@@ -137,9 +163,9 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
   }
 
   const int64_t units = column_units(bank.format, bank.hidden);
-  const int64_t per_column_task = std::max<int64_t>(units / (2 * team.threads()), 1);
-  team.run(divide_up(units, per_column_task), [&](int64_t task) {
-    const int64_t first = task * per_column_task, last = std::min(first + per_column_task, units);
+  const int64_t per_task = std::max<int64_t>(units / (2 * team.threads()), 1);
+  team.run(divide_up(units, per_task), [&](int64_t task) {
+    const int64_t first = task * per_task, last = std::min(first + per_task, units);
     kernels().ffn_columns[bank.format](call, {rows, sets, values}, active, first, last, y);
   });
   return total;
@@ -153,15 +179,19 @@ void predict(Team& team, Workspace& workspace, const Predictor& predictor, const
   Matrix first = predictor.fc1, second = predictor.fc2;
   first.y = middle, second.y = logits;
   linear(team, workspace, x, hidden, tokens, &first, 1);
-  for (int64_t i = 0; i < tokens * rank; ++i) middle[i] = middle[i] > 0 ? middle[i] : 0;
+  for (int64_t i = 0; i < tokens * rank; ++i) middle[i] = middle[i] <= 0 ? 0 : middle[i];  // a NaN stays one
   const Input in = make_input(workspace, middle, rank, tokens, is_in_blocks(second.format));
-  const int64_t outputs = std::max<int64_t>(task_bytes / second.stride_bytes / 4 * 4, 4);
-  team.run(divide_up(rows, outputs), [&](int64_t task) {
-    const int64_t begin = task * outputs, end = std::min(begin + outputs, rows);
+  const Cuts cuts(rows, least_rows(second.stride_bytes), team.threads());
+  team.run(cuts.count(), [&](int64_t task) {
+    const int64_t begin = cuts.first(task), end = cuts.last(task);
     kernels().linear_rows[second.format](linear_call(second, in), begin, end);
+  });
+  // By rows, so that no two threads write into the same cache line.
+  const Cuts row_cuts(rows, least_rows_named, team.threads());
+  team.run(row_cuts.count(), [&](int64_t task) {
     for (int t = 0; t < tokens; ++t)
-      for (int64_t i = begin; i < end; ++i)
-        named[t * rows + predictor.row_of_neuron[i]] = logits[t * rows + i] > predictor.threshold;
+      for (int64_t r = row_cuts.first(task); r < row_cuts.last(task); ++r)
+        named[t * rows + r] = logits[t * rows + predictor.neuron_ids[r]] > predictor.threshold;
   });
 }
 

@@ -47,7 +47,7 @@ struct Predictor {
   Matrix fc1;  // [rank, hidden]; its y is not used
   Matrix fc2;  // [rows, rank] in the order of neuron ids
   float threshold;
-  const int32_t* row_of_neuron;
+  const int32_t* neuron_ids;  // [rows]: the neuron of each row
 };
 
 // An input as the formats of `matrices` need it: rounded to blocks if one of them is a block format.

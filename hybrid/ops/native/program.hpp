@@ -62,13 +62,21 @@ class Program {
 
   void run(const Step& step);
 
+  enum Kind { embeddings, norms, positions, linears, pages, attentions, sums, predictors, feed_forwards, kinds };
+  static const char* name(Kind kind);
+  double seconds(Kind kind) const { return seconds_[kind]; }  // that operators of this kind took in all runs
+
  private:
-  using Operator = std::function<void(const Step&)>;
+  struct Operator {
+    Kind kind;
+    std::function<void(const Step&)> run;
+  };
   Team& team(Pool& pool);  // during a run
 
   std::vector<Operator> operators_;
   std::vector<Pool*> pools_;
   std::list<Team> teams_;  // one for each pool, while it runs
+  double seconds_[kinds] = {};
   Workspace workspace_;
 };
 

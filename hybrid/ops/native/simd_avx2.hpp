@@ -13,8 +13,7 @@ struct Simd {
   using I = __m256i;  // 32-bit words
 
   static constexpr int lanes = 8;
-  static constexpr int token_block = 2;    // 4 rows x 2 tokens of accumulators fit 16 registers
-  static constexpr int block_products = 4;
+  static constexpr int token_block = 2;    // 2 rows x 2 tokens of two sums each fit 16 registers
 #if defined(__AVXVNNI__)
   static constexpr int signed_offset = 128;
 #else
@@ -69,6 +68,9 @@ struct Simd {
   }
 
   static I words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+  static I half_words(const void* p) {
+    return _mm256_zextsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  }
   static I words(const void* p, int64_t n) { return _mm256_maskload_epi32(static_cast<const int*>(p), mask(n)); }
   static I times(I a, int factor) { return _mm256_mullo_epi32(a, _mm256_set1_epi32(factor)); }
   static I low(I w) { return _mm256_and_si256(w, _mm256_set1_epi8(15)); }

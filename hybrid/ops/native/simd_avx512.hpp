@@ -13,8 +13,7 @@ struct Simd {
   using I = __m512i;  // 32-bit words
 
   static constexpr int lanes = 16;
-  static constexpr int token_block = 4;    // 4 rows x 4 tokens of accumulators fit 32 registers
-  static constexpr int block_products = 8; // the same for block formats, which need two for each
+  static constexpr int token_block = 4;    // 2 rows x 4 tokens of two sums each fit 32 registers
   static constexpr int signed_offset = 128;
   static constexpr int nibble_offset = 0;
 
@@ -51,6 +50,9 @@ struct Simd {
   }
 
   static I words(const void* p) { return _mm512_loadu_si512(p); }
+  static I half_words(const void* p) {
+    return _mm512_zextsi256_si512(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  }
   static I words(const void* p, int64_t n) { return _mm512_maskz_loadu_epi32(mask(n), p); }
   static I times(I a, int factor) { return _mm512_mullo_epi32(a, _mm512_set1_epi32(factor)); }
   static I low(I w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
@@ -64,8 +66,10 @@ struct Simd {
   static I to_int(V v) { return _mm512_cvtps_epi32(v); }
   static void store_int(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
   static V halves(const unsigned char* p, int64_t n) {
-    return _mm512_cvtph_ps(n == lanes ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
-                                      : _mm256_maskz_loadu_epi16(mask(n), p));
+    if (n == lanes) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    if (n == lanes / 2)
+      return _mm512_cvtph_ps(_mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(n), p));
   }
   // The permutation reads the lowest four bits of a lane: sixteen floats are a table of all nibbles' values.
   template <int k>

@@ -13,8 +13,7 @@ struct Simd {
   using I = int32x4_t;
 
   static constexpr int lanes = 4;
-  static constexpr int token_block = 4;     // 4 rows x 4 tokens of accumulators fit 32 registers
-  static constexpr int block_products = 8;  // the same for block formats, which need two for each
+  static constexpr int token_block = 4;     // 2 rows x 4 tokens of two sums each fit 32 registers
   static constexpr int signed_offset = 0;
   static constexpr int nibble_offset = 8;
 
@@ -56,6 +55,7 @@ struct Simd {
   }
 
   static I words(const void* p) { return vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(p))); }
+  static I half_words(const void* p) { return words(p, lanes / 2); }
   static I words(const void* p, int64_t n) { return n == lanes ? words(p) : few<I>(p, n * sizeof(int32_t)); }
   static I times(I a, int factor) { return vmulq_n_s32(a, factor); }
   static I low(I w) { return vandq_s32(w, vdupq_n_s32(0x0f0f0f0f)); }

@@ -18,10 +18,8 @@ struct Simd {
   static constexpr int lanes = 4;
 #if defined(__aarch64__)
   static constexpr int token_block = 4;  // 32 registers
-  static constexpr int block_products = 8;
 #else
   static constexpr int token_block = 2;
-  static constexpr int block_products = 4;
 #endif
   static constexpr int signed_offset = 0;
   static constexpr int nibble_offset = 8;
@@ -84,6 +82,7 @@ struct Simd {
   }
 
   static I words(const void* p) { return words(p, lanes); }
+  static I half_words(const void* p) { return words(p, lanes / 2); }
   static I words(const void* p, int64_t n) {
     I v = {0, 0, 0, 0};
     memcpy(&v, p, n * sizeof(int32_t));

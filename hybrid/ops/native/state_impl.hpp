@@ -92,19 +92,24 @@ int64_t greatest(const float* x, int64_t n) {
 template <class Simd>
 void round_to_blocks(const float* x, int64_t width, int8_t* codes, float* scales, int32_t* sums) {
   constexpr int words = hybrid::block / 4;
+  constexpr float least = 127.0f / 3.4e38f;  // below, the inverse would be infinite: the codes are zero
   const int64_t blocks = width / hybrid::block;
   for (int64_t b = 0; b < blocks; ++b) {
     const float* const from = x + b * hybrid::block;
-    typename Simd::V most = Simd::zero();
-    for (int i = 0; i < hybrid::block; i += Simd::lanes) most = Simd::max(most, Simd::abs(Simd::load(from + i)));
-    const float greatest = Simd::greatest(most);
-    const float inverse = greatest > 0 ? 127.0f / greatest : 0;
+    typename Simd::V most = Simd::zero(), sound = Simd::zero();
+    for (int i = 0; i < hybrid::block; i += Simd::lanes) {
+      const typename Simd::V v = Simd::load(from + i);
+      most = Simd::max(most, Simd::abs(v));
+      sound = Simd::fma(v, Simd::zero(), sound);  // NaN as soon as a value is not finite, and then the scale is too
+    }
+    const float greatest = Simd::greatest(most) + Simd::sum(sound);
+    const float inverse = greatest > least ? 127.0f / greatest : 0;
     int32_t whole[hybrid::block];
     for (int i = 0; i < hybrid::block; i += Simd::lanes)
       Simd::store_int(whole + i, Simd::to_int(Simd::mul(Simd::load(from + i), Simd::broadcast(inverse))));
     int8_t narrow[hybrid::block];
     int32_t sum = 0;
-    for (int i = 0; i < hybrid::block; ++i) narrow[i] = static_cast<int8_t>(whole[i]), sum += whole[i];
+    for (int i = 0; i < hybrid::block; ++i) sum += narrow[i] = static_cast<int8_t>(whole[i]);
     const int64_t g = b / hybrid::group_blocks * hybrid::group_blocks, n = smaller(hybrid::group_blocks, blocks - g);
     int8_t* const to = codes + g * hybrid::block + 4 * (b - g);
     for (int s = 0; s < words; ++s) memcpy(to + s * n * 4, narrow + 4 * s, 4);
