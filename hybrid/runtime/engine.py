@@ -21,6 +21,7 @@ from hybrid.runtime.activity import Activity, Ledger
 from hybrid.runtime.loader import Machine, load_machine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sequence import Sequence as TokenSequence
+from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
 from profiler.artifacts import UserError
@@ -110,7 +111,8 @@ class Engine:
         if len(token_ids) > self.context:
             raise UserError(f"{len(token_ids)} tokens do not fit the context of {self.context}")
         blocks = array("q", (self.allocator.take() for _ in range(pages_for(len(token_ids)))))
-        piece = 1 if one_by_one else self.machine.prefill_tokens
+        usual = self.machine.prefill_tokens if tap is None else PREFILL_TOKENS  # a tap is shown torch's activations
+        piece = 1 if one_by_one else usual
         try:
             self.machine.scheduler.tap = tap
             pieces = [

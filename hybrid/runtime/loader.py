@@ -71,9 +71,9 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     planned = None if plan is None else plan.budgets.context
     context = choose_context(options.context, planned, spec.max_positions)
     units = make_units(options)
-    prefill = PREFILL_TOKENS
+    prefill = options.prefill_tokens or PREFILL_TOKENS
     if plan is not None and "gpu" in units:
-        prefill = prefill_within(spec, plan.bytes["gpu"]["buffers"], context)
+        prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context))
         units["gpu"].reserve(buffer_bytes(spec, prefill, context), "buffers")
     placer = Placer(directory, options, units, pages_for(context) * options.max_sequences)
     layers = plan.layers if plan is not None else whole_on_host(spec.n_layers, spec.n_neurons)
@@ -87,6 +87,8 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     touched = placer.dense_bytes_per_token(outer)
     element = KV_FORMATS[options.kv_format].itemsize
     recorded = record(decoder, scheduler)
+    if recorded is not None and options.prefill_tokens is None:
+        prefill = min(prefill, cpu.MAX_TOKENS)
     return Machine(decoder, scheduler, recorded, units, lane, placer.banks, context, prefill, guards, touched, element)
 
 

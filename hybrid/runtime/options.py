@@ -7,6 +7,7 @@ from typing import Literal
 
 from hybrid.model.kv_cache import KV_FORMATS
 from hybrid.runtime.scheduler import MODES
+from hybrid.runtime.sizes import PREFILL_TOKENS
 from placement.plan import Mode, Plan
 from profiler.artifacts import UserError
 from profiler.predictor import PredictorSet
@@ -20,7 +21,9 @@ class EngineOptions:
 
     mode: what is computed. plan: where; None puts everything on the host. second_device: what a plan's GPU is here,
     `cuda` or `cpu` (a stand-in made of ordinary memory). context: tokens of one sequence, prompt and output; None takes
-    the plan's, else the model's own up to 4096. threads: of the CPU; None takes all usable cores.
+    the plan's, else the model's own up to 4096. threads: of the CPU; None takes all usable cores. prefill_tokens: tokens
+    of a prompt that are computed together: up to 16 by the native operators where all of the model is in host memory,
+    more by torch's matrix products; None takes what is faster.
     """
 
     mode: Mode
@@ -31,6 +34,7 @@ class EngineOptions:
     max_sequences: int = 1
     kv_format: str = "f16"
     threads: int | None = None
+    prefill_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -39,6 +43,8 @@ class EngineOptions:
             raise UserError(f"KV format {self.kv_format!r} is not known; formats are {', '.join(KV_FORMATS)}")
         if self.second_device is not None and self.plan is None:
             raise UserError("a second device needs a plan that says what it holds: hybrid plan DIR --vram SIZE")
+        if self.prefill_tokens is not None and not 1 <= self.prefill_tokens <= PREFILL_TOKENS:
+            raise UserError(f"{self.prefill_tokens} prompt tokens together make no sense; give 1 to {PREFILL_TOKENS}")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise UserError(f"{self.threads} threads make no sense; give 1 to 1024, or leave it to the machine")
 

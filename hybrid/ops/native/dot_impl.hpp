@@ -13,10 +13,6 @@ using hybrid::Input;
 
 using Bytes = const unsigned char*;
 
-// Rows whose dot products are formed together. One, where one token asks: rows read one after the other are a stream that
-// the processor's own prefetching follows, and a 4-bit row is then read twice as fast as four side by side. With more
-// tokens arithmetic counts, and two rows share what is loaded of the inputs.
-constexpr int rows_together(int tokens) { return tokens == 1 ? 1 : 2; }
 constexpr int line = 64;          // bytes of a cache line
 constexpr int64_t ahead = 8192;   // bytes asked for before they are read, of all rows that are read together
 constexpr int chains = 2;         // sums that a dot product of 16-bit weights is kept in: additions take four cycles
@@ -25,6 +21,15 @@ constexpr bool in_blocks(Format format) { return format == hybrid::q8_0 || forma
 constexpr int words_per_block(Format format) { return format == hybrid::q4_0 ? 4 : 8; }
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Rows whose dot products are formed together. One, where one token asks: rows read one after the other are a stream that
+// the processor's own prefetching follows, and a 4-bit row is then read twice as fast as four side by side. With more
+// tokens arithmetic counts, and rows share what is loaded of the inputs, as many as the registers hold sums for.
+template <class Simd, Format format, int tokens>
+constexpr int rows_together() {
+  if (tokens == 1) return 1;
+  return in_blocks(format) ? Simd::rows_of_blocks : Simd::rows_of_halves;
+}
 
 // Bytes of the quants of n weights; the scales follow them.
 template <Format format>

@@ -13,8 +13,9 @@ using hybrid::FfnCall;
 using hybrid::max_chunk_rows;
 using hybrid::max_tokens;
 
-// Named rows lie anywhere: several at once, so that memory has several to bring.
-constexpr int named_together(int tokens) { return tokens == 1 ? 4 : 2; }
+// Named rows lie anywhere: several at once even for one token, so that memory has several to bring.
+template <class Simd, Format format, int tokens>
+constexpr int named_together() { return tokens == 1 ? 4 : rows_together<Simd, format, tokens>(); }
 
 inline float activate(hybrid::Activation activation, float v) {
   if (activation == hybrid::relu) return v <= 0 ? 0 : v;  // a NaN stays one
@@ -61,11 +62,12 @@ class Chunk {
   void project(int part, bool multiply) {
     constexpr int T = Simd::token_block;
     if (call_.in.tokens == 1) {
-      for (int i = 0; i < size_; i += named_together(1)) project_rows<1>(i, part, 0, multiply);
+      for (int i = 0; i < size_; i += named_together<Simd, format, 1>()) project_rows<1>(i, part, 0, multiply);
       return;
     }
-    for (int i = 0; i < size_; i += rows_together(T)) {
-      const int end = static_cast<int>(smaller(i + rows_together(T), size_));
+    constexpr int R = named_together<Simd, format, T>();
+    for (int i = 0; i < size_; i += R) {
+      const int end = static_cast<int>(smaller(i + R, size_));
       if (2 * pairs(i, end) > (end - i) * call_.in.tokens) {  // all pairs cost less than picking the needed
         for (int t = 0; t < call_.in.tokens; t += T) project_rows<T>(i, part, t, multiply);
       } else {
@@ -77,7 +79,7 @@ class Chunk {
   // The rows from i on, for T tokens from t on. A short group repeats its last row: no more bytes, one loop.
   template <int T>
   void project_rows(int i, int part, int t, bool multiply) {
-    constexpr int R = named_together(T);
+    constexpr int R = named_together<Simd, format, T>();
     const int64_t ahead = rows_ahead(call_.vector_bytes, R);
     Bytes w[R], next[R];
     for (int r = 0; r < R; ++r) w[r] = vector(i + r, part), next[r] = vector(i + r + ahead, part);

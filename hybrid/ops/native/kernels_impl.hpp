@@ -13,7 +13,7 @@ using hybrid::LinearCall;
 
 template <class Simd, Format format, int T>
 void linear_group(const LinearCall& call, int64_t o, int64_t last, int t) {
-  constexpr int R = rows_together(T);
+  constexpr int R = rows_together<Simd, format, T>();
   Bytes w[R], next[R];
   int tokens[T];
   float dots[R][T];
@@ -33,11 +33,11 @@ void linear_group(const LinearCall& call, int64_t o, int64_t last, int t) {
 template <class Simd, Format format>
 void linear_rows(const LinearCall& call, int64_t first, int64_t last) {
   if (call.in.tokens == 1) {
-    for (int64_t o = first; o < last; o += rows_together(1)) linear_group<Simd, format, 1>(call, o, last, 0);
+    for (int64_t o = first; o < last; ++o) linear_group<Simd, format, 1>(call, o, last, 0);
     return;
   }
   constexpr int T = Simd::token_block;
-  for (int64_t o = first; o < last; o += rows_together(T))
+  for (int64_t o = first; o < last; o += rows_together<Simd, format, T>())
     for (int t = 0; t < call.in.tokens; t += T) linear_group<Simd, format, T>(call, o, last, t);
 }
 

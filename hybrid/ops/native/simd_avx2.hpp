@@ -13,7 +13,9 @@ struct Simd {
   using I = __m256i;  // 32-bit words
 
   static constexpr int lanes = 8;
-  static constexpr int token_block = 2;    // 2 rows x 2 tokens of two sums each fit 16 registers
+  static constexpr int token_block = 2;    // tokens whose products with the same rows are formed together
+  static constexpr int rows_of_halves = 2;
+  static constexpr int rows_of_blocks = 3;
 #if defined(__AVXVNNI__)
   static constexpr int signed_offset = 128;
 #else

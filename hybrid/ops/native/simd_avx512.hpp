@@ -13,7 +13,9 @@ struct Simd {
   using I = __m512i;  // 32-bit words
 
   static constexpr int lanes = 16;
-  static constexpr int token_block = 4;    // 2 rows x 4 tokens of two sums each fit 32 registers
+  static constexpr int token_block = 4;    // tokens whose products with the same rows are formed together
+  static constexpr int rows_of_halves = 3;
+  static constexpr int rows_of_blocks = 3;
   static constexpr int signed_offset = 128;
   static constexpr int nibble_offset = 0;
 

@@ -13,7 +13,9 @@ struct Simd {
   using I = int32x4_t;
 
   static constexpr int lanes = 4;
-  static constexpr int token_block = 4;     // 2 rows x 4 tokens of two sums each fit 32 registers
+  static constexpr int token_block = 4;    // tokens whose products with the same rows are formed together
+  static constexpr int rows_of_halves = 3;
+  static constexpr int rows_of_blocks = 2;
   static constexpr int signed_offset = 0;
   static constexpr int nibble_offset = 8;
 

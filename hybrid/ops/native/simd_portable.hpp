@@ -17,10 +17,12 @@ struct Simd {
 
   static constexpr int lanes = 4;
 #if defined(__aarch64__)
-  static constexpr int token_block = 4;  // 32 registers
+  static constexpr int token_block = 4;    // tokens whose products with the same rows are formed together
 #else
-  static constexpr int token_block = 2;
+  static constexpr int token_block = 2;    // tokens whose products with the same rows are formed together
 #endif
+  static constexpr int rows_of_halves = 2;
+  static constexpr int rows_of_blocks = 2;
   static constexpr int signed_offset = 0;
   static constexpr int nibble_offset = 8;
 
