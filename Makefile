@@ -6,7 +6,7 @@ PACKAGES := hybrid profiler placement
 NATIVE := CMakeLists.txt $(wildcard hybrid/ops/native/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-all slow bench format clean
+.PHONY: help install demo check test test-all slow bench bench-peers format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,11 +40,16 @@ test: check  ## check, and every test that is neither slow nor for a GPU
 slow: install  ## only the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-test-all: check  ## every test that needs no GPU
+test-all: check  ## every test that needs no GPU, and those of the native operators under sanitizers
 	$(BIN)/python -m pytest -m "not gpu"
+	VENV=$(VENV) scripts/sanitize.sh
 
 bench: install  ## time the operators against torch and against the memory's bandwidth
 	$(BIN)/python scripts/bench_operators.py --json build/bench-operators.json
+
+bench-peers: install  ## the engine against llama.cpp on a 1B model; PEER_PYTHON names an interpreter that has llama_cpp
+	test -n "$(PEER_PYTHON)" || $(BIN)/python -c 'import llama_cpp' || $(BIN)/python -m pip install --quiet llama-cpp-python
+	$(BIN)/python scripts/bench_peers.py --peer-python $(or $(PEER_PYTHON),$(BIN)/python)
 
 format: install  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

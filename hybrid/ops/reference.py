@@ -35,7 +35,7 @@ def rounded(x: torch.Tensor, weight_format: str) -> torch.Tensor:
         return x
     blocks = x.view(len(x), x.shape[1] // BLOCK, BLOCK)
     greatest = blocks.abs().amax(-1, keepdim=True)
-    inverse = 127 / greatest
+    inverse = torch.full_like(greatest, 127) / greatest  # one rounding; a number over a tensor is two
     inverse = inverse.masked_fill_(inverse.isinf(), 0)  # of zeros, and of what is too small to matter
     return ((blocks * inverse).round_() * (greatest / 127)).view_as(x)
 

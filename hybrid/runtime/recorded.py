@@ -8,7 +8,7 @@ takes part only where a layer's rows lie on two units and the lane hands work ov
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -212,10 +212,12 @@ class RecordedStep:
     def seconds(self) -> dict[str, float]:
         """What native operators took so far, by kind, the head as one of its own."""
         assert self._recorder is not None and self._head is not None
-        total: Counter[str] = Counter()
+        total: defaultdict[str, float] = defaultdict(float)
         for piece in self._recorder.pieces:
-            total.update(piece.seconds if isinstance(piece, cpu.Program) else {})
-        total["head"] = sum(sum(p.seconds.values()) for p in self._head.pieces if isinstance(p, cpu.Program))
+            for kind, seconds in (piece.seconds if isinstance(piece, cpu.Program) else {}).items():
+                total[kind] += seconds
+        for piece in self._head.pieces:
+            total["head"] += sum(piece.seconds.values()) if isinstance(piece, cpu.Program) else 0.0
         return dict(total)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ refuses to go over its budget, so that a plan's bytes and the bytes really taken
 from __future__ import annotations
 
 import contextlib
+import mmap
 from collections import Counter
 from collections.abc import Iterator
 
@@ -69,20 +70,26 @@ class Unit:
             return matrix.to(self.device)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, purpose: str) -> torch.Tensor:
-        """A new counted tensor in this unit's memory, zero-filled so that unwritten pages hold no NaN."""
+        """A new counted tensor in this unit's memory, zero-filled so that unwritten pages hold no NaN.
+
+        In host memory the kernel gives pages of zeros when they are first used, so that room costs nothing until then.
+        """
         size = dtype.itemsize
         for length in shape:
             size *= length
         self.reserve(size, purpose)
         with self.explain_exhaustion(purpose):
-            return torch.zeros(shape, dtype=dtype, device=self.device)
+            if self.device.type != "cpu":
+                return torch.zeros(shape, dtype=dtype, device=self.device)
+            room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            return torch.frombuffer(room, dtype=dtype).view(shape)
 
     @contextlib.contextmanager
     def explain_exhaustion(self, purpose: str) -> Iterator[None]:
         """Turn the allocator's failure into an error that says what to do."""
         try:
             yield
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (torch.OutOfMemoryError, MemoryError, OSError) as error:
             raise UserError(f"the {self.name} has no memory left for {purpose}; plan with a smaller budget") from error
 
     def linear(self, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> torch.Tensor:

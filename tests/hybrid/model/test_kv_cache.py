@@ -1,5 +1,7 @@
 """Pages hold what was written, through any block table."""
 
+from array import array
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ def test_reading_gives_back_what_was_written_in_pieces(pieces, heads, width, see
     blocks = pages_for(total)
     shape = (blocks + 3, heads, PAGE_TOKENS, width)
     pages = LayerPages(torch.full(shape, torch.nan), torch.full(shape, torch.nan))
-    table = torch.randperm(blocks + 3, generator=generator)[:blocks]
+    table = array("q", torch.randperm(blocks + 3, generator=generator)[:blocks].tolist())
     keys = torch.randn(total, heads, width, generator=generator)
     values = torch.randn(total, heads, width, generator=generator)
     at = 0
@@ -37,7 +39,7 @@ def test_reading_gives_back_what_was_written_in_pieces(pieces, heads, width, see
 
 def test_two_sequences_do_not_meet():
     pages = LayerPages(torch.zeros(4, 1, PAGE_TOKENS, 2), torch.zeros(4, 1, PAGE_TOKENS, 2))
-    one, two = Span(torch.tensor([2, 0]), 0, 20), Span(torch.tensor([1, 3]), 0, 20)
+    one, two = Span(array("q", [2, 0]), 0, 20), Span(array("q", [1, 3]), 0, 20)
     pages.write(one, torch.ones(20, 1, 2), torch.ones(20, 1, 2))
     pages.write(two, torch.full((20, 1, 2), 2.0), torch.full((20, 1, 2), 2.0))
     assert pages.read(one)[0].unique().tolist() == [1.0]

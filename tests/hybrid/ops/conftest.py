@@ -1,11 +1,14 @@
 """Fixtures of the operators' tests."""
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
 
-from hybrid.ops import _native
+from hybrid.ops import _native, cpu
+
+RunProgram = Callable[..., float]
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +24,22 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _native.set_isa(request.param)
     yield request.param
     _native.set_isa(before)
+
+
+@pytest.fixture(scope="session")
+def run_program() -> RunProgram:
+    """`run_program(program, tokens, ids=..., positions=..., tables=...)`: a step; what is not given is zeros."""
+
+    def run(
+        program: cpu.Program,
+        tokens: int,
+        ids: Sequence[int] | None = None,
+        positions: Sequence[int] | None = None,
+        tables: Sequence["array[int]"] | None = None,
+    ) -> float:
+        zeros = [0] * tokens
+        addresses = [zeros] if tables is None else [[table.buffer_info()[0] for table in tables]]
+        step = [array("q", numbers) for numbers in (ids or zeros, positions or zeros, *addresses)]
+        return program.run(tokens, *(numbers.buffer_info()[0] for numbers in step))
+
+    return run

@@ -47,18 +47,22 @@ LINEAR = {
     "tokens": 1,
     "y": FLOATS.data_ptr() + 128,
 }
+# Rows of [gate | up], 18 bytes each.
+BLOCKS = {"weight_format": _native.Q4_0, "hidden": 32, "gated": False, "stride_bytes": 36}
 
 
 def test_the_arguments_that_the_others_vary_are_good() -> None:
     _native.sparse_ffn(POOL, **SPARSE_FFN)
     _native.linear(POOL, **LINEAR)
     assert COUNTS.tolist() == [4, 0]
+    _native.sparse_ffn(POOL, **(SPARSE_FFN | BLOCKS))
+    _native.linear(POOL, **(LINEAR | {"weight_format": _native.Q8_0, "in_features": 32}))
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"weight_format": 2},
+        {"weight_format": 4},
         {"weight_format": -1},
         {"activation": 2},
         {"tokens": 0},
@@ -95,6 +99,7 @@ def test_sparse_ffn_refuses(wrong: dict[str, Any]) -> None:
     "wrong",
     [
         {"weight_format": 7},
+        {"weight_format": _native.F32},
         {"tokens": 17},
         {"out_features": 0},
         {"in_features": 0},
@@ -110,6 +115,26 @@ def test_sparse_ffn_refuses(wrong: dict[str, Any]) -> None:
 def test_linear_refuses(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         _native.linear(POOL, **(LINEAR | wrong))
+
+
+@pytest.mark.parametrize("weight_format", [_native.Q8_0, _native.Q4_0])
+@pytest.mark.parametrize("n", [8, 24, 31, 33, 48])
+def test_blocks_are_of_32_weights(weight_format: int, n: int) -> None:
+    with pytest.raises(ValueError, match="multiples of 32"):
+        _native.sparse_ffn(POOL, **(SPARSE_FFN | {"weight_format": weight_format, "hidden": n}))
+    with pytest.raises(ValueError, match="multiples of 32"):
+        _native.linear(POOL, **(LINEAR | {"weight_format": weight_format, "in_features": n}))
+
+
+@pytest.mark.parametrize(("weight_format", "width"), [(_native.Q8_0, 34), (_native.Q4_0, 18)])
+def test_a_row_of_blocks_holds_quants_and_scales(weight_format: int, width: int) -> None:
+    in_blocks = {"weight_format": weight_format, "hidden": 32, "gated": False, "n_rows": 1}
+    with pytest.raises(ValueError, match="stride_bytes"):
+        _native.sparse_ffn(POOL, **(SPARSE_FFN | in_blocks | {"stride_bytes": 2 * width - 2}))
+    with pytest.raises(ValueError, match="stride_bytes"):
+        _native.linear(
+            POOL, **(LINEAR | {"weight_format": weight_format, "in_features": 32, "stride_bytes": width - 2})
+        )
 
 
 def test_the_instruction_set_can_be_named() -> None:

@@ -17,23 +17,23 @@ from hybrid.ops.bank import RowBank
 def make_bank() -> tuple[RowBank, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1500, 3 * 64, generator=generator).bfloat16()
-    return RowBank(rows, 64, True, "relu"), torch.randn(2, 64, generator=generator)
+    return RowBank(rows, "bf16", 64, True, "relu"), torch.randn(2, 64, generator=generator)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_every_task_runs_once(threads: int) -> None:
     pool = cpu.Pool(threads)
     assert pool.threads == threads
-    for tasks in (0, 1, 2, 7, 1000):
+    for tasks in (0, 1, 2, 7, 31, 32, 33, 80, 1000, 100_000):  # several are claimed at once from 16 a thread on
         assert _native._count_tasks(pool, tasks) == tasks
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_failing_task_is_reported_and_the_pool_goes_on(threads: int) -> None:
     pool = cpu.Pool(threads)
-    for failing in (0, 17, 49):
+    for tasks, failing in ((50, 0), (50, 17), (50, 49), (1000, 1), (1000, 500), (1000, 999)):
         with pytest.raises(RuntimeError, match=f"task {failing} failed"):
-            _native._count_tasks(pool, 50, failing)
+            _native._count_tasks(pool, tasks, failing)
     assert _native._count_tasks(pool, 50) == 50
 
 
@@ -46,7 +46,7 @@ def test_sizes_that_make_no_sense(threads: int) -> None:
 def test_sleeping_workers_wake() -> None:
     pool = cpu.Pool(3)
     for _ in range(5):
-        time.sleep(0.02)  # longer than workers spin
+        time.sleep(0.02)  # longer than workers watch for work
         assert _native._count_tasks(pool, 200) == 200
 
 
@@ -116,6 +116,28 @@ def test_it_works_after_fork_in_both_processes() -> None:
 
     assert exit_status_of_child(same_in_child) == 0
     assert torch.equal(cpu.sparse_ffn(pool, bank, x)[0], expected)
+
+
+def test_threads_of_a_child_may_meet_an_old_pool_at_once() -> None:
+    pool = cpu.Pool(3)
+    _native._count_tasks(pool, 10)
+
+    def count() -> bool:
+        ready, counted = threading.Barrier(4), []
+
+        def call() -> None:
+            ready.wait()
+            counted.append(_native._count_tasks(pool, 300))
+
+        callers = [threading.Thread(target=call) for _ in range(4)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        return counted == [300] * 4
+
+    for _ in range(5):
+        assert exit_status_of_child(count) == 0
 
 
 def test_a_pool_may_be_dropped_in_a_child() -> None:

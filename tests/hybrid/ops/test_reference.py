@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +12,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from hybrid.ops import reference
 from hybrid.ops.bank import Counts
+from profiler.blocks import vector_bytes
+from profiler.matrix import WEIGHT_FORMATS, Matrix
 
 
 def loop_ffn(
@@ -59,32 +62,157 @@ def test_sparse_ffn(
     x = torch.randint(-4, 5, (tokens, hidden), generator=generator) / 4
     named = torch.rand(tokens, n, generator=generator) < 0.5 if with_named else None
     filled = torch.full((tokens, n), 9.0)
-    arguments = (rows, hidden, gated, activation, bias, x, named, skip_inactive)
-    y, counts = reference.sparse_ffn(*arguments, filled)
-    expected, activations, expected_counts = loop_ffn(*arguments)
+    arguments = (hidden, gated, activation, bias, x, named, skip_inactive)
+    y, counts = reference.sparse_ffn(rows, "bf16", *arguments, filled)
+    expected, activations, expected_counts = loop_ffn(rows, *arguments)
     torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(filled.double(), activations, atol=1e-5, rtol=1e-5)
     assert counts == expected_counts
 
 
+def records(vectors: torch.Tensor, weight_format: str, padding: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of a bank from vectors `[n, parts, hidden]`, and the fp32 `[n, parts * hidden]` that they stand for."""
+    parts = [Matrix.quantised(vectors[:, i], weight_format) for i in range(vectors.shape[1])]
+    data = torch.cat([part.data for part in parts], 1)
+    return functional.pad(data, (0, padding)), torch.cat([part.widened(slice(None)) for part in parts], 1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    weight_format=st.sampled_from(WEIGHT_FORMATS),
+    blocks=st.integers(1, 3),
+    n=st.integers(0, 40),
+    tokens=st.sampled_from([1, 3, 20]),
+    gated=st.booleans(),
+    share=st.sampled_from([None, 0.0, 0.02, 0.1, 0.5, 1.0]),
+    skip_inactive=st.booleans(),
+    at_once=st.sampled_from([7, 1024]),
+    seed=st.integers(0, 1000),
+)
+def test_every_format_and_any_share_of_named_rows(
+    weight_format: str, blocks: int, n: int, tokens: int, gated: bool, share: float | None, skip_inactive: bool,
+    at_once: int, seed: int,
+) -> None:  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    hidden = 32 * blocks
+    rows, values = records(torch.randn(n, 3 if gated else 2, hidden, generator=generator), weight_format)
+    bias = None if gated else torch.randn(n, generator=generator)
+    x = torch.randn(tokens, hidden, generator=generator)
+    named = None if share is None else torch.rand(tokens, n, generator=generator) < share
+    filled = torch.full((tokens, n), 9.0)
+    arguments = (hidden, gated, "relu", bias, x, named, skip_inactive)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "ROWS_AT_ONCE", at_once)
+        y, counts = reference.sparse_ffn(rows, weight_format, *arguments, filled)
+    arguments = (hidden, gated, "relu", bias, reference.rounded(x, weight_format), named, skip_inactive)
+    expected, activations, expected_counts = loop_ffn(values, *arguments)
+    torch.testing.assert_close(y.double(), expected, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(filled.double(), activations, atol=2e-4, rtol=1e-4)
+    assert counts == expected_counts
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    weight_format=st.sampled_from(["q8_0", "q4_0"]),
+    values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=32, max_size=32),
+)
+def test_what_blocks_are_multiplied_with_is_rounded_to_8_bits(weight_format: str, values: list[float]) -> None:
+    """The greatest magnitude is kept, all are whole multiples of a 127th of it, and none is further off than half."""
+    x = torch.tensor([values + [0.0] * 32])
+    found = reference.rounded(x, weight_format)
+    greatest = float(x.abs().max())
+    if greatest == 0 or 127 / greatest > 3.4e38:  # more than fp32 holds: such a block counts as zeros
+        assert torch.equal(found, torch.zeros_like(x))
+        return
+    codes = found.double() * 127 / greatest
+    torch.testing.assert_close(codes, codes.round(), atol=1e-4, rtol=0)
+    assert float(codes.abs().max()) == pytest.approx(127, abs=1e-4)
+    assert float((codes - x.double() * 127 / greatest).abs().max()) <= 0.5 + 1e-4
+
+
+def test_rounding_to_8_bits_takes_halves_to_even_and_leaves_other_formats_alone() -> None:
+    x = torch.zeros(1, 64)
+    x[0, :6] = torch.tensor([127.0, 0.5, 1.5, -2.5, -3.5, 3.49])
+    expected = torch.zeros(1, 64)
+    expected[0, :6] = torch.tensor([127.0, 0, 2, -2, -4, 3])
+    assert torch.equal(reference.rounded(x, "q8_0"), expected)
+    assert torch.equal(reference.rounded(x, "q4_0"), expected)
+    assert torch.equal(reference.rounded(x, "bf16"), x)
+    assert torch.equal(reference.rounded(x[:, :7], "f16"), x[:, :7])
+
+
+def test_rounding_to_8_bits_divides_once_as_the_native_operators_do() -> None:
+    """`127 / x` of torch is 127 times a rounded reciprocal: of a million codes, one would fall to the other side."""
+    x = torch.randn(10000, 320, generator=torch.Generator().manual_seed(3))
+    blocks = x.view(10000, 10, 32).numpy()
+    greatest = np.abs(blocks).max(-1, keepdims=True)
+    expected = np.rint(blocks * (np.float32(127) / greatest)) * (greatest / np.float32(127))
+    assert torch.equal(reference.rounded(x, "q8_0"), torch.from_numpy(expected).view(10000, 320))
+
+
+@pytest.mark.parametrize("weight_format", ["q8_0", "q4_0"])
+def test_a_block_with_a_value_that_is_not_finite_has_none_that_is(weight_format: str) -> None:
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        x = torch.randn(2, 64)
+        x[0, 40] = bad
+        found = reference.rounded(x, weight_format)
+        assert not found[0, 32:].isfinite().any()
+        assert found[0, :32].isfinite().all() and found[1].isfinite().all()
+
+
+@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+def test_rows_that_no_token_names_are_not_read(weight_format: str) -> None:
+    """They hold NaN: whatever reads them spoils the sum."""
+    vectors = torch.randn(400, 3, 64)
+    named = torch.zeros(20, 400, dtype=torch.bool)
+    named[:, 5:300:7] = torch.rand(20, 43) < 0.6
+    rows, _ = records(vectors, weight_format)
+    expected, counts = reference.sparse_ffn(
+        rows, weight_format, 64, True, "relu", None, torch.ones(20, 64), named, True
+    )
+    unnamed = rows[~named.any(0)]
+    rows[~named.any(0)] = torch.full_like(unnamed, 0xFF if rows.dtype == torch.uint8 else float("nan"))
+    found, same = reference.sparse_ffn(rows, weight_format, 64, True, "relu", None, torch.ones(20, 64), named, True)
+    assert torch.equal(found, expected) and counts == same
+
+
+def test_inactive_rows_are_read_no_further_than_their_gate() -> None:
+    rows = torch.randn(300, 3 * 16).half()
+    rows[:250, :16] = -rows[:250, :16].abs()  # inactive for positive states
+    x = torch.rand(20, 16)
+    expected, counts = reference.sparse_ffn(rows, "f16", 16, True, "relu", None, x, None, True)
+    rows[:250, 16:] = float("nan")
+    found, same = reference.sparse_ffn(rows, "f16", 16, True, "relu", None, x, None, True)
+    assert torch.equal(found, expected) and counts == same
+
+
 def test_blocks_of_rows_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = (torch.randint(-8, 9, (50, 30)) / 8).half()  # exact dot products: blocks agree on what is zero
-    x, named, weight = torch.randint(-8, 9, (20, 10)) / 8, torch.rand(20, 50) < 0.5, torch.randn(50, 10).half()
-    whole, counts = reference.sparse_ffn(rows, 10, True, "relu", None, x, named, True)
+    x, named, weight = (
+        torch.randint(-8, 9, (20, 10)) / 8,
+        torch.rand(20, 50) < 0.5,
+        Matrix.of(torch.randn(50, 10).half()),
+    )
+    whole, counts = reference.sparse_ffn(rows, "f16", 10, True, "relu", None, x, named, True)
     product = reference.linear(x, weight)
     monkeypatch.setattr(reference, "ROWS_AT_ONCE", 7)
-    blocks, block_counts = reference.sparse_ffn(rows, 10, True, "relu", None, x, named, True)
+    blocks, block_counts = reference.sparse_ffn(rows, "f16", 10, True, "relu", None, x, named, True)
     torch.testing.assert_close(blocks, whole, atol=1e-4, rtol=1e-4)
     assert block_counts == counts
     torch.testing.assert_close(reference.linear(x, weight), product, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_linear_widens_its_weights(dtype: torch.dtype) -> None:
-    x, weight, bias = torch.randn(3, 11), torch.randn(6, 11).to(dtype), torch.randn(6)
-    y = reference.linear(x, weight, bias)
-    assert y.dtype == torch.float32
-    torch.testing.assert_close(y, functional.linear(x, weight.float(), bias))
+@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+def test_linear_and_embed_widen_their_weights(weight_format: str) -> None:
+    x, weight, bias = torch.randn(3, 96), Matrix.quantised(torch.randn(6, 96), weight_format), torch.randn(6)
+    wide = weight.widened(slice(None))
+    assert weight.stride_bytes == vector_bytes(weight_format, 96)
+    for given_bias in (bias, None):
+        y = reference.linear(x, weight, given_bias)
+        assert y.dtype == torch.float32
+        torch.testing.assert_close(y, functional.linear(reference.rounded(x, weight_format), wide, given_bias))
+    ids = torch.tensor([5, 0, 5, 2])
+    assert torch.equal(reference.embed(weight, ids), wide[ids])
 
 
 def test_norms() -> None:
@@ -136,8 +264,8 @@ def test_attention_is_that_of_torch(
 
 
 def test_predict() -> None:
-    x, fc1, fc2 = torch.randn(4, 10), torch.randn(3, 10).half(), torch.randn(25, 3).half()
-    logits = torch.relu(x @ fc1.float().T) @ fc2.float().T
+    x, fc1, fc2 = torch.randn(4, 10), Matrix.of(torch.randn(3, 10).half()), Matrix.of(torch.randn(25, 3).half())
+    logits = torch.relu(x @ fc1.data.float().T) @ fc2.data.float().T
     for threshold in (-1.0, 0.0, 0.5):
         named = reference.predict(x, fc1, fc2, threshold)
         assert named.dtype == torch.bool

@@ -17,7 +17,7 @@ from hybrid.store.directory import ModelDirectory
 from profiler.predictor import read_predictors
 
 MODES = ["dense", "exact", "predicted"]
-CLOSE = 1e-3  # of logits whose spread is of the order of ten, with fp32 pages: what summation order explains
+CLOSE = 2e-4  # of logits whose spread is of the order of ten, with fp32 pages: what summation order explains
 CLOSE_F16 = 2e-2  # with fp16 pages, where a last bit may round to either side
 
 
@@ -85,8 +85,9 @@ def test_silenced_predictors_ruin_perplexity(demo, heldout):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_sequence_generates_the_same_alone_and_in_a_batch(demo, mode):
-    prompts = ["def parse_args(", "class Stack:\n    def", "import os\n", "for i in range("]
-    with open_engine(demo, mode=mode, max_sequences=4) as engine:
+    starts = ["def parse_args(", "class Stack:\n    def", "import os\n", "for i in range("]
+    prompts = [start + more for start in starts for more in ("", "self", "1, 2", "x" * 40)]
+    with open_engine(demo, mode=mode, max_sequences=16) as engine:
 
         def complete(texts):
             params = SamplingParams(max_tokens=24, ignore_eos=True)
@@ -97,15 +98,16 @@ def test_a_sequence_generates_the_same_alone_and_in_a_batch(demo, mode):
         assert complete(prompts) == [complete([p])[0] for p in prompts]
 
 
+@pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("mode", MODES)
-def test_split_over_two_units_gives_the_logits_of_one(demo, heldout, split_plan, mode):
+def test_split_over_two_units_gives_the_logits_of_one(demo, heldout, split_plan, mode, one_by_one):
     placement = dataclasses.replace(split_plan, mode=mode)
     with (
         open_engine(demo, mode=mode, context=256, kv_format="f32") as one,
         open_engine(demo, mode=mode, plan=placement, device="cpu", kv_format="f32") as two,
     ):
         ids = text_ids(one, heldout, 200)
-        gaps = (one.logits(ids) - two.logits(ids)).abs().amax(dim=1)
+        gaps = (one.logits(ids, one_by_one) - two.logits(ids, one_by_one)).abs().amax(dim=1)
         assert (gaps > CLOSE).float().mean().item() <= (0.02 if mode == "predicted" else 0.0)
         activity = two.ledger.evaluation
         assert activity.gpu.gated > 0

@@ -49,7 +49,7 @@ def rows(seed=0):
 
 
 def bank(start, stop):
-    return RowBank(rows()[start:stop], HIDDEN, True, "relu", first_row=start)
+    return RowBank(rows()[start:stop], "bf16", HIDDEN, True, "relu", first_row=start)
 
 
 def split(near, far, cut=16):
