@@ -1,0 +1,143 @@
+"""A synthetic model as GGUF, the format of llama.cpp: the same weights under its names, written tensor by tensor.
+
+llama.cpp's `llama` architecture always computes SiLU: its text differs from the engine's where that is ReLU, and its
+bytes and products are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from profiler.artifacts import UserError
+from synthetic.weights import PlantedWeights
+
+TYPES = {
+    "f16": gguf.GGMLQuantizationType.F16,
+    "bf16": gguf.GGMLQuantizationType.BF16,
+    "q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "q4_0": gguf.GGMLQuantizationType.Q4_0,
+}
+FILE_TYPES = {
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "bf16": gguf.LlamaFileType.MOSTLY_BF16,
+    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+}
+ROWS_AT_ONCE = 1024
+MODULES = {
+    "embed": "token_embd",
+    "final_norm": "output_norm",
+    "head": "output",
+    "attn_norm": "attn_norm",
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "ffn_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+}
+
+
+def write_gguf(path: Path, weights: PlantedWeights, weight_type: str) -> None:
+    """Write the model to `path`: every matrix in `weight_type`, norms in fp32. One tensor is in memory at a time.
+
+    Raises:
+        UserError: the type is not known, rows do not divide into its blocks, or the family is not llama.cpp's `llama`.
+    """
+    if weights.shape.family == "opt":
+        raise UserError("llama.cpp has no OPT; give a gated preset to --gguf")
+    if weight_type not in TYPES:
+        raise UserError(f"GGUF type {weight_type!r} is not known; known are {', '.join(TYPES)}")
+    block = gguf.GGML_QUANT_SIZES[TYPES[weight_type]][0]
+    if any(len(shape) > 1 and shape[1] % block for shape in weights.names.values()):
+        raise UserError(f"{weight_type} needs rows of a multiple of {block} weights; give f16")
+    partial = path.with_name(f".{path.name}.partial")
+    writer = gguf.GGUFWriter(partial, "llama")
+    try:
+        _describe(writer, weights, weight_type)
+        for name, shape in weights.names.items():
+            kind = TYPES[weight_type] if len(shape) > 1 else gguf.GGMLQuantizationType.F32
+            size = _bytes(shape, kind)
+            writer.add_tensor_info(gguf_name(name), shape, np.dtype(np.float32), size, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, shape in weights.names.items():
+            kind = TYPES[weight_type] if len(shape) > 1 else gguf.GGMLQuantizationType.F32
+            writer.write_tensor_data(_converted(weights, name, kind))
+        writer.close()
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def gguf_name(name: str) -> str:
+    """llama.cpp's name of a tensor: `layers.3.q.weight` -> `blk.3.attn_q.weight`."""
+    module, _, kind = name.rpartition(".")
+    if module.startswith("layers."):
+        _, layer, part = module.split(".")
+        return f"blk.{layer}.{MODULES[part]}.{kind}"
+    return f"{MODULES[module]}.{kind}"
+
+
+def permute(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Query or key rows in llama.cpp's order: it rotates neighbours, checkpoints rotate halves of a head."""
+    rows, columns = weight.shape
+    return weight.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def _bytes(shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> int:
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    return int(np.prod(shape)) // block * block_bytes
+
+
+def _converted(
+    weights: PlantedWeights, name: str, kind: gguf.GGMLQuantizationType
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+    values, part = weights.tensor(name), name.split(".")[-2]
+    if values.ndim == 1:
+        return values.float().numpy()
+    if part in ("q", "k"):
+        values = permute(values, weights.spec.n_heads if part == "q" else weights.spec.n_kv_heads)
+    pieces = (gguf.quantize(piece.float().numpy(), kind) for piece in torch.split(values, ROWS_AT_ONCE))
+    return np.concatenate([np.ascontiguousarray(piece).view(np.uint8) for piece in pieces])
+
+
+def _describe(writer: gguf.GGUFWriter, weights: PlantedWeights, weight_type: str) -> None:
+    spec = weights.spec
+    writer.add_name("synthetic")
+    writer.add_file_type(FILE_TYPES[weight_type])
+    writer.add_context_length(spec.max_positions)
+    writer.add_embedding_length(spec.hidden_size)
+    writer.add_block_count(spec.n_layers)
+    writer.add_feed_forward_length(spec.n_neurons)
+    writer.add_head_count(spec.n_heads)
+    writer.add_head_count_kv(spec.n_kv_heads)
+    writer.add_layer_norm_rms_eps(spec.norm_eps)
+    writer.add_rope_freq_base(spec.rope_theta)
+    writer.add_rope_dimension_count(spec.head_dim)
+    writer.add_vocab_size(spec.vocab_size)
+    tokens, kinds = zip(*_vocabulary(spec.vocab_size), strict=True)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(i) for i in range(spec.vocab_size)])
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+
+
+def _vocabulary(size: int) -> Iterator[tuple[str, int]]:
+    """Pieces that mean nothing, after those that SentencePiece models begin with."""
+    first = [("<unk>", gguf.TokenType.UNKNOWN), ("<s>", gguf.TokenType.CONTROL), ("</s>", gguf.TokenType.CONTROL)]
+    first += [(f"<0x{byte:02X}>", gguf.TokenType.BYTE) for byte in range(256)]
+    for i in range(size):
+        yield first[i] if i < len(first) else (f"\u2581t{i}", gguf.TokenType.NORMAL)
