@@ -8,8 +8,10 @@ that has it) in the best of its settings; its `llama_decode` alone is timed, and
 greedy after a short prompt. llama.cpp computes every neuron, with SiLU, whatever the model's activation is.
 
 The floor is the time in which memory, at the best bandwidth measured in the same run, gives the bytes that a token
-needs (scripts/peers/floor.py). --out holds, per format, `{"predicted": {"ratio", "floor_share", ...}, "exact": {...},
-"prefill": {...}, "llama.cpp": {...}}`; ratios are medians over rounds of this engine's tokens/s over llama.cpp's.
+needs (scripts/peers/floor.py). Where memory is shared with other machines its bandwidth comes and goes by half: "then"
+is the share of what memory gave just before and after. --out holds, per format, `{"predicted": {"ratio", "floor_share",
+...}, "exact": {...}, "prefill": {...}, "llama.cpp": {...}}`; ratios are medians over rounds of this engine's tokens/s
+over llama.cpp's.
 """
 
 from __future__ import annotations
@@ -52,6 +54,9 @@ def figures(contender: Contender, peer: Contender, needed: float, bandwidth: flo
     return {
         "ratio": ratio(contender.decode, peer.decode),
         "floor_share": speed * needed / bandwidth,
+        "floor_share_of_the_moment": statistics.median(
+            tokens * needed / then for tokens, then in zip(contender.decode, contender.bandwidth, strict=True)
+        ),
         "tokens_per_second": speed,
         "best_tokens_per_second": max(contender.decode),
         "bytes_per_token": needed,
@@ -98,7 +103,17 @@ def show(console: Console, body: dict[str, dict[str, Any]], title: str) -> None:
     table = Table(title=title)
     for name in ("format", "contender"):
         table.add_column(name)
-    for name in ("tokens/s", f"x {PEER}", "MB needed", "GB/s", "of floor", "active", "prefill tokens/s", f"x {PEER} "):
+    for name in (
+        "tokens/s",
+        f"x {PEER}",
+        "MB needed",
+        "GB/s",
+        "of floor",
+        "then",
+        "active",
+        "prefill tokens/s",
+        f"x {PEER} ",
+    ):
         table.add_column(name, justify="right")
     for weight_format, contenders in body.items():
         for name, row in contenders.items():
@@ -112,6 +127,7 @@ def show(console: Console, body: dict[str, dict[str, Any]], title: str) -> None:
                 f"{row['bytes_per_token'] / 1e6:.0f}",
                 f"{row['gigabytes_per_second']:.1f}",
                 f"{row['floor_share']:.0%}",
+                f"{row['floor_share_of_the_moment']:.0%}",
                 f"{row['active']:.1%}" if "active" in row else "",
                 f"{row['prefill_tokens_per_second']:.0f}",
                 f"{row['prefill_ratio']:.2f}",

@@ -8,13 +8,15 @@ import psutil
 
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.engine import Engine
+from profiler.formats import vector_bytes
 
 
 @dataclass(frozen=True)
 class RunSummary:
     """Figures of the tokens decoded so far; `rows_per_token` sums over layers, by unit.
 
-    memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,
+    native_share: of the seconds, inside native programs; the rest is the interpreter's, and torch's where a model is not
+    all in host memory. memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,
     `resident` and `proportional` bytes of this process (RSS and PSS: shared pages count in part).
     """
 
@@ -26,6 +28,7 @@ class RunSummary:
     gates_per_token: dict[str, float]
     bytes_per_token: float
     hidden_share: float | None
+    native_share: float
     memory: dict[str, dict[str, int]]
 
 
@@ -36,7 +39,7 @@ def bytes_per_token(engine: Engine, activity: Activity) -> float:
     gated row + the rest of every finished row + keys and values of the positions attended to.
     """
     spec, tokens = engine.directory.spec, max(1, activity.tokens)
-    vector = spec.hidden_size * 2
+    vector = vector_bytes(engine.directory.weight_format, spec.hidden_size)
     gated = activity.gpu.gated + activity.cpu.gated
     finished = activity.gpu.finished + activity.cpu.finished
     rows = vector * gated + vector * (len(spec.row_parts) - 1) * finished
@@ -60,6 +63,7 @@ def summarise(engine: Engine) -> RunSummary:
         gates_per_token={name: activity.rows(name).gated / tokens for name in units},
         bytes_per_token=bytes_per_token(engine, activity),
         hidden_share=activity.hidden_share,
+        native_share=activity.native_seconds / activity.seconds if activity.seconds else 0.0,
         memory=memory,
     )
 

@@ -46,19 +46,25 @@ class Options:
 class Contender:
     """Figures of one contender, a value per round, in tokens per second; `about`: what it said of itself.
 
-    disturbance: processor seconds that others took, per second measured. active, read: shares of the rows.
+    disturbance: processor seconds that others took, per second measured. bandwidth: bytes per second that memory gave
+    just before and after decoding, the faster. active, read: shares of the rows.
     """
 
     about: dict[str, Any]
     decode: list[float] = field(default_factory=list)
     prefill: list[float] = field(default_factory=list)
     disturbance: list[float] = field(default_factory=list)
+    bandwidth: list[float] = field(default_factory=list)
     active: float | None = None
     read: float | None = None
     distinct_tokens: int = 0
 
-    def add(self, decoded: dict[str, Any], prefilled: dict[str, Any], options: Options) -> None:
-        """Take the answers of one round."""
+    def add(self, worker: Worker, prefiller: Worker, bandwidth: Bandwidth, options: Options) -> None:
+        """Decode and prefill once more."""
+        before = bandwidth.measure(1)
+        decoded = ask_undisturbed(worker, "decode", prompt=ids(options.prompt), tokens=options.tokens)
+        self.bandwidth.append(max(before, bandwidth.measure(1)))
+        prefilled = ask_undisturbed(prefiller, "prefill", prompt=ids(options.prefill))
         self.decode.append(options.tokens / sum(decoded["seconds"]))
         self.prefill.append(options.prefill / prefilled["seconds"])
         self.disturbance.append(max(decoded["disturbance"], prefilled["disturbance"]))
@@ -74,7 +80,7 @@ def ids(count: int) -> list[int]:
 def measure(
     pair: Pair, options: Options, bandwidth: Bandwidth, tell: Callable[[str], None]
 ) -> tuple[Contender, dict[str, Contender]]:
-    """The peer's figures, and the engine's by mode. The bandwidth of memory is measured between rounds."""
+    """The peer's figures, and the engine's by mode. The bandwidth of memory is measured around each."""
     with contextlib.ExitStack() as stack:
         decoder, prefiller, peer = _open_peer(stack, pair, options, tell)
         environment = {"HYBRID_ISA": options.isa} if options.isa else {}
@@ -88,25 +94,15 @@ def measure(
             workers[mode].ask("decode", prompt=ids(options.prompt), tokens=2)  # touches the weights once
             workers[mode].ask("prefill", prompt=ids(options.prefill))
         for turn in range(options.rounds):
-            bandwidth.measure()
-            peer.add(
-                ask_undisturbed(decoder, "decode", prompt=ids(options.prompt), tokens=options.tokens),
-                ask_undisturbed(prefiller, "prefill", prompt=ids(options.prefill)),
-                options,
-            )
+            peer.add(decoder, prefiller, bandwidth, options)
             shown = [f"llama.cpp {peer.decode[-1]:.1f}"]
             worst = peer.disturbance[-1]
             for mode, worker in workers.items():
-                engines[mode].add(
-                    ask_undisturbed(worker, "decode", prompt=ids(options.prompt), tokens=options.tokens),
-                    ask_undisturbed(worker, "prefill", prompt=ids(options.prefill)),
-                    options,
-                )
+                engines[mode].add(worker, worker, bandwidth, options)
                 shown.append(f"{mode} {engines[mode].decode[-1]:.1f}")
                 worst = max(worst, engines[mode].disturbance[-1])
             warning = f" (others took {worst:.0%} of a processor)" if worst > TOLERATED else ""
             tell(f"round {turn + 1} of {options.rounds}, tokens/s: {', '.join(shown)}{warning}")
-        bandwidth.measure()
     return peer, engines
 
 

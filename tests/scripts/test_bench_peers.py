@@ -73,11 +73,13 @@ def test_a_worker_that_fails_says_so_and_one_that_ends_is_noticed() -> None:
 
 
 def test_figures_are_medians_over_rounds_against_the_peer_of_the_same_round() -> None:
-    peer = Contender({}, decode=[10.0, 20.0, 10.0], prefill=[100.0, 100.0, 100.0])
-    ours = Contender({"isa": "x"}, decode=[20.0, 60.0, 20.0], prefill=[50.0, 50.0, 50.0], active=0.1, read=0.1)
+    memory = {"bandwidth": [20e9, 80e9, 40e9]}
+    peer = Contender({}, decode=[10.0, 20.0, 10.0], prefill=[100.0, 100.0, 100.0], **memory)
+    ours = Contender({"isa": "x"}, [20.0, 60.0, 20.0], [50.0, 50.0, 50.0], active=0.1, read=0.1, **memory)
     row = bench_peers.figures(ours, peer, needed=1e9, bandwidth=40e9, options=OPTIONS)
     assert (row["ratio"], row["tokens_per_second"], row["prefill_ratio"]) == (2.0, 20.0, 0.5)
     assert (row["floor_share"], row["gigabytes_per_second"]) == (0.5, 20.0)
+    assert row["floor_share_of_the_moment"] == 0.75  # the middle of 1, 0.75 and 0.5
 
 
 def test_cached_models_are_made_once_and_stale_ones_removed(tmp_path: Path) -> None:

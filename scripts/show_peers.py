@@ -1,0 +1,49 @@
+"""Print what `bench_peers.py` wrote as a Markdown table.
+
+python scripts/show_peers.py benchmarks/cpu-llama-1b.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+HEADER = (
+    "| weights | contender | tokens/s | over llama.cpp | needed/token | GB/s | of the floor | then | "
+    "prefill over llama.cpp |"
+)
+
+
+def rows(body: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """A line for each format and contender."""
+    lines = []
+    for weight_format, contenders in body.items():
+        for name, row in contenders.items() if weight_format != "machine" else ():
+            if name == "prefill":
+                continue
+            lines.append(
+                f"| {weight_format} | {name} | {row['tokens_per_second']:.1f} | {row['ratio']:.2f}x | "
+                f"{row['bytes_per_token'] / 1e6:.0f} MB | {row['gigabytes_per_second']:.1f} | "
+                f"{row['floor_share']:.0%} | {row['floor_share_of_the_moment']:.0%} | {row['prefill_ratio']:.2f}x |"
+            )
+    return lines
+
+
+def main() -> None:
+    """The table of one file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    body = json.loads(parser.parse_args().file.read_text())
+    print(HEADER, "|---|---|--:|--:|--:|--:|--:|--:|--:|", *rows(body), sep="\n")
+    machine = body["machine"]
+    options, first = machine["options"], next(iter(body.values()))
+    print(
+        f"\n{machine['preset']}, {options['threads']} threads, {first['predicted']['about']['isa']}, read bandwidth "
+        f"{machine['bandwidth_gigabytes_per_second']:.1f} GB/s at best; medians of {options['rounds']} rounds of "
+        f"{options['tokens']} tokens; prefill of {options['prefill']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
