@@ -24,6 +24,7 @@ from hybrid.cli_options import (
     KvOption,
     Mode,
     ModelArgument,
+    NoMmapOption,
     PlanOption,
     TextOption,
     ThreadsOption,
@@ -144,6 +145,7 @@ def run(
     context: ContextOption = None,
     kv_format: KvOption = KvFormat.f16,
     threads: ThreadsOption = None,
+    no_mmap: NoMmapOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Complete a prompt, streaming the text; a line of figures follows on stderr.
@@ -170,6 +172,7 @@ def run(
         max_sequences=1,
         kv_format=kv_format.value,
         threads=threads,
+        mmap=not no_mmap,
     ) as llm:
         show = (lambda text: None) if as_json else display.write
         pieces = llm.stream(prompt, params)
@@ -198,6 +201,7 @@ def compare(
     context: ContextOption = None,
     kv_format: KvOption = KvFormat.f16,
     threads: ThreadsOption = None,
+    no_mmap: NoMmapOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a layer-wise baseline, exact and predicted mode side by side.
@@ -221,6 +225,7 @@ def compare(
         context=context,
         kv_format=kv_format.value,
         threads=threads,
+        mmap=not no_mmap,
     )
     with display.stages() as tell:
         result = run_stage(model, texts, settings, tell)

@@ -53,6 +53,12 @@ DeviceOption = Annotated[
 ContextOption = Annotated[int | None, typer.Option(min=2, help="Tokens of one sequence, prompt and output.")]
 KvOption = Annotated[KvFormat, typer.Option(help="How keys and values are stored.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; all usable cores by default.")]
+NoMmapOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-mmap", help="Read the model into memory when it is opened, instead of using its files in place."
+    ),
+]
 TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
 
 

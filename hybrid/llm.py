@@ -55,6 +55,8 @@ class LLM:
         max_sequences: prompts that are decoded together.
         kv_format: `f16`, `bf16` or `f32`.
         threads: CPU threads; None takes all usable cores.
+        mmap: use the model's files in place, shared between processes and read when they are used; False reads them
+            into memory of this process when the model is opened.
         profile: the name of the profile whose predictors are used.
 
     Raises:
@@ -73,6 +75,7 @@ class LLM:
         max_sequences: int = 8,
         kv_format: str = "f16",
         threads: int | None = None,
+        mmap: bool = True,
         profile: str = "default",
     ) -> None:
         self._engine: Engine = open_engine(
@@ -84,6 +87,7 @@ class LLM:
             max_sequences=max_sequences,
             kv_format=kv_format,
             threads=threads,
+            mmap=mmap,
             profile=profile,
         )
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import time
@@ -37,6 +36,7 @@ from rich.table import Table
 
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
+from hybrid.runtime.cores import usable_cores
 
 console = Console()
 
@@ -77,7 +77,7 @@ def make_layer(hidden: int, neurons: int, active: float, x: torch.Tensor, seed: 
         sign = named[0, first : first + 1024, None] * 2.0 - 1
         block[:, :hidden] += (sign * x / x.square().sum() * 8).bfloat16()
     gate, up, down = (rows[:, i * hidden : (i + 1) * hidden].contiguous() for i in range(3))
-    return Layer(RowBank(rows, hidden, True, "relu"), gate, up, down, named, index)
+    return Layer(RowBank(rows, "bf16", hidden, True, "relu"), gate, up, down, named, index)
 
 
 def torch_ffn(layer: Layer, x: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--neurons", type=int, default=11008)
     parser.add_argument("--active", type=float, default=0.1, help="share of rows that are named")
     parser.add_argument("--layers", type=int, default=4, help="layers that take turns, fewer where memory is short")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     options = parser.parse_args()

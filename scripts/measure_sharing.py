@@ -12,6 +12,8 @@ import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -19,39 +21,76 @@ import psutil
 from hybrid.stages.opening import resolve
 from profiler.artifacts import format_size
 
-# Dense decoding touches every row, so that all of the model is resident; then the process waits to be measured.
+# One token after a prompt of one, timed once all is imported (numpy.random loads when it is first used). The pages
+# stay as they are until the process is told to end.
 READER = """
-import sys
-from hybrid import LLM, SamplingParams
-with LLM(sys.argv[1], mode="dense", max_sequences=1) as llm:
-    llm.generate("def ", SamplingParams(max_tokens=2, ignore_eos=True))
-    print("ready", flush=True)
+import json, sys, time
+import numpy.random
+from hybrid.runtime.sampler import SamplingParams
+from hybrid.runtime.sequence import Sequence
+from hybrid.stages.opening import open_engine
+path, mode, mmap = sys.argv[1:]
+began = time.perf_counter()
+with open_engine(path, mode=mode, mmap=mmap == "mmap") as engine:
+    opened = time.perf_counter()
+    params = SamplingParams(max_tokens=1, ignore_eos=True)
+    for _ in engine.run([Sequence([1], params, engine.tokenizer)]):
+        pass
+    ended = time.perf_counter()
+    print(json.dumps([opened - began, ended - began]), flush=True)
     sys.stdin.read()
 """
 
 
-def mapped(pid: int, model: Path) -> tuple[int, int]:
-    """RSS and PSS, in bytes, of the model's files in one process."""
-    maps = [m for m in psutil.Process(pid).memory_maps(grouped=True) if m.path.startswith(str(model))]
-    return sum(m.rss for m in maps), sum(m.pss for m in maps)
+@dataclass(frozen=True)
+class Reader:
+    """A process that has a model open and has computed one token, and the seconds from the start of opening to both."""
+
+    pid: int
+    model: Path
+    open_seconds: float
+    first_token_seconds: float
+
+    def mapped(self) -> tuple[int, int]:
+        """RSS and PSS, in bytes, of the model's files in the process."""
+        maps = [
+            m for m in psutil.Process(self.pid).memory_maps(grouped=True) if Path(m.path).is_relative_to(self.model)
+        ]
+        return sum(m.rss for m in maps), sum(m.pss for m in maps)
+
+    def pss(self) -> int:
+        """PSS, in bytes, of all of the process."""
+        return int(psutil.Process(self.pid).memory_full_info().pss)
+
+    def peak_rss(self) -> int:
+        """The largest RSS, in bytes, that the process had."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+
+
+@contextlib.contextmanager
+def reader(model: Path, mode: str = "dense", mmap: bool = True) -> Iterator[Reader]:
+    """Open a model, of which `model` is the resolved path, in a fresh process. In `dense` mode all rows are touched."""
+    command = [sys.executable, "-c", READER, str(model), mode, "mmap" if mmap else "no-mmap"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"a process could not open {model}")
+            yield Reader(process.pid, model, *json.loads(line))
+        finally:
+            process.terminate()
 
 
 def measure(model: Path, processes: int = 2) -> list[list[tuple[int, int]]]:
     """For one process, two and so on: the RSS and PSS of each."""
     steps = []
     with contextlib.ExitStack() as stack:
-        started: list[subprocess.Popen[str]] = []
+        started: list[Reader] = []
         for _ in range(processes):
-            command = [sys.executable, "-c", READER, str(model)]
-            reader = stack.enter_context(
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            )
-            stack.callback(reader.terminate)
-            assert reader.stdout is not None
-            if reader.stdout.readline().strip() != "ready":
-                raise SystemExit(f"a process could not open {model}")
-            started.append(reader)
-            steps.append([mapped(p.pid, model) for p in started])
+            started.append(stack.enter_context(reader(model)))
+            steps.append([process.mapped() for process in started])
     return steps
 
 

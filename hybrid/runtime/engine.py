@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import torch
@@ -42,7 +42,7 @@ class Engine:
 
     def __init__(self, directory: ModelDirectory, options: EngineOptions) -> None:
         self.directory = directory
-        self.options = options
+        self.options = replace(options, predictors=None)  # the machine has them, perhaps in memory of its own
         self.machine: Machine = load_machine(directory, options)
         self.tokenizer = load_tokenizer(directory.path)
         self.context = self.machine.context

@@ -5,7 +5,8 @@ Without a plan everything is on the host, in place. What is placed here is what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from hybrid.model.decoder import Decoder
 from hybrid.model.kv_cache import KV_FORMATS, pages_for
@@ -18,10 +19,11 @@ from hybrid.runtime.placer import Placer
 from hybrid.runtime.recorded import RecordedStep, record
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, prefill_within
-from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit
+from hybrid.runtime.unit import Unit, available_memory, cuda_unit, host_unit, stand_in_unit
 from hybrid.store.directory import ModelDirectory
 from placement.plan import LayerPlan, Plan, Segment
-from profiler.artifacts import UserError
+from profiler.artifacts import UserError, format_size
+from profiler.predictor import PredictorSet
 
 
 @dataclass
@@ -37,6 +39,7 @@ class Machine:
     context: int
     prefill_tokens: int
     guards: list[int]
+    predictors: PredictorSet | None  # their mapping lasts as long as its guards
     dense_bytes_per_token: int
     kv_element_bytes: int
 
@@ -48,9 +51,8 @@ class Machine:
             self.lane.close()
         for bank in self.banks:
             bank.close()
-        for guard in self.guards:
-            cpu.unguard_mapping(guard)
-        self.guards.clear()
+        unguard(self.guards)
+        self.predictors = None
         for unit in self.units.values():
             unit.close()
 
@@ -59,7 +61,8 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     """Place a model as its plan says.
 
     Raises:
-        UserError: the plan or the predictors are of another model, the context is out of range, a budget is too small.
+        UserError: the plan or the predictors are of another model, the context is out of range, a budget is too small,
+            or memory for a model that is not to be mapped.
     """
     plan, spec = options.plan, directory.spec
     if plan is not None:
@@ -70,6 +73,8 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         )
     planned = None if plan is None else plan.budgets.context
     context = choose_context(options.context, planned, spec.max_positions)
+    if not options.mmap:
+        options = hold(directory, options)
     units = make_units(options)
     prefill = options.prefill_tokens or PREFILL_TOKENS
     if plan is not None and "gpu" in units:
@@ -83,13 +88,30 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     lane = ThreadLane() if any(layer.far_banks for layer in split) else None
     scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane)
     decoder = Decoder(spec, outer, parts)
-    guards = [cpu.guard_mapping(address, length, str(path)) for address, length, path in directory.mappings()]
+    guards = guard(directory.mappings())
+    predictors = options.predictors
+    if predictors is not None and predictors.path is not None:
+        directory.watch(predictors.path, f"hybrid profile {directory.path} --text FILE")
+        guards += guard(predictors.mappings())
     touched = placer.dense_bytes_per_token(outer)
     element = KV_FORMATS[options.kv_format].itemsize
     recorded = record(decoder, scheduler)
     if recorded is not None and options.prefill_tokens is None:
         prefill = min(prefill, cpu.MAX_TOKENS)
-    return Machine(decoder, scheduler, recorded, units, lane, placer.banks, context, prefill, guards, touched, element)
+    return Machine(
+        decoder=decoder,
+        scheduler=scheduler,
+        recorded=recorded,
+        units=units,
+        lane=lane,
+        banks=placer.banks,
+        context=context,
+        prefill_tokens=prefill,
+        guards=guards,
+        predictors=predictors,
+        dense_bytes_per_token=touched,
+        kv_element_bytes=element,
+    )
 
 
 def check_plan(directory: ModelDirectory, plan: Plan) -> None:
@@ -101,6 +123,45 @@ def check_plan(directory: ModelDirectory, plan: Plan) -> None:
         raise UserError(f"the rows of {directory.path} were profiled anew since the plan was made; {mend}")
     if any(s.streamed or s.resident == "flash" for layer in plan.layers for s in layer.segments):
         raise UserError(f"the plan keeps rows on flash or streams them, which only simulation knows; {mend}")
+
+
+def hold(directory: ModelDirectory, options: EngineOptions) -> EngineOptions:
+    """Read the model into ordinary memory, predictors included; the options with those.
+
+    Raises:
+        UserError: less memory is free than that takes, or a file is damaged.
+    """
+    needed = directory.weight_bytes + (0 if options.predictors is None else options.predictors.nbytes)
+    free = available_memory()
+    if needed > free:
+        raise UserError(
+            f"--no-mmap reads all of {directory.path} into memory, {format_size(needed)}, and {format_size(free)} are "
+            "free; leave --no-mmap (mmap=False) out, so that its files are used in place, or close what uses memory"
+        )
+    directory.hold()
+    return replace(options, predictors=None if options.predictors is None else in_memory(options.predictors))
+
+
+def in_memory(predictors: PredictorSet) -> PredictorSet:
+    """Predictors in memory of their own."""
+    guards = guard(predictors.mappings())
+    try:
+        layers = tuple(replace(p, fc1=p.fc1.to("cpu"), fc2=p.fc2.to("cpu")) for p in predictors.layers)
+    finally:
+        unguard(guards)
+    return replace(predictors, layers=layers, path=None)
+
+
+def guard(mappings: Iterable[tuple[int, int, str]]) -> list[int]:
+    """Have a file that shrinks under a mapping end the process with a clear line; see `unguard`."""
+    return [cpu.guard_mapping(address, length, path) for address, length, path in mappings]
+
+
+def unguard(guards: list[int]) -> None:
+    """End guards, and forget them."""
+    for handle in guards:
+        cpu.unguard_mapping(handle)
+    guards.clear()
 
 
 def make_units(options: EngineOptions) -> dict[str, Unit]:

@@ -21,9 +21,10 @@ class EngineOptions:
 
     mode: what is computed. plan: where; None puts everything on the host. second_device: what a plan's GPU is here,
     `cuda` or `cpu` (a stand-in made of ordinary memory). context: tokens of one sequence, prompt and output; None takes
-    the plan's, else the model's own up to 4096. threads: of the CPU; None takes all usable cores. prefill_tokens: tokens
-    of a prompt that are computed together: up to 16 by the native operators where all of the model is in host memory,
-    more by torch's matrix products; None takes what is faster.
+    the plan's, else the model's own up to 4096. threads: of the CPU; None takes all usable cores. prefill_tokens:
+    tokens of a prompt that are computed together: up to 16 by the native operators where all of the model is in host
+    memory, more by torch's matrix products; None takes what is faster. mmap: the model's files are used in place and
+    read when they are used; else all is read into memory at once.
     """
 
     mode: Mode
@@ -35,6 +36,7 @@ class EngineOptions:
     kv_format: str = "f16"
     threads: int | None = None
     prefill_tokens: int | None = None
+    mmap: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -15,8 +15,9 @@ from profiler.formats import vector_bytes
 class RunSummary:
     """Figures of the tokens decoded so far; `rows_per_token` sums over layers, by unit.
 
-    native_share: of the seconds, inside native programs; the rest is the interpreter's, and torch's where a model is not
-    all in host memory. memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,
+    native_share: of the seconds, inside native programs; the rest is the interpreter's, and torch's where a model is
+    not all in host memory.
+    memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,
     `resident` and `proportional` bytes of this process (RSS and PSS: shared pages count in part).
     """
 

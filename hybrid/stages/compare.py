@@ -43,6 +43,7 @@ class Settings:
     context: int | None = None
     kv_format: str = "f16"
     threads: int | None = None
+    mmap: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def _open(model: Path, mode: Mode, placement: Plan | None, settings: Settings) -
         context=settings.context,
         kv_format=settings.kv_format,
         threads=settings.threads,
+        mmap=settings.mmap,
     )
 
 

@@ -70,6 +70,7 @@ def open_engine(
     max_sequences: int = 1,
     kv_format: str = "f16",
     threads: int | None = None,
+    mmap: bool = True,
     profile: str = "default",
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
@@ -93,6 +94,7 @@ def open_engine(
             max_sequences=max_sequences,
             kv_format=kv_format,
             threads=threads,
+            mmap=mmap,
         )
         return Engine(directory, options)
     except BaseException:

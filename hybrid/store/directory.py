@@ -1,4 +1,7 @@
-"""`ModelDirectory`: a packed model opened for computing. Files are mapped when first asked for, and read in place."""
+"""`ModelDirectory`: a packed model opened for computing. Files are mapped when first asked for, and read in place.
+
+With `hold` they are read into memory instead, all at once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from hybrid.checkpoint.names import dense_shapes
 from hybrid.store.files import ModelFiles, read_manifest
 from hybrid.store.layout import matrix_format
 from hybrid.store.manifest import DENSE_FILE, Manifest, layer_file
-from hybrid.store.neurons import LayerRows, MappedFile, map_layer
+from hybrid.store.neurons import HeldFile, LayerRows, MappedFile, StoredFile, WatchedFile, layer_rows
 from hybrid.store.rows import Ids
 from profiler.matrix import Matrix
 
@@ -20,7 +23,8 @@ class ModelDirectory(ModelFiles):
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         super().__init__(path, manifest)
-        self._mapped: dict[str, MappedFile] = {}
+        self._files: dict[str, StoredFile] = {}
+        self._watched: list[WatchedFile] = []
         self._layers: dict[int, LayerRows] = {}
         self._shapes = dense_shapes(manifest.spec)
 
@@ -40,9 +44,31 @@ class ModelDirectory(ModelFiles):
         self.close()
 
     def close(self) -> None:
-        """Forget the mappings; each ends with the last tensor that views it."""
+        """Forget the files; the memory of each goes with the last tensor that views it."""
         self._layers.clear()
-        self._mapped.clear()
+        self._files.clear()
+        for file in self._watched:
+            file.close()
+        self._watched.clear()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the files of weights: what `hold` takes."""
+        return sum(layout.size for layout in self.manifest.layouts.values())
+
+    def hold(self) -> None:
+        """Read all weights into ordinary memory, instead of mapping their files when they are asked for.
+
+        Raises:
+            UserError: a file cannot be read, or is damaged.
+        """
+        assert not self._files, "what is mapped stays mapped"
+        for name, layout in self.manifest.layouts.items():
+            self._files[name] = HeldFile(self.path / name, layout)
+
+    def watch(self, path: Path, mend: str) -> None:
+        """Let `check_unchanged` look at a file too that was mapped elsewhere; `mend` is the command that remakes it."""
+        self._watched.append(WatchedFile(path, mend))
 
     def dense(self, name: str) -> torch.Tensor:
         """View of a dense vector, fp32 `[n]`: a norm's weights, or biases. Not to be written to.
@@ -74,17 +100,18 @@ class ModelDirectory(ModelFiles):
             UserError: the file is damaged.
         """
         if index not in self._layers:
-            file = self._map(layer_file(index))
-            self._layers[index] = map_layer(file, self.weight_format, self.spec.row_parts, self.spec.hidden_size)
+            name = layer_file(index)
+            file = self._files.get(name) or self._map(name)
+            self._layers[index] = layer_rows(file, self.weight_format, self.spec.row_parts, self.spec.hidden_size)
         return self._layers[index]
 
     def neuron_ids(self, layer: int) -> Ids:
-        """int32 `[n]`: the neuron of each row, of the file that is mapped even if it was replaced since."""
+        """int32 `[n]`: the neuron of each row, of the file that was opened even if it was replaced since."""
         return self._layers[layer].neuron_ids if layer in self._layers else super().neuron_ids(layer)
 
     def mappings(self) -> list[tuple[int, int, str]]:
         """(address, length, path) of every file mapped so far."""
-        return [(file.address, file.length, str(file.path)) for file in self._mapped.values()]
+        return [(file.address, file.length, str(file.path)) for file in self._mapped()]
 
     def check_unchanged(self) -> None:
         """Refuse to go on where a mapped file was cut or grown.
@@ -92,16 +119,21 @@ class ModelDirectory(ModelFiles):
         Raises:
             UserError: names the file.
         """
-        for file in self._mapped.values():
+        opened: list[MappedFile | WatchedFile] = [*self._mapped(), *self._watched]
+        for file in opened:
             file.check_unchanged()
 
-    def _dense_file(self) -> MappedFile:
-        if DENSE_FILE not in self._mapped:
-            # Every token reads all of it, so the read may as well begin now.
-            self._map(DENSE_FILE).advise_whole()
-        return self._mapped[DENSE_FILE]
+    def _mapped(self) -> list[MappedFile]:
+        return [file for file in self._files.values() if isinstance(file, MappedFile)]
+
+    def _dense_file(self) -> StoredFile:
+        if DENSE_FILE not in self._files:
+            # Every token reads all of it but embeddings that are only looked up, so the read may as well begin now.
+            file = self._map(DENSE_FILE)
+            file.advise(0 if self.spec.tied_embeddings else file.layout.entry("embed.weight").end)
+        return self._files[DENSE_FILE]
 
     def _map(self, name: str) -> MappedFile:
         file = MappedFile(self.path / name, self.manifest.layouts[name])
-        self._mapped[name] = file
+        self._files[name] = file
         return file

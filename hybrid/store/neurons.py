@@ -1,12 +1,13 @@
-"""Files of the store mapped in place: tensors that are views of the page cache, shared between processes, never copied.
+"""Files of the store as tensors. Mapped, they are views of the page cache, shared between processes and never copied.
 
 The kernel's default read-ahead is kept for neuron rows: records are many pages long, and advising random access would
-turn every fault into one 4 KiB read.
+turn every fault into one 4 KiB read. A file can also be held: read into memory of its own when the model is opened.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +29,45 @@ DTYPES = {
 }
 
 
-class MappedFile:
-    """A file of the store, mapped read-only. The mapping lives as long as a tensor of it does."""
+class StoredFile:
+    """A file of the store in memory, uint8 `[layout.size]`, which lives as long as a tensor of it does."""
+
+    def __init__(self, path: Path, layout: FileLayout, content: torch.Tensor) -> None:
+        self.path, self.layout, self._bytes = path, layout, content
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A view of one tensor. It must not be written to: mapped pages are read-only."""
+        entry: Entry = self.layout.entry(name)
+        return self._bytes[entry.offset : entry.end].view(DTYPES[entry.code]).view(entry.shape)
+
+
+class HeldFile(StoredFile):
+    """A file read into ordinary memory; nothing is read of it later."""
 
     def __init__(self, path: Path, layout: FileLayout) -> None:
-        self.path, self.layout = path, layout
+        with open_checked(path, layout) as file:
+            content = torch.empty(layout.size, dtype=torch.uint8)
+            rest = memoryview(content.numpy().data)
+            try:
+                while rest and (taken := os.preadv(file.fileno(), [rest], layout.size - len(rest))):
+                    rest = rest[taken:]
+            except OSError as error:
+                raise UserError(f"cannot read {path}: {error.strerror}") from error
+        if rest:
+            raise UserError(f"{path} ended before its time; was it changed while it was read?")
+        super().__init__(path, layout, content)
+
+
+class MappedFile(StoredFile):
+    """A file mapped read-only: used where it lies, and read when it is used."""
+
+    def __init__(self, path: Path, layout: FileLayout) -> None:
         with open_checked(path, layout) as file:
             self._map = mmap.mmap(file.fileno(), layout.size, access=mmap.ACCESS_READ)
-        self._bytes = self._view(torch.uint8, layout.size, 0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            content = torch.frombuffer(self._map, dtype=torch.uint8)
+        super().__init__(path, layout, content)
 
     @property
     def address(self) -> int:
@@ -47,15 +79,9 @@ class MappedFile:
         """Bytes of the mapping."""
         return self.layout.size
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """A view of one tensor. It must not be written to: the pages are read-only."""
-        entry: Entry = self.layout.entry(name)
-        dtype = DTYPES[entry.code]
-        return self._view(dtype, entry.nbytes // dtype.itemsize, entry.offset).view(entry.shape)
-
-    def advise_whole(self) -> None:
-        """Ask the kernel to read all of the file soon."""
-        self._map.madvise(mmap.MADV_WILLNEED)
+    def advise(self, start: int) -> None:
+        """Ask the kernel to read all of the file from a byte on soon."""
+        self._map.madvise(mmap.MADV_WILLNEED, start - start % mmap.PAGESIZE)
 
     def check_unchanged(self) -> None:
         """Refuse to go on with a file that was cut or grown under the mapping: touching its lost pages is a signal.
@@ -66,19 +92,42 @@ class MappedFile:
         if self._map.size() != self.length:
             raise UserError(f"{self.path} was changed while it was in use; pack again: hybrid pack CHECKPOINT DIR")
 
-    def _view(self, dtype: torch.dtype, count: int, offset: int) -> torch.Tensor:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given buffer is not writable")
-            return torch.frombuffer(self._map, dtype=dtype, count=count, offset=offset)
+
+class WatchedFile:
+    """A file that another reader of it has mapped; see `MappedFile.check_unchanged`. `mend` is the command to name."""
+
+    def __init__(self, path: Path, mend: str) -> None:
+        self.path, self.mend = path, mend
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        self._size = self._length()
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on with a file that was cut or grown.
+
+        Raises:
+            UserError: the file's size has changed.
+        """
+        if self._length() != self._size:
+            raise UserError(f"{self.path} was changed while it was in use; make it anew with: {self.mend}")
+
+    def close(self) -> None:
+        """Look no longer."""
+        self._file.close()
+
+    def _length(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
 
 
 @dataclass(frozen=True)
 class LayerRows:
     """The FFN of one layer: row r is all of neuron `neuron_ids[r]`.
 
-    rows: mapped, `[n, stride]` in elements: 16-bit floats, or bytes where the weight format is quantised. In each, the
+    rows: `[n, stride]` in elements: 16-bit floats, or bytes where the weight format is quantised. In each, the
     vectors of `parts` in order, `hidden` weights each, then padding. neuron_ids: int32 `[n]`. bias: fp32 `[n]` by row,
-    mapped, or None.
+    or None.
     """
 
     rows: torch.Tensor
@@ -95,8 +144,8 @@ class LayerRows:
         return Matrix(self.rows[:, first : first + width], self.weight_format, self.hidden)
 
 
-def map_layer(file: MappedFile, weight_format: str, parts: tuple[str, ...], hidden: int) -> LayerRows:
-    """The rows of a mapped neuron file.
+def layer_rows(file: StoredFile, weight_format: str, parts: tuple[str, ...], hidden: int) -> LayerRows:
+    """The rows of a neuron file.
 
     Raises:
         UserError: its ids are no permutation.
