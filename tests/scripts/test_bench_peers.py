@@ -46,8 +46,8 @@ def test_the_floor_counts_what_a_token_needs(
 
 def test_the_bandwidth_is_that_of_the_fastest_sum() -> None:
     bandwidth = Bandwidth(threads=1, size=1 << 22)
-    first = bandwidth.measure(1)
-    assert 0 < first <= bandwidth.measure(1)
+    measured = [bandwidth.measure(1) for _ in range(3)]
+    assert bandwidth.best == max(measured) and min(measured) > 0
 
 
 @pytest.mark.parametrize("mode", ["predicted", "exact", "dense"])
