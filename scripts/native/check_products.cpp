@@ -91,7 +91,7 @@ void check_ffn(const Kernels& table, const Kernels& portable, Format format, int
   const Batch batch(random, portable, format, width, tokens);
   const Rows w = random_rows(random, format, width, gated ? 3 : 2, n_rows);
   const Guarded<float> bias = random_floats(random, n_rows);
-  FfnCall call = {w.bytes.get(), w.stride_bytes, n_rows, hybrid::vector_bytes(format, width), gated,
+  FfnCall call = {w.bytes.get(), w.stride_bytes, hybrid::vector_bytes(format, width), gated,
                   random.chance(0.5) ? hybrid::relu : hybrid::silu, random.chance(0.8),
                   !gated && random.chance(0.7) ? bias.get() : nullptr, batch.all()};
   const Named named = random_names(random, n_rows, tokens);

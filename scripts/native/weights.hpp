@@ -13,8 +13,6 @@ using hybrid::Kernels;
 
 constexpr Format weight_formats[] = {hybrid::bf16, hybrid::f16, hybrid::q8_0, hybrid::q4_0};
 
-inline bool in_blocks(Format format) { return format == hybrid::q8_0 || format == hybrid::q4_0; }
-
 // 32 k for k = 1..40 in block formats, so with partial groups; odd and whole widths of the others.
 std::vector<int64_t> widths(Format format);
 

@@ -4,14 +4,19 @@
 #include <math.h>
 #include <string.h>
 
+#include <type_traits>
+
 #include "dot_impl.hpp"
 
 namespace {
 
 using hybrid::AttentionCall;
+using hybrid::AttentionTask;
+using hybrid::max_heads;
 using hybrid::max_span;
 using hybrid::page_tokens;
 
+constexpr int pieces_ahead = 2;  // of one head in one page: how far before their use they are asked for
 
 // e^v to about 2 units in the last place, for v <= 0: 2^n times a polynomial (Cephes, expf). Below -87 it is 0.
 template <class Simd>
@@ -31,8 +36,11 @@ inline typename Simd::V exponential(typename Simd::V v) {
 // Weights of n scores, in place: e^(score - greatest). Returns their sum; the greatest score goes to `greatest`.
 template <class Simd>
 inline float soften(float* scores, int64_t n, float* greatest) {
-  float most = scores[0];
-  for (int64_t i = 1; i < n; ++i) most = scores[i] > most ? scores[i] : most;
+  typename Simd::V mosts = Simd::broadcast(scores[0]);
+  int64_t whole = 0;
+  for (; whole + Simd::lanes <= n; whole += Simd::lanes) mosts = Simd::max(mosts, Simd::load(scores + whole));
+  float most = Simd::greatest(mosts);
+  for (; whole < n; ++whole) most = scores[whole] > most ? scores[whole] : most;
   typename Simd::V sum = Simd::zero();
   const typename Simd::V less = Simd::broadcast(-most);
   for (int64_t i = 0; i < n; i += Simd::lanes) {
@@ -44,99 +52,128 @@ inline float soften(float* scores, int64_t n, float* greatest) {
   return Simd::sum(sum);
 }
 
-// A key or value vector of one kv head.
-template <Format format>
-inline Bytes page_row(const void* pages, const AttentionCall& call, int token, int64_t kv_head, int64_t key) {
-  constexpr int64_t element = format == hybrid::f32 ? 4 : 2;
-  const int64_t page = call.blocks[token][key / page_tokens] * call.kv_heads + kv_head;
-  return static_cast<Bytes>(pages) + (page * page_tokens + key % page_tokens) * call.head_dim * element;
-}
-
-// scores[h][key - first] = q_h . key, scaled, for H query heads.
-template <class Simd, Format format, int H>
-inline void score(const AttentionCall& call, const float* q, int token, int64_t kv_head, int64_t first, int64_t last,
-                  float (*scores)[max_span]) {
-  constexpr int64_t element = format == hybrid::f32 ? 4 : 2;
-  const float scale = 1.0f / sqrtf(static_cast<float>(call.head_dim));
-  for (int64_t key = first; key < last; ++key) {
-    const Bytes k = page_row<format>(call.keys, call, token, kv_head, key);
-    typename Simd::V sums[H];
-    for (int h = 0; h < H; ++h) sums[h] = Simd::zero();
-    int64_t j = 0;
-    for (; j + Simd::lanes <= call.head_dim; j += Simd::lanes) {
-      const typename Simd::V wide = Simd::template widen<format>(k + j * element);
-      for (int h = 0; h < H; ++h) sums[h] = Simd::fma(wide, Simd::load(q + h * call.head_dim + j), sums[h]);
-    }
-    if (const int64_t rest = call.head_dim - j) {
-      const typename Simd::V wide = Simd::template widen<format>(k + j * element, rest);
-      for (int h = 0; h < H; ++h) sums[h] = Simd::fma(wide, Simd::load(q + h * call.head_dim + j, rest), sums[h]);
-    }
-    for (int h = 0; h < H; ++h) scores[h][key - first] = Simd::sum(sums[h]) * scale;
+// Walks over the keys of some query heads in the order in which they lie in memory: page by page, all heads of a page.
+// visit(head, shared, vectors, key, count, ahead): `shared` query heads from `head` on have `count` vectors from `key` on
+// in this page; the vectors at `ahead` come later, and processors do not look for them by themselves: pages lie anywhere.
+template <Format format, class Visit>
+inline void each_page(const void* pages, const AttentionCall& call, const AttentionTask& task, const Visit& visit) {
+  const int64_t shared = call.heads / call.kv_heads, vector = call.head_dim * element_bytes(format);
+  const int64_t first_head = task.first_head / shared, heads = (task.last_head - 1) / shared + 1 - first_head;
+  const int64_t first_page = task.first / page_tokens, n_pages = (task.last - 1) / page_tokens + 1 - first_page;
+  const auto vectors = [&](int64_t piece) {
+    const int64_t page = call.blocks[task.token][first_page + piece / heads] * call.kv_heads + first_head + piece % heads;
+    return static_cast<Bytes>(pages) + page * page_tokens * vector;
+  };
+  for (int64_t piece = 0; piece < n_pages * heads; ++piece) {
+    const int64_t page = (first_page + piece / heads) * page_tokens, kv_head = first_head + piece % heads;
+    const int64_t key = greater(page, task.first), count = smaller(page + page_tokens, task.last) - key;
+    const int64_t head = greater(kv_head * shared, task.first_head);
+    visit(head, smaller((kv_head + 1) * shared, task.last_head) - head, vectors(piece) + (key - page) * vector, key, count,
+          vectors(smaller(piece + pieces_ahead, n_pages * heads - 1)));
   }
 }
 
-// out[h] = sum over keys of weight * value vector, for H query heads, `columns` vectors of it at a time.
+// Calls body(H, head) with H = 4, 2 or 1 heads at a time.
+template <class Body>
+inline void by_heads(int64_t count, const Body& body) {
+  int64_t h = 0;
+  for (; h + 4 <= count; h += 4) body(std::integral_constant<int, 4>(), h);
+  if (h + 2 <= count) body(std::integral_constant<int, 2>(), h), h += 2;
+  if (h < count) body(std::integral_constant<int, 1>(), h);
+}
+
+// scores[h][i] = q_h . key_i, scaled, of `count` keys for H query heads; four products at a time, so that their sums over
+// a vector's lanes are formed together.
 template <class Simd, Format format, int H>
-inline void mix(const AttentionCall& call, int token, int64_t kv_head, int64_t first, int64_t last,
-                const float (*weights)[max_span], float* out, int64_t out_stride) {
-  constexpr int64_t element = format == hybrid::f32 ? 4 : 2;
-  constexpr int columns = H > 1 ? 2 : 4;
-  for (int64_t j = 0; j < call.head_dim; j += columns * Simd::lanes) {
-    typename Simd::V sums[H][columns];
-    int64_t rest[columns];
-    for (int c = 0; c < columns; ++c) {
-      const int64_t left = call.head_dim - j - c * Simd::lanes;
-      rest[c] = left < 0 ? 0 : smaller(left, Simd::lanes);
-      for (int h = 0; h < H; ++h) sums[h][c] = Simd::zero();
-    }
-    const bool whole = rest[columns - 1] == Simd::lanes;
-    for (int64_t key = first; key < last; ++key) {
-      const Bytes v = page_row<format>(call.values, call, token, kv_head, key) + j * element;
-      for (int c = 0; c < columns; ++c) {
-        const Bytes from = v + c * Simd::lanes * element;
+inline void score(const float* q, int64_t head_dim, float scale, Bytes keys, int64_t count, Bytes ahead,
+                  float (*scores)[max_span], int64_t at) {
+  constexpr int K = 4 / H;
+  const int64_t vector = head_dim * element_bytes(format);
+  for (int64_t i = 0; i < count; i += K) {
+    typename Simd::V sums[4];
+    for (int s = 0; s < 4; ++s) sums[s] = Simd::zero();
+    Bytes k[K];
+    for (int r = 0; r < K; ++r) k[r] = keys + smaller(i + r, count - 1) * vector;
+    for (int64_t b = 0; b < K * vector; b += line) __builtin_prefetch(ahead + i * vector + b);
+    for (int64_t j = 0; j < head_dim; j += Simd::lanes) {
+      const int64_t rest = smaller(Simd::lanes, head_dim - j);
+      const bool whole = rest == Simd::lanes;
+      typename Simd::V x[H];
+      for (int h = 0; h < H; ++h)
+        x[h] = whole ? Simd::load(q + h * head_dim + j) : Simd::load(q + h * head_dim + j, rest);
+      for (int r = 0; r < K; ++r) {
+        const Bytes from = k[r] + j * element_bytes(format);
         const typename Simd::V wide =
-            whole ? Simd::template widen<format>(from) : Simd::template widen<format>(from, rest[c]);
-        for (int h = 0; h < H; ++h)
-          sums[h][c] = Simd::fma(wide, Simd::broadcast(weights[h][key - first]), sums[h][c]);
+            whole ? Simd::template widen<format>(from) : Simd::template widen<format>(from, rest);
+        for (int h = 0; h < H; ++h) sums[r * H + h] = Simd::fma(wide, x[h], sums[r * H + h]);
+      }
+    }
+    float products[4];
+    Simd::sum4(sums, products);
+    for (int r = 0; r < K && i + r < count; ++r)
+      for (int h = 0; h < H; ++h) scores[h][at + i + r] = products[r * H + h] * scale;
+  }
+}
+
+// out[h] += sum over `count` value vectors of weight * vector, for H query heads.
+template <class Simd, Format format, int H>
+inline void mix(const float (*weights)[max_span], int64_t at, int64_t head_dim, Bytes values, int64_t count, Bytes ahead,
+                float* out, int64_t out_stride) {
+  constexpr int columns = Simd::lanes < 16 && H > 1 ? 2 : 4;  // vectors of each head whose sums registers hold
+  const int64_t vector = head_dim * element_bytes(format);
+  for (int64_t b = 0; b < count * vector; b += line) __builtin_prefetch(ahead + b);
+  int64_t j = 0;
+  for (; j + columns * Simd::lanes <= head_dim; j += columns * Simd::lanes) {
+    typename Simd::V sums[H][columns];
+    for (int h = 0; h < H; ++h)
+      for (int c = 0; c < columns; ++c) sums[h][c] = Simd::load(out + h * out_stride + j + c * Simd::lanes);
+    for (int64_t i = 0; i < count; ++i) {
+      typename Simd::V wide[columns];
+      for (int c = 0; c < columns; ++c)
+        wide[c] = Simd::template widen<format>(values + i * vector + (j + c * Simd::lanes) * element_bytes(format));
+      for (int h = 0; h < H; ++h) {
+        const typename Simd::V weight = Simd::broadcast(weights[h][at + i]);
+        for (int c = 0; c < columns; ++c) sums[h][c] = Simd::fma(wide[c], weight, sums[h][c]);
       }
     }
     for (int h = 0; h < H; ++h)
-      for (int c = 0; c < columns; ++c) {
-        float* const to = out + h * out_stride + j + c * Simd::lanes;
-        if (rest[c] == Simd::lanes) Simd::store(to, sums[h][c]);
-        else if (rest[c]) Simd::store(to, sums[h][c], rest[c]);
-      }
+      for (int c = 0; c < columns; ++c) Simd::store(out + h * out_stride + j + c * Simd::lanes, sums[h][c]);
   }
-}
-
-template <class Simd, Format format, int H>
-inline void attend_heads(const AttentionCall& call, const float* q, int token, int64_t kv_head, int64_t first,
-                         int64_t last, float* partial) {
-  float scores[H][max_span];
-  const int64_t stride = call.head_dim + 2;
-  score<Simd, format, H>(call, q, token, kv_head, first, last, scores);
-  for (int h = 0; h < H; ++h) {
-    float* const tail = partial + h * stride + call.head_dim;
-    tail[1] = soften<Simd>(scores[h], last - first, tail);
+  for (; j < head_dim; j += Simd::lanes) {
+    const int64_t rest = smaller(Simd::lanes, head_dim - j);
+    for (int h = 0; h < H; ++h) {
+      typename Simd::V sum = Simd::load(out + h * out_stride + j, rest);
+      for (int64_t i = 0; i < count; ++i)
+        sum = Simd::fma(Simd::template widen<format>(values + i * vector + j * element_bytes(format), rest),
+                        Simd::broadcast(weights[h][at + i]), sum);
+      Simd::store(out + h * out_stride + j, sum, rest);
+    }
   }
-  mix<Simd, format, H>(call, token, kv_head, first, last, scores, partial, stride);
 }
 
 template <class Simd, Format format>
-void attend(const AttentionCall& call, int token, int64_t kv_head, int64_t first, int64_t last, float* partial) {
-  const int64_t shared = call.heads / call.kv_heads;
-  const float* q = call.q + (token * call.heads + kv_head * shared) * call.head_dim;
-  for (int64_t h = 0; h < shared;) {
-    const float* const from = q + h * call.head_dim;
-    float* const to = partial + h * (call.head_dim + 2);
-    if (shared - h >= 4) {
-      attend_heads<Simd, format, 4>(call, from, token, kv_head, first, last, to);
-      h += 4;
-    } else {
-      attend_heads<Simd, format, 1>(call, from, token, kv_head, first, last, to);
-      h += 1;
-    }
+void attend(const AttentionCall& call, const AttentionTask& task, float* partial) {
+  float scores[max_heads][max_span];
+  const int64_t head_dim = call.head_dim, stride = head_dim + 2;
+  const float* q = call.q + task.token * call.heads * head_dim;
+  const float scale = 1.0f / sqrtf(static_cast<float>(head_dim));
+  each_page<format>(call.keys, call, task, [&](int64_t head, int64_t n, Bytes keys, int64_t key, int64_t count, Bytes ahead) {
+    by_heads(n, [&](auto H, int64_t h) {
+      score<Simd, format, H>(q + (head + h) * head_dim, head_dim, scale, keys, count, ahead,
+                             scores + head + h - task.first_head, key - task.first);
+    });
+  });
+  for (int64_t h = 0; h < task.last_head - task.first_head; ++h) {
+    float *const out = partial + h * stride, *const tail = out + head_dim;
+    tail[1] = soften<Simd>(scores[h], task.last - task.first, tail);
+    memset(out, 0, head_dim * sizeof(float));
   }
+  each_page<format>(call.values, call, task, [&](int64_t head, int64_t n, Bytes values, int64_t key, int64_t count, Bytes ahead) {
+    by_heads(n, [&](auto H, int64_t h) {
+      const int64_t at = head + h - task.first_head;
+      mix<Simd, format, H>(scores + at, key - task.first, head_dim, values, count, ahead, partial + at * stride, stride);
+    });
+  });
 }
 
 }  // namespace

@@ -48,7 +48,7 @@ inline void require_tokens(int64_t tokens) { require(tokens >= 1 && tokens <= ma
 
 // `parts` vectors of n weights, as rows stride_bytes apart.
 inline void require_stride(int64_t stride_bytes, Format format, int64_t n, int parts) {
-  require(n % block == 0 || !is_in_blocks(format), "block formats hold multiples of 32 weights");
+  require(n % block == 0 || !in_blocks(format), "block formats hold multiples of 32 weights");
   require(stride_bytes >= parts * vector_bytes(format, n) && stride_bytes <= max_stride && stride_bytes % 2 == 0,
           "stride_bytes should be even and hold a row");
 }

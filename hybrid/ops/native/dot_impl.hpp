@@ -8,8 +8,11 @@
 
 namespace {
 
+using hybrid::element_bytes;
 using hybrid::Format;
+using hybrid::in_blocks;
 using hybrid::Input;
+using hybrid::words_per_block;
 
 using Bytes = const unsigned char*;
 
@@ -17,10 +20,8 @@ constexpr int line = 64;          // bytes of a cache line
 constexpr int64_t ahead = 8192;   // bytes asked for before they are read, of all rows that are read together
 constexpr int chains = 2;         // sums that a dot product of 16-bit weights is kept in: additions take four cycles
 
-constexpr bool in_blocks(Format format) { return format == hybrid::q8_0 || format == hybrid::q4_0; }
-constexpr int words_per_block(Format format) { return format == hybrid::q4_0 ? 4 : 8; }
-
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t greater(int64_t a, int64_t b) { return a < b ? b : a; }
 
 // Rows whose dot products are formed together. One, where one token asks: rows read one after the other are a stream that
 // the processor's own prefetching follows, and a 4-bit row is then read twice as fast as four side by side. With more
@@ -34,12 +35,6 @@ constexpr int rows_together() {
 // Bytes of the quants of n weights; the scales follow them.
 template <Format format>
 inline int64_t quant_bytes(int64_t n) { return n / hybrid::block * 4 * words_per_block(format); }
-
-template <Format format>
-inline int64_t bytes_of(int64_t n) {
-  if constexpr (in_blocks(format)) return quant_bytes<format>(n) + n / hybrid::block * 2;
-  else return n * 2;
-}
 
 // Asks for `count` bytes of w, `reach` bytes after `at`: past its end (`size`), those of the row that comes later. Mapped
 // files lie in small pages, at whose ends the processor's own prefetching stops: without this, reading is far slower.

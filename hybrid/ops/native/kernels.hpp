@@ -11,13 +11,20 @@ constexpr int max_chunk_rows = 256;  // rows whose products are formed in one go
 constexpr int block = 32;            // weights that share a scale in block formats
 constexpr int group_blocks = 16;     // blocks whose words lie side by side, so that a lane of a vector is a block
 constexpr int page_tokens = 16;      // keys of one page of the KV cache
-constexpr int max_span = 512;        // keys whose attention one task computes
+constexpr int max_span = 128;        // keys and query heads whose attention one task computes at most
+constexpr int max_heads = 32;
+constexpr int unit_columns = 64;     // columns of 16-bit formats that one thread sums at least
 
 // Weights, and the elements of KV pages (16 bits or f32). A vector of n weights in a block format is its quants, then
 // its n / 32 half-precision scales; numerically the blocks of ggml.
 enum Format : int { bf16 = 0, f16 = 1, q8_0 = 2, q4_0 = 3, f32 = 4 };
 enum Activation : int { relu = 0, silu = 1 };
 constexpr int weight_formats = 4;
+
+// Of internal linkage, as all that is defined here.
+static constexpr bool in_blocks(Format format) { return format == q8_0 || format == q4_0; }
+static constexpr int words_per_block(Format format) { return format == q4_0 ? 4 : 8; }  // of 32 bits
+static constexpr int64_t element_bytes(Format format) { return format == f32 ? 4 : 2; }   // of formats without blocks
 
 // What a matrix or rows are multiplied with. Block formats need the values rounded to 8 bits as well, block by block:
 // codes in the order of the weights' words, and for each block its scale and the sum of its codes.
@@ -41,14 +48,13 @@ struct LinearCall {
 
 // One sparse feed-forward call. A row is [gate | up | down] or [up | down], each a vector of `in.width` weights.
 struct FfnCall {
-  const unsigned char* rows;  // n_rows records, stride_bytes apart
+  const unsigned char* rows;  // records, stride_bytes apart
   int64_t stride_bytes;
-  int64_t n_rows;
   int64_t vector_bytes;
   bool gated;
   Activation activation;
   bool skip_inactive;
-  const float* bias;  // [n_rows] or null
+  const float* bias;  // one for each record, or null
   Input in;
 };
 
@@ -75,6 +81,14 @@ struct AttentionCall {
   const int64_t* const* blocks;  // [tokens]: the block table of each token's sequence
 };
 
+// The query heads first_head..last_head-1 (at most max_heads) of one token, over keys first..last-1 of its sequence (at
+// most max_span).
+struct AttentionTask {
+  int token;
+  int64_t first_head, last_head;
+  int64_t first, last;
+};
+
 struct Kernels {
   const char* name;
   // Fills codes, scales and sums for one token.
@@ -90,10 +104,8 @@ struct Kernels {
                                       float* y);
   // The dequantised vector of n weights.
   void (*widen[weight_formats + 1])(const unsigned char* weights, int64_t n, float* out);
-  // Attention of one token's query heads that share kv_head, over keys first..last-1 of its sequence (at most max_span).
-  // Writes for each of them [head_dim] weighted values, their greatest score, and the sum of their weights.
-  void (*attend[weight_formats + 1])(const AttentionCall& call, int token, int64_t kv_head, int64_t first, int64_t last,
-                                     float* partial);
+  // Writes for each head of the task [head_dim] weighted values, their greatest score, and the sum of their weights.
+  void (*attend[weight_formats + 1])(const AttentionCall& call, const AttentionTask& task, float* partial);
   void (*narrow[weight_formats + 1])(const float* x, int64_t n, void* out);  // to the format of pages
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y);

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t least_rows_named = 1024;
 constexpr int64_t cached_bytes = 256 << 10; // of records whose parts are multiplied one after the other
+constexpr int64_t least_attention_tasks = 4;  // for each thread
 constexpr int64_t least_bytes = 16 << 10;  // of weights in one task: long enough to pay for claiming it
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -32,7 +33,7 @@ class Cuts {
 
  private:
   static constexpr int most = 256;
-  static constexpr int64_t group = 4;  // rows are multiplied in fours
+  static constexpr int64_t group = 4;  // named rows are multiplied in fours
   int count_ = 0;
   int64_t ends_[most];
 };
@@ -75,21 +76,16 @@ int64_t collect(const uint8_t* named, int64_t stride, int tokens, int64_t n_rows
 }  // namespace
 
 int64_t vector_bytes(Format format, int64_t n) {
-  switch (format) {
-    case q8_0: return n + n / block * 2;
-    case q4_0: return n / 2 + n / block * 2;
-    case f32: return 4 * n;
-    default: return 2 * n;
-  }
+  return in_blocks(format) ? n / block * (4 * words_per_block(format) + 2) : n * element_bytes(format);
 }
 
 int64_t column_units(Format format, int64_t n) {
-  if (!is_in_blocks(format)) return divide_up(n, 64);
-  return divide_up(n / block, group_blocks) * (format == q4_0 ? 4 : 8);
+  if (!in_blocks(format)) return divide_up(n, unit_columns);
+  return divide_up(n / block, group_blocks) * words_per_block(format);
 }
 
-Input make_input(Workspace& workspace, const float* x, int64_t width, int tokens, bool in_blocks) {
-  if (!in_blocks) return {x, width, tokens, nullptr, nullptr, nullptr};
+Input make_input(Workspace& workspace, const float* x, int64_t width, int tokens, bool rounded) {
+  if (!rounded) return {x, width, tokens, nullptr, nullptr, nullptr};
   const int64_t blocks = width / block;
   int8_t* codes = workspace.get<int8_t>(Workspace::codes, tokens * width);
   float* scales = workspace.get<float>(Workspace::scales, tokens * blocks);
@@ -101,8 +97,8 @@ Input make_input(Workspace& workspace, const float* x, int64_t width, int tokens
 
 void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int tokens, const Matrix* matrices,
             int count) {
-  const bool in_blocks = std::any_of(matrices, matrices + count, [](const Matrix& m) { return is_in_blocks(m.format); });
-  const Input in = make_input(workspace, x, width, tokens, in_blocks);
+  const bool rounded = std::any_of(matrices, matrices + count, [](const Matrix& m) { return in_blocks(m.format); });
+  const Input in = make_input(workspace, x, width, tokens, rounded);
   int64_t outputs = 0;
   for (int m = 0; m < count; ++m) outputs += matrices[m].out_features;
   const Cuts cuts(outputs, least_rows(matrices[0].stride_bytes), team.threads());
@@ -119,10 +115,9 @@ void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int
 Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const float* x, int tokens,
                   const uint8_t* named, int64_t named_stride, float* y) {
   using W = Workspace;
-  const Input in = make_input(workspace, x, bank.hidden, tokens, is_in_blocks(bank.format));
-  const FfnCall call = {bank.rows,  bank.stride_bytes, bank.n_rows,        vector_bytes(bank.format, bank.hidden),
-                        bank.gated, bank.activation,   bank.skip_inactive, bank.bias,
-                        in};
+  const Input in = make_input(workspace, x, bank.hidden, tokens, in_blocks(bank.format));
+  const FfnCall call = {bank.rows,       bank.stride_bytes,  vector_bytes(bank.format, bank.hidden), bank.gated,
+                        bank.activation, bank.skip_inactive, bank.bias,                              in};
   int32_t* rows = workspace.get<int32_t>(W::rows, bank.n_rows);
   uint16_t* sets = workspace.get<uint16_t>(W::sets, bank.n_rows);
   float* values = workspace.get<float>(W::values, bank.n_rows * tokens);
@@ -180,7 +175,7 @@ void predict(Team& team, Workspace& workspace, const Predictor& predictor, const
   first.y = middle, second.y = logits;
   linear(team, workspace, x, hidden, tokens, &first, 1);
   for (int64_t i = 0; i < tokens * rank; ++i) middle[i] = middle[i] <= 0 ? 0 : middle[i];  // a NaN stays one
-  const Input in = make_input(workspace, middle, rank, tokens, is_in_blocks(second.format));
+  const Input in = make_input(workspace, middle, rank, tokens, in_blocks(second.format));
   const Cuts cuts(rows, least_rows(second.stride_bytes), team.threads());
   team.run(cuts.count(), [&](int64_t task) {
     const int64_t begin = cuts.first(task), end = cuts.last(task);
@@ -196,47 +191,48 @@ void predict(Team& team, Workspace& workspace, const Predictor& predictor, const
 }
 
 void attention(Team& team, Workspace& workspace, const AttentionCall& call, Format format, int tokens, float* y) {
-  const int64_t shared = call.heads / call.kv_heads, size = call.head_dim + 2;
+  const int64_t size = call.head_dim + 2;
   // Spans begin at multiples of their length, whatever else is in the batch: so a token's bits are its own.
   const auto first_key = [&](int t) {
     return call.window ? std::max<int64_t>(call.positions[t] - call.window + 1, 0) : 0;
   };
   const auto spans = [&](int t) { return divide_up(call.positions[t] + 1, max_span) - first_key(t) / max_span; };
-  int64_t most = 0;
-  for (int t = 0; t < tokens; ++t) most = std::max(most, spans(t));
-  // [token, kv head, span, head of the group, head_dim + 2]
-  float* partials = workspace.get<float>(Workspace::partials, tokens * call.heads * most * size);
-
-  const auto join = [&](int t, int64_t kv_head) {
-    const int64_t n = spans(t);
-    for (int64_t h = 0; h < shared; ++h) {
-      const float* first = partials + ((t * call.kv_heads + kv_head) * most * shared + h) * size;
+  int64_t most = 0, all = 0;
+  for (int t = 0; t < tokens; ++t) most = std::max(most, spans(t)), all += spans(t);
+  // All heads of a page lie side by side: as many in one task as leave work for all threads.
+  const int64_t shared = call.heads / call.kv_heads, wanted = divide_up(least_attention_tasks * team.threads(), all);
+  const int64_t together = std::min<int64_t>(divide_up(call.kv_heads, wanted) * shared, max_heads);
+  const int64_t groups = divide_up(call.heads, together);
+  float* partials = workspace.get<float>(Workspace::partials, tokens * most * call.heads * size);  // [token, span, head]
+  team.run(tokens * most * groups, [&](int64_t task) {
+    const int t = static_cast<int>(task / (most * groups));
+    const int64_t span = task / groups % most, head = task % groups * together;
+    if (span >= spans(t)) return;
+    const int64_t begin = (first_key(t) / max_span + span) * max_span;
+    kernels().attend[format](call,
+                             {t, head, std::min(head + together, call.heads), std::max(begin, first_key(t)),
+                              std::min(begin + max_span, call.positions[t] + 1)},
+                             partials + ((t * most + span) * call.heads + head) * size);
+  });
+  // The spans' results joined: each has weights that hold against the greatest score of its own keys.
+  const int64_t heads_per_task = divide_up(tokens * call.heads, 2 * team.threads());
+  team.run(divide_up(tokens * call.heads, heads_per_task), [&](int64_t task) {
+    for (int64_t i = task * heads_per_task; i < std::min((task + 1) * heads_per_task, tokens * call.heads); ++i) {
+      const int64_t t = i / call.heads, n = spans(static_cast<int>(t)), stride = call.heads * size;
+      const float* first = partials + (t * most * call.heads + i % call.heads) * size;
       float greatest = first[call.head_dim], sum = 0;
-      for (int64_t s = 1; s < n; ++s) greatest = std::max(greatest, first[s * shared * size + call.head_dim]);
-      float* out = y + (t * call.heads + kv_head * shared + h) * call.head_dim;
+      for (int64_t s = 1; s < n; ++s) greatest = std::max(greatest, first[s * stride + call.head_dim]);
+      float* out = y + i * call.head_dim;
       std::fill(out, out + call.head_dim, 0.0f);
       for (int64_t s = 0; s < n; ++s) {
-        const float* p = first + s * shared * size;
+        const float* p = first + s * stride;
         const float weight = std::exp(p[call.head_dim] - greatest);
         sum += weight * p[call.head_dim + 1];
         for (int64_t j = 0; j < call.head_dim; ++j) out[j] += weight * p[j];
       }
       for (int64_t j = 0; j < call.head_dim; ++j) out[j] /= sum;
     }
-  };
-  team.run(tokens * call.kv_heads * most, [&](int64_t task) {
-    const int t = static_cast<int>(task / (call.kv_heads * most));
-    const int64_t kv_head = task / most % call.kv_heads, span = task % most;
-    if (span >= spans(t)) return;
-    const int64_t begin = (first_key(t) / max_span + span) * max_span;
-    kernels().attend[format](call, t, kv_head, std::max(begin, first_key(t)),
-                             std::min(begin + max_span, call.positions[t] + 1),
-                             partials + ((t * call.kv_heads + kv_head) * most + span) * shared * size);
-    if (most == 1) join(t, kv_head);
   });
-  if (most > 1)
-    team.run(tokens * call.kv_heads,
-             [&](int64_t task) { join(static_cast<int>(task / call.kv_heads), task % call.kv_heads); });
 }
 
 }  // namespace hybrid

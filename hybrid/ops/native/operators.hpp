@@ -50,10 +50,8 @@ struct Predictor {
   const int32_t* neuron_ids;  // [rows]: the neuron of each row
 };
 
-// An input as the formats of `matrices` need it: rounded to blocks if one of them is a block format.
-Input make_input(Workspace& workspace, const float* x, int64_t width, int tokens, bool in_blocks);
-
-inline bool is_in_blocks(Format format) { return format == q8_0 || format == q4_0; }
+// An input as operators need it, for block formats `rounded` to blocks as well.
+Input make_input(Workspace& workspace, const float* x, int64_t width, int tokens, bool rounded);
 
 // All of `matrices` times the same input, in one parallel region.
 void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int tokens, const Matrix* matrices,

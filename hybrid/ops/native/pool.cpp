@@ -9,7 +9,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <exception>
-#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -106,8 +105,6 @@ struct Pool::State {
   alignas(64) std::mutex turn;
   uint64_t expected = 0;  // of `finished`, when the last job ended
   std::exception_ptr failure;
-  void* scratch = nullptr;
-  std::size_t scratch_bytes = 0;
 
   std::mutex failure_lock;
   std::mutex sleep;
@@ -125,10 +122,7 @@ struct Pool::State {
     }
   }
 
-  ~State() {
-    stop();
-    ::operator delete(scratch, std::align_val_t{64});
-  }
+  ~State() { stop(); }
 
   void stop() {
     stopping.store(true, std::memory_order_relaxed);
@@ -214,17 +208,6 @@ Pool::State& Pool::revive() {
 }
 
 Pool::Turn::Turn(Pool& pool) : state_(pool.revive()), lock_(state_.turn) {}
-
-void* Pool::Turn::scratch(std::size_t bytes) {
-  if (bytes > state_.scratch_bytes) {
-    ::operator delete(state_.scratch, std::align_val_t{64});
-    state_.scratch = nullptr;
-    state_.scratch_bytes = 0;
-    state_.scratch = ::operator new(bytes, std::align_val_t{64});
-    state_.scratch_bytes = bytes;
-  }
-  return state_.scratch;
-}
 
 void Pool::Turn::run(int64_t tasks, Function function, const void* context) {
   if (state_.workers.empty() || tasks <= 1) {

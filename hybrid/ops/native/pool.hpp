@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <mutex>
 
@@ -21,7 +20,7 @@ class Pool {
 
   int threads() const { return threads_; }
 
-  // A caller's turn on the pool: others wait until it ends. It also owns the scratch memory meanwhile.
+  // A caller's turn on the pool: others wait until it ends.
   class Turn {
    public:
     explicit Turn(Pool& pool);
@@ -33,9 +32,6 @@ class Pool {
     void run(int64_t tasks, const Body& body) {
       run(tasks, [](const void* context, int64_t task) { (*static_cast<const Body*>(context))(task); }, &body);
     }
-
-    // Memory for at least `bytes` bytes, aligned to 64, its contents undefined; kept by the pool for the next turn.
-    void* scratch(std::size_t bytes);
 
    private:
     void run(int64_t tasks, Function function, const void* context);

@@ -67,7 +67,7 @@ void Program::rotate(float* x, int64_t heads, int64_t head_dim, const float* cos
 
 void Program::store(const float* k, const float* v, const Pages& pages) {
   operators_.push_back({Kind::pages, [=](const Step& step) {
-    const int64_t bytes = pages.head_dim * (pages.format == f32 ? 4 : 2);
+    const int64_t bytes = pages.head_dim * element_bytes(pages.format);
     for (int t = 0; t < step.tokens; ++t)
       for (int64_t h = 0; h < pages.kv_heads; ++h) {
         const int64_t position = step.positions[t], block = step.blocks[t][position / page_tokens];

@@ -29,6 +29,15 @@ struct Simd {
   static V round(V v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static V times_power_of_two(V v, V n) { return _mm512_scalef_ps(v, n); }
   static float sum(V v) { return _mm512_reduce_add_ps(v); }
+  // The sums of four vectors, each in the order of `sum`.
+  static void sum4(const V (&v)[4], float* out) {
+    const V ab = add_quarters<0x44, 0xee>(v[0], v[1]), cd = add_quarters<0x44, 0xee>(v[2], v[3]);
+    V s = add_quarters<0x88, 0xdd>(ab, cd);  // a quarter for each of the four
+    s = add(s, _mm512_permute_ps(s, 0x4e));
+    s = add(s, _mm512_permute_ps(s, 0xb1));
+    const I firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, s)));
+  }
   static float greatest(V v) { return _mm512_reduce_max_ps(v); }
 
   static V load(const float* p) { return _mm512_loadu_ps(p); }
@@ -85,6 +94,10 @@ struct Simd {
   }
 
  private:
+  template <int some, int others>
+  static V add_quarters(V a, V b) {
+    return add(_mm512_shuffle_f32x4(a, b, some), _mm512_shuffle_f32x4(a, b, others));
+  }
   template <hybrid::Format format>
   static V widen(__m256i h) {
     if constexpr (format == hybrid::bf16) {

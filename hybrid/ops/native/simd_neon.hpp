@@ -32,6 +32,10 @@ struct Simd {
     return vmulq_f32(v, vreinterpretq_f32_s32(exponent));
   }
   static float sum(V v) { return vaddv_f32(vadd_f32(vget_low_f32(v), vget_high_f32(v))); }
+  // The sums of four vectors, each in the order of `sum`.
+  static void sum4(const V (&v)[4], float* out) {
+    vst1q_f32(out, vpaddq_f32(add_halves(v[0], v[1]), add_halves(v[2], v[3])));
+  }
   static float greatest(V v) { return vmaxvq_f32(v); }
 
   static V load(const float* p) { return vld1q_f32(p); }
@@ -84,6 +88,9 @@ struct Simd {
   }
 
  private:
+  static V add_halves(V a, V b) {
+    return vaddq_f32(vcombine_f32(vget_low_f32(a), vget_low_f32(b)), vcombine_f32(vget_high_f32(a), vget_high_f32(b)));
+  }
   // The first `bytes` bytes of a vector at p, then zeros.
   template <class T>
   static T few(const void* p, int64_t bytes) {

@@ -41,6 +41,9 @@ struct Simd {
     return v * (V)((__builtin_convertvector(n, I) + 127) << 23);
   }
   static float sum(V v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+  static void sum4(const V (&v)[4], float* out) {
+    for (int i = 0; i < 4; ++i) out[i] = sum(v[i]);
+  }
   static float greatest(V v) {
     const float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
     return a > b ? a : b;

@@ -121,10 +121,9 @@ void round_to_blocks(const float* x, int64_t width, int8_t* codes, float* scales
 template <class Simd, Format format>
 void widen(const unsigned char* weights, int64_t n, float* out) {
   if constexpr (!in_blocks(format)) {
-    constexpr int64_t element = format == hybrid::f32 ? 4 : 2;
     for (int64_t i = 0; i < n; i += Simd::lanes) {
       const int64_t rest = smaller(Simd::lanes, n - i);
-      Simd::store(out + i, Simd::template widen<format>(weights + i * element, rest), rest);
+      Simd::store(out + i, Simd::template widen<format>(weights + i * element_bytes(format), rest), rest);
     }
   } else {
     constexpr int steps = words_per_block(format);

@@ -10,8 +10,9 @@
 
 namespace {
 
-constexpr int tile = 16;           // rows added in one pass over the sums
-constexpr int unit_columns = 64;   // of 16-bit formats: columns that one thread sums at least
+using hybrid::unit_columns;
+
+constexpr int tile = 16;  // rows added in one pass over the sums
 
 // The vectors of one token's rows in a tile, and the factor of each; `next` are asked for meanwhile, piece by piece, so
 // that memory and arithmetic take their time together.
