@@ -19,7 +19,6 @@ from hybrid.ops.bank import Counts, RowBank
 from profiler.artifacts import UserError, format_size
 from profiler.matrix import Matrix
 
-
 # Room so large lies in pages of 2 MiB where the system has them: address translations are seldom missed (attention over
 # 8,192 tokens of 32 heads took 1.6 ms instead of 2.1), and what is taken before it is used is at most an eighth of it.
 HUGE_PAGES_FROM = 16 << 20
