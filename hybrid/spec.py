@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from profiler.artifacts import UserError
 
-Activation = Literal["relu", "silu"]
+Activation = Literal["relu", "relu2", "silu"]
 Norm = Literal["rms", "layer"]
 Positions = Literal["rope", "learned"]
 
@@ -45,7 +45,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One model. A family (Llama, Mistral, OPT) is a set of values, never a class of its own.
+    """One model. A family (Llama, Mistral, OPT, Arcee) is a set of values, never a class of its own.
 
     n_neurons is the width of one FFN; max_positions the trained context in tokens; position_offset what is added to a
     position before it indexes a learned table (OPT: 2); sliding_window the tokens that attention looks back, if any.
@@ -107,7 +107,7 @@ class ModelSpec:
     @property
     def has_exact_zeros(self) -> bool:
         """Whether the activation is exactly zero for some inputs, so that exact mode can skip rows."""
-        return self.activation == "relu"
+        return self.activation in ("relu", "relu2")
 
     @property
     def q_size(self) -> int:

@@ -10,6 +10,7 @@ Q8_0: int
 Q4_0: int
 F32: int
 RELU: int
+RELU2: int
 SILU: int
 MAX_TOKENS: int
 

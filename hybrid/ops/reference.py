@@ -21,8 +21,11 @@ SCORES_AT_ONCE = 1 << 24  # attention scores held together
 
 
 def activate(activation: Activation, values: torch.Tensor) -> torch.Tensor:
-    """The activation of a feed-forward network, elementwise."""
-    return functional.relu(values) if activation == "relu" else functional.silu(values)
+    """The activation of a feed-forward network, elementwise; relu2 is the square of relu (Primer, So et al. 2021)."""
+    if activation == "silu":
+        return functional.silu(values)
+    open_values = functional.relu(values)
+    return open_values.square() if activation == "relu2" else open_values
 
 
 def rounded(x: torch.Tensor, weight_format: str) -> torch.Tensor:
@@ -66,7 +69,7 @@ def sparse_ffn(
         weight_format: of the vectors.
         hidden: weights of one vector.
         gated: whether rows have a gate.
-        activation: relu or silu.
+        activation: relu, relu2 or silu.
         bias: fp32 `[n]` or None.
         x: fp32 `[tokens, hidden]`.
         named: bool `[tokens, n]`; None names every row.

@@ -92,7 +92,7 @@ void check_ffn(const Kernels& table, const Kernels& portable, Format format, int
   const Rows w = random_rows(random, format, width, gated ? 3 : 2, n_rows);
   const Guarded<float> bias = random_floats(random, n_rows);
   FfnCall call = {w.bytes.get(), w.stride_bytes, hybrid::vector_bytes(format, width), gated,
-                  random.chance(0.5) ? hybrid::relu : hybrid::silu, random.chance(0.8),
+                  static_cast<hybrid::Activation>(random.below(hybrid::relu2 + 1)), random.chance(0.8),
                   !gated && random.chance(0.7) ? bias.get() : nullptr, batch.all()};
   const Named named = random_names(random, n_rows, tokens);
   Counts counts = {0, 0}, expected = {0, 0};
@@ -104,8 +104,9 @@ void check_ffn(const Kernels& table, const Kernels& portable, Format format, int
   if (active.size() != wanted.size()) return;
   same_bits("rows", active.rows.data(), wanted.rows.data(), active.size() * sizeof(int32_t));
   same_bits("sets", active.sets.data(), wanted.sets.data(), active.size() * sizeof(uint16_t));
+  const float usual = batch.usual(), activation = call.activation == hybrid::relu2 ? usual * usual : usual;
   close("values", active.values.data(), wanted.values.data(), active.size() * tokens,
-        gated ? batch.usual() * batch.usual() : batch.usual());
+        gated ? activation * usual : activation);
 
   const int64_t units = hybrid::column_units(format, width);
   const Guarded<float> y(tokens * width), z(tokens * width), cut(tokens * width);

@@ -18,8 +18,9 @@ template <class Simd, Format format, int tokens>
 constexpr int named_together() { return tokens == 1 ? 4 : rows_together<Simd, format, tokens>(); }
 
 inline float activate(hybrid::Activation activation, float v) {
-  if (activation == hybrid::relu) return v <= 0 ? 0 : v;  // a NaN stays one
-  return v / (1 + expf(-v));
+  if (activation == hybrid::silu) return v / (1 + expf(-v));
+  if (v <= 0) return 0;  // a NaN stays one
+  return activation == hybrid::relu2 ? v * v : v;
 }
 
 // Some named rows: a value for each pair of row and token, and in the end those that are active.

@@ -18,7 +18,7 @@ constexpr int unit_columns = 64;     // columns of 16-bit formats that one threa
 // Weights, and the elements of KV pages (16 bits or f32). A vector of n weights in a block format is its quants, then
 // its n / 32 half-precision scales; numerically the blocks of ggml.
 enum Format : int { bf16 = 0, f16 = 1, q8_0 = 2, q4_0 = 3, f32 = 4 };
-enum Activation : int { relu = 0, silu = 1 };
+enum Activation : int { relu = 0, silu = 1, relu2 = 2 };  // relu2 is the square of relu
 constexpr int weight_formats = 4;
 
 // Of internal linkage, as all that is defined here.

@@ -84,6 +84,7 @@ NB_MODULE(_native, m) {
   m.attr("Q4_0") = static_cast<int>(hybrid::q4_0);
   m.attr("F32") = static_cast<int>(hybrid::f32);
   m.attr("RELU") = static_cast<int>(hybrid::relu);
+  m.attr("RELU2") = static_cast<int>(hybrid::relu2);
   m.attr("SILU") = static_cast<int>(hybrid::silu);
   m.attr("MAX_TOKENS") = hybrid::max_tokens;
 

@@ -64,7 +64,8 @@ def test_the_arguments_that_the_others_vary_are_good() -> None:
     [
         {"weight_format": 4},
         {"weight_format": -1},
-        {"activation": 2},
+        {"activation": 3},
+        {"activation": -1},
         {"tokens": 0},
         {"tokens": 17},
         {"n_rows": -1},

@@ -66,7 +66,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
     "predict": {"neuron_ids": [0, HERE + 2], "x": [0], "named": [0]},
     "sparse_ffn": {
         "rows": [0], "stride_bytes": [190, 193], "n_rows": [-1, MANY], "weight_format": [_native.F32], "x": [0],
-        "activation": [2, -1], "bias": [HERE], "named_stride": [3, 0, -4], "y": [0], "counts": [0, HERE + 4],
+        "activation": [3, -1], "bias": [HERE], "named_stride": [3, 0, -4], "y": [0], "counts": [0, HERE + 4],
     },
 }  # fmt: skip
 

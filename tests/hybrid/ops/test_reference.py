@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from hybrid.ops import reference
 from hybrid.ops.bank import Counts
+from hybrid.spec import ACTIVATIONS
 from profiler.blocks import vector_bytes
 from profiler.matrix import WEIGHT_FORMATS, Matrix
 
@@ -30,7 +31,8 @@ def loop_ffn(
                 continue
             parts = row[: (3 if gated else 2) * hidden].split(hidden)
             score = float(parts[0] @ token) + (0.0 if bias is None else float(bias[r]))
-            value = max(score, 0.0) if activation == "relu" else score / (1 + math.exp(-score))
+            value = score / (1 + math.exp(-score)) if activation == "silu" else max(score, 0.0)
+            value = value**2 if activation == "relu2" else value
             gated_count += 1
             if skip_inactive and value == 0:
                 continue
@@ -46,7 +48,7 @@ def loop_ffn(
     n=st.integers(0, 12),
     tokens=st.integers(0, 20),
     gated=st.booleans(),
-    activation=st.sampled_from(["relu", "silu"]),
+    activation=st.sampled_from(ACTIVATIONS),
     with_bias=st.booleans(),
     with_named=st.booleans(),
     skip_inactive=st.booleans(),

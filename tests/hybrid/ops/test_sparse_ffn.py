@@ -4,6 +4,7 @@ Whether a row is active is a comparison with zero, which two orders of summation
 here consist of multiples of powers of two: their products are exact in any order, also after rounding to 8 bits.
 """
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from hybrid.ops import cpu, reference
 from hybrid.ops.bank import Counts, RowBank
+from hybrid.spec import ACTIVATIONS
 from profiler.formats import is_quantised
 from profiler.matrix import WEIGHT_FORMATS, Matrix
 
@@ -90,7 +92,7 @@ def cases(draw: st.DrawFn) -> Case:
         vectors, x = grid(shape, 1 / 8, generator), grid((tokens, hidden), small, generator)
     bias = grid((n,), 1 / 8, generator) if not gated and draw(st.booleans()) else None
     rows = make_rows(vectors, weight_format, 2 * draw(st.integers(0, 2)))
-    bank = RowBank(rows, weight_format, hidden, gated, draw(st.sampled_from(["relu", "silu"])), bias)
+    bank = RowBank(rows, weight_format, hidden, gated, draw(st.sampled_from(ACTIVATIONS)), bias)
     named = make_named(draw(st.sampled_from(["none", "empty", "full", "few", "many", "strided"])), tokens, n, generator)
     return Case(bank, x, named, draw(st.booleans()))
 
@@ -117,7 +119,10 @@ def test_threads_and_neighbouring_tokens_do_not_change_a_bit(case: Case) -> None
 
 
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
-@pytest.mark.parametrize(("gated", "activation", "skip_inactive"), [(True, "silu", True), (False, "relu", False)])
+@pytest.mark.parametrize(
+    ("gated", "activation", "skip_inactive"),
+    [(True, "silu", True), (False, "relu", False), (False, "relu2", False), (True, "relu2", False)],
+)
 def test_values_of_any_size(weight_format: str, gated: bool, activation: str, skip_inactive: bool) -> None:
     """Where no row is left out, or an activation of almost zero adds almost nothing, any numbers may be compared."""
     vectors = torch.randn(300, 3 if gated else 2, 544) * 10 ** (2 * torch.rand(300, 1, 1) - 2)
@@ -166,13 +171,37 @@ def test_zero_activations_are_skipped_exactly(weight_format: str) -> None:
     assert torch.equal(dense, y)
 
 
-@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
 @pytest.mark.parametrize("gated", [True, False])
+def test_a_square_may_leave_the_range_of_floats_on_either_side(gated: bool) -> None:
+    """What decides whether a row is skipped is the activation: a square that underflows is a zero, though its root is
+    none; one that overflows is infinite.
+    """
+    # The last three squares: the smallest normal float, a subnormal one, and less than any.
+    scores = torch.tensor([3.0, 2.0**64, -1.0, 0.0, 2.0**-63, 2.0**-72, 2.0**-76])
+    vectors = torch.ones(len(scores), 3 if gated else 2, 1)
+    vectors[:, 0, 0] = scores
+    rows, x = vectors.flatten(1).bfloat16(), torch.ones(1, 1)
+    for finite in (False, True):
+        some = rows[2:] if finite else rows
+        case = Case(RowBank(some, "bf16", 1, gated, "relu2"), x, None, True)
+        y, counts = case.native()
+        expected, expected_counts = case.expected()
+        assert counts == expected_counts == Counts(gated=len(some), finished=2 if finite else 4)
+        assert torch.equal(y, expected)
+        assert y.item() == (2.0**-126 + 2.0**-144 if finite else math.inf)
+        dense = Case(case.bank, x, None, False)
+        assert torch.equal(dense.native()[0], y)
+
+
+@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+@pytest.mark.parametrize(("gated", "activation"), [(True, "relu"), (False, "relu"), (False, "relu2")])
 @pytest.mark.parametrize("skip_inactive", [True, False])
-def test_a_nan_is_not_hidden_and_stays_with_its_token(gated: bool, skip_inactive: bool, weight_format: str) -> None:
+def test_a_nan_is_not_hidden_and_stays_with_its_token(
+    gated: bool, activation: str, skip_inactive: bool, weight_format: str
+) -> None:
     hidden = 96 if is_quantised(weight_format) else 33
     rows = make_rows(torch.randn(70, 3 if gated else 2, hidden), weight_format)
-    bank = RowBank(rows, weight_format, hidden, gated, "relu")
+    bank = RowBank(rows, weight_format, hidden, gated, activation)
     x = torch.randn(3, hidden)
     x[1, 20] = float("nan")
     y, counts = cpu.sparse_ffn(POOLS[1], bank, x, skip_inactive=skip_inactive)
