@@ -136,8 +136,27 @@ OPT = Family(
     modules=MappingProxyType(_OPT_MODULES),
 )
 
+ARCEE = Family(
+    name="arcee",
+    keys=MappingProxyType({**_LLAMA_KEYS, "attention_bias": "attention_bias", "ffn_bias": "mlp_bias"}),
+    defaults=MappingProxyType(
+        {
+            "num_key_value_heads": None,
+            "head_dim": None,
+            "hidden_act": "relu2",
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+            "attention_bias": False,
+            "mlp_bias": False,
+        }
+    ),
+    only=MappingProxyType({}),
+    fixed=MappingProxyType({"gated": False, "norm": "rms", "positions": "rope"}),
+    modules=MappingProxyType({ours: theirs for ours, theirs in _LLAMA_MODULES.items() if ours != "layers.{i}.gate"}),
+)
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"LlamaForCausalLM": LLAMA, "MistralForCausalLM": MISTRAL, "OPTForCausalLM": OPT}
+    {"LlamaForCausalLM": LLAMA, "MistralForCausalLM": MISTRAL, "OPTForCausalLM": OPT, "ArceeForCausalLM": ARCEE}
 )
 
 # Tensors that some checkpoints carry and no model reads: rotary frequencies are computed from the spec.

@@ -1,6 +1,6 @@
 """Tiny random checkpoints as other people write them: made by transformers from a seed, with trained tokenizers.
 
-`make_llama`, `make_mistral` and `make_opt` are factories of session scope:
+`make_llama`, `make_mistral`, `make_opt` and `make_arcee` are factories of session scope:
 
     path = make_llama(tmp_path)                                  relu, grouped key-value heads, untied, bf16, 3 layers
     path = make_llama(tmp_path, hidden_act="silu", tie_word_embeddings=True)      any key of the config
@@ -10,12 +10,13 @@
 Each writes a new folder inside the one it is given and returns its path: config.json, model.safetensors and tokenizer
 files, as `save_pretrained` does. `transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)` is the
 oracle. All parameters are random, biases and norms too, so that a forgotten one shows: matrices with a standard
-deviation of 0.1, norms about 1. About half of the neurons fire for a token under relu, logits are of the order of 1.
+deviation of 0.1, norms about 1. About half of the neurons fire for a token under relu and relu2, logits are of the
+order of 1.
 Sizes are odd on purpose: no dimension is a multiple of what a vector register holds, except where heads demand it.
 
-The vocabulary is exactly the tokenizer's. Llama and Mistral have a SentencePiece `tokenizer.model` with byte fallback
-(`<unk>` 0, `<s>` 1, `</s>` 2, a beginning-of-sequence token is added); OPT has a GPT-2 `vocab.json` and `merges.txt`
-(`<s>` 0, `<pad>` 1, `</s>` 2 which opens every text, `<unk>` 3).
+The vocabulary is exactly the tokenizer's. Llama, Mistral and Arcee have a SentencePiece `tokenizer.model` with byte
+fallback (`<unk>` 0, `<s>` 1, `</s>` 2, a beginning-of-sequence token is added); OPT has a GPT-2 `vocab.json` and
+`merges.txt` (`<s>` 0, `<pad>` 1, `</s>` 2 which opens every text, `<unk>` 3).
 
 `llama_checkpoint`, `opt_checkpoint` are one of each; `llama_directory`, `opt_directory` the same packed: for reading.
 """
@@ -139,6 +140,17 @@ def make_mistral(sentencepiece_model: bytes) -> MakeCheckpoint:
     def make(folder: Path, **options: Any) -> Path:
         options = {"sliding_window": 24, **options}
         return _make_with_sentencepiece("mistral", transformers.MistralConfig, folder, sentencepiece_model, options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_arcee(sentencepiece_model: bytes) -> MakeCheckpoint:
+    """`make_arcee(folder, seed=0, dtype=torch.bfloat16, deviation=0.1, **config) -> Path`; relu2, without a gate."""
+
+    def make(folder: Path, **options: Any) -> Path:
+        options = {"hidden_act": "relu2", **options}
+        return _make_with_sentencepiece("arcee", transformers.ArceeConfig, folder, sentencepiece_model, options)
 
     return make
 

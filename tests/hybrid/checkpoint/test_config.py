@@ -29,6 +29,7 @@ OPT = {
     "num_attention_heads": 12,
     "max_position_embeddings": 2048,
 }
+ARCEE = {**LLAMA, "architectures": ["ArceeForCausalLM"], "intermediate_size": 18432, "num_key_value_heads": 8}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -123,6 +124,24 @@ def test_opt():
     assert not spec_of({**OPT, "enable_bias": False}).ffn_bias
 
 
+def test_arcee_is_a_llama_without_a_gate_whose_activation_is_squared():
+    spec = spec_of(ARCEE)
+    assert (spec.family, spec.activation, spec.gated, spec.norm, spec.norm_eps) == (
+        "arcee",
+        "relu2",
+        False,
+        "rms",
+        1e-5,
+    )
+    assert (spec.positions, spec.n_neurons, spec.n_kv_heads, spec.head_dim) == ("rope", 18432, 8, 128)
+    assert not (spec.attention_bias or spec.ffn_bias or spec.tied_embeddings)
+    assert spec.has_exact_zeros
+    biases = spec_of({**ARCEE, "mlp_bias": True, "attention_bias": True})
+    assert biases.ffn_bias and biases.attention_bias
+    assert spec_of({**ARCEE, "rope_scaling": LLAMA3}).rope_scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
+    assert spec_of({**ARCEE, "head_dim": 64, "num_key_value_heads": None}).q_size == 32 * 64
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -130,10 +149,13 @@ def test_opt():
         ({**OPT, "word_embed_proj_dim": 512}, "word_embed_proj_dim 512"),
         ({**OPT, "layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine"),
         ({**OPT, "_remove_final_layer_norm": True}, "_remove_final_layer_norm"),
-        ({**OPT, "activation_function": "gelu"}, "'gelu' is not supported; supported are relu, silu"),
-        ({**LLAMA, "hidden_act": "fatrelu"}, "'fatrelu' is not supported; supported are relu, silu"),
+        ({**OPT, "activation_function": "gelu"}, "'gelu' is not supported; supported are relu, relu2, silu"),
+        ({**LLAMA, "hidden_act": "fatrelu"}, "'fatrelu' is not supported; supported are relu, relu2, silu"),
         ({**LLAMA, "hidden_act": ["relu"]}, "hidden_act"),
         ({**LLAMA, "mlp_bias": True}, "mlp_bias"),
+        ({**ARCEE, "hidden_act": "gelu"}, "'gelu' is not supported"),
+        ({**ARCEE, "mlp_bias": 1}, "mlp_bias"),
+        ({**ARCEE, "rope_scaling": {"rope_type": "yarn", "factor": 20.0}}, "'yarn'.*llama3"),
         ({**MISTRAL, "layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({**LLAMA, "rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "differ between layers"),
@@ -167,7 +189,7 @@ def test_what_is_not_supported_is_refused_by_name(change, named):
         spec_of(change)
 
 
-@pytest.mark.parametrize("config", [LLAMA, MISTRAL, OPT], ids=["llama", "mistral", "opt"])
+@pytest.mark.parametrize("config", [LLAMA, MISTRAL, OPT, ARCEE], ids=["llama", "mistral", "opt", "arcee"])
 def test_a_missing_key_is_named(config):
     for key in set(config) - {"architectures", "num_key_value_heads"}:
         with pytest.raises(UserError, match=f"no {key}"):
@@ -186,7 +208,9 @@ KEYS = sorted(
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.sampled_from([LLAMA, MISTRAL, OPT]), st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1, max_size=2))
+@given(
+    st.sampled_from([LLAMA, MISTRAL, OPT, ARCEE]), st.dictionaries(st.sampled_from(KEYS), JSON, min_size=1, max_size=2)
+)
 def test_any_value_gives_a_spec_or_a_user_error(config, change):
     try:
         spec = spec_of({**config, **change})
@@ -195,7 +219,7 @@ def test_any_value_gives_a_spec_or_a_user_error(config, change):
     assert ModelSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
-def test_configs_that_transformers_writes(make_llama, make_mistral, make_opt, llama3_rope, tmp_path):
+def test_configs_that_transformers_writes(make_llama, make_mistral, make_opt, make_arcee, llama3_rope, tmp_path):
     def read(path):
         return spec_of(json.loads((path / "config.json").read_text()))
 
@@ -205,3 +229,5 @@ def test_configs_that_transformers_writes(make_llama, make_mistral, make_opt, ll
     assert llama.rope_scaling is not None and llama.rope_scaling.original_positions == 32
     assert read(make_mistral(tmp_path)).sliding_window == 24
     assert read(make_opt(tmp_path)).tied_embeddings
+    arcee = read(make_arcee(tmp_path))
+    assert (arcee.activation, arcee.gated, arcee.n_kv_heads, arcee.head_dim) == ("relu2", False, 2, 10)

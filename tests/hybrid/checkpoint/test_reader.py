@@ -73,8 +73,27 @@ def test_names_of_opt(opt_checkpoint):
         assert torch.equal(ours[mine], theirs[yours])
 
 
-def test_every_option_of_a_family_names_what_transformers_saves(make_llama, make_opt, tmp_path):
+def test_names_of_arcee(make_arcee, tmp_path):
+    path = make_arcee(tmp_path, mlp_bias=True)
+    theirs, ours = load_file(path / "model.safetensors"), read_all(Checkpoint.open(path))
+    pairs = {
+        "layers.1.attn_norm.weight": "model.layers.1.input_layernorm.weight",
+        "layers.1.k.weight": "model.layers.1.self_attn.k_proj.weight",
+        "layers.2.ffn_norm.weight": "model.layers.2.post_attention_layernorm.weight",
+        "layers.0.up.weight": "model.layers.0.mlp.up_proj.weight",
+        "layers.0.up.bias": "model.layers.0.mlp.up_proj.bias",
+        "layers.2.down.weight": "model.layers.2.mlp.down_proj.weight",
+        "layers.2.down.bias": "model.layers.2.mlp.down_proj.bias",
+    }
+    assert len(ours) == len(theirs)
+    for mine, yours in pairs.items():
+        assert torch.equal(ours[mine], theirs[yours])
+
+
+def test_every_option_of_a_family_names_what_transformers_saves(make_llama, make_opt, make_arcee, tmp_path):
     for path in (
+        make_arcee(tmp_path),
+        make_arcee(tmp_path, attention_bias=True, mlp_bias=True, tie_word_embeddings=True, head_dim=14),
         make_llama(tmp_path, attention_bias=True, tie_word_embeddings=True),
         make_llama(tmp_path, head_dim=14),
         make_opt(tmp_path, enable_bias=False),

@@ -86,6 +86,20 @@ def test_opt(make_opt, tmp_path, mode):
     check(make_opt(tmp_path), tmp_path, mode)
 
 
+@pytest.mark.parametrize("mode", ["dense", "exact"])
+def test_arcee(make_arcee, tmp_path, mode):
+    check(make_arcee(tmp_path), tmp_path, mode)
+
+
+def test_arcee_with_biases_a_head_size_of_its_own_and_llama_3_rope_scaling(make_arcee, llama3_rope, tmp_path):
+    options = {"attention_bias": True, "mlp_bias": True, "head_dim": 14, "rope_parameters": llama3_rope}
+    check(make_arcee(tmp_path, tie_word_embeddings=True, **options), tmp_path, "exact")
+
+
+def test_llama_with_a_squared_gate(make_llama, tmp_path):
+    check(make_llama(tmp_path, hidden_act="relu2"), tmp_path, "exact")
+
+
 def test_sixteen_bit_pages_stay_within_what_the_format_explains(make_llama, tmp_path):
     check(make_llama(tmp_path), tmp_path, kv_format="f16", tolerance=2e-3)
 
@@ -100,12 +114,15 @@ def test_weights_rounded_to_bf16_stay_within_what_the_format_explains(make_llama
 
 @pytest.mark.parametrize("block_format", ["q8_0", "q4_0"])
 @pytest.mark.parametrize("mode", ["dense", "exact"])
-def test_blocks_of_weights_in_every_family(make_llama, make_mistral, make_opt, tmp_path, block_format, mode):
+def test_blocks_of_weights_in_every_family(
+    make_llama, make_mistral, make_opt, make_arcee, tmp_path, block_format, mode
+):
     options = {"mode": mode, "tolerance": ROUNDED, "weight_format": block_format}
     for make, sizes in (
         (make_llama, {"hidden_size": 96, "head_dim": 16}),
         (make_mistral, {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 24, "num_key_value_heads": 1}),
         (make_opt, {"hidden_size": 64}),
+        (make_arcee, {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 24}),
     ):
         source = make(tmp_path, **sizes)
         folder = tmp_path / f"{source.name}-packed"

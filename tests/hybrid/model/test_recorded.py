@@ -35,13 +35,14 @@ FAMILIES = {
         "hidden_act": "silu",
     },
     "opt": {"hidden_size": 64},
+    "arcee": {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 24},
 }
 
 
 @pytest.fixture(scope="module")
-def checkpoints(make_llama, make_mistral, make_opt, tmp_path_factory):
+def checkpoints(make_llama, make_mistral, make_opt, make_arcee, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
-    makers = {"llama": make_llama, "mistral": make_mistral, "opt": make_opt}
+    makers = {"llama": make_llama, "mistral": make_mistral, "opt": make_opt, "arcee": make_arcee}
     return {family: makers[family](folder, **options) for family, options in FAMILIES.items()}
 
 

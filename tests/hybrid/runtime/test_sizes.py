@@ -11,10 +11,12 @@ from profiler.matrix import WEIGHT_FORMATS
 
 
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
-@pytest.mark.parametrize("family", ["llama", "tied llama", "opt"])
-def test_sizes_are_those_of_the_files(make_llama, make_opt, tmp_path, family, weight_format):
+@pytest.mark.parametrize("family", ["llama", "tied llama", "opt", "arcee"])
+def test_sizes_are_those_of_the_files(make_llama, make_opt, make_arcee, tmp_path, family, weight_format):
     if family == "opt":
         path = make_opt(tmp_path, hidden_size=64, word_embed_proj_dim=64)
+    elif family == "arcee":
+        path = make_arcee(tmp_path, hidden_size=64, num_attention_heads=4, head_dim=24)
     else:
         sizes = {"hidden_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
         path = make_llama(tmp_path, tie_word_embeddings=family != "llama", **sizes)
