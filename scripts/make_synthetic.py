@@ -19,7 +19,7 @@ from pathlib import Path
 from synthetic.checkpoint import write_checkpoint
 from synthetic.directory import write_directory
 from synthetic.gguf_file import TYPES, write_gguf
-from synthetic.shape import PRESETS, Shape
+from synthetic.shape import FAMILIES, PRESETS, Shape
 from synthetic.weights import PlantedWeights
 
 from profiler.artifacts import UserError
@@ -40,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Shape
     parser.add_argument("--gguf-type", choices=list(TYPES), default="f16", help="of its matrices (default f16)")
     parser.add_argument("--preset", choices=list(PRESETS), help="a known model's sizes; single options stand above it")
     shape = parser.add_argument_group("shape")
-    shape.add_argument("--family", choices=["llama", "mistral", "opt"])
+    shape.add_argument("--family", choices=FAMILIES)
     shape.add_argument("--hidden", type=int)
     shape.add_argument("--layers", type=int)
     shape.add_argument("--ffn", type=int)
@@ -57,7 +57,11 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Shape
     planted.add_argument(
         "--predictor-overshoot", type=float, dest="overshoot", help="rows that predictors name over rows that fire (1)"
     )
-    planted.add_argument("--activation", choices=["relu", "silu"], help="silu plants no sparsity (default relu)")
+    planted.add_argument(
+        "--activation",
+        choices=["relu", "relu2", "silu"],
+        help="silu plants no sparsity (default relu; Arcee's is relu2)",
+    )
     planted.add_argument("--seed", type=int)
     args = parser.parse_args(arguments)
     if not (args.checkpoint or args.directory or args.gguf):

@@ -1,7 +1,7 @@
 """A synthetic model as GGUF, the format of llama.cpp: the same weights under its names, written tensor by tensor.
 
 llama.cpp's `llama` architecture always computes SiLU: its text differs from the engine's where that is ReLU, and its
-bytes and products are the same.
+bytes and products are the same. Its `arcee` computes squared ReLU, as the engine does.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ FILE_TYPES = {
     "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
 }
 ROWS_AT_ONCE = 1024
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "arcee": "arcee"}
 MODULES = {
     "embed": "token_embd",
     "final_norm": "output_norm",
@@ -50,17 +51,18 @@ def write_gguf(path: Path, weights: PlantedWeights, weight_type: str) -> None:
     """Write the model to `path`: every matrix in `weight_type`, norms in fp32. One tensor is in memory at a time.
 
     Raises:
-        UserError: the type is not known, rows do not divide into its blocks, or the family is not llama.cpp's `llama`.
+        UserError: the type is not known, rows do not divide into its blocks, or llama.cpp does not have the family.
     """
-    if weights.shape.family == "opt":
-        raise UserError("llama.cpp has no OPT; give a gated preset to --gguf")
+    architecture = ARCHITECTURES.get(weights.shape.family)
+    if architecture is None:
+        raise UserError(f"llama.cpp has no {weights.shape.family}; --gguf takes {', '.join(ARCHITECTURES)}")
     if weight_type not in TYPES:
         raise UserError(f"GGUF type {weight_type!r} is not known; known are {', '.join(TYPES)}")
     block = gguf.GGML_QUANT_SIZES[TYPES[weight_type]][0]
     if any(len(shape) > 1 and shape[1] % block for shape in weights.names.values()):
         raise UserError(f"{weight_type} needs rows of a multiple of {block} weights; give f16")
     partial = path.with_name(f".{path.name}.partial")
-    writer = gguf.GGUFWriter(partial, "llama")
+    writer = gguf.GGUFWriter(partial, architecture)
     try:
         _describe(writer, weights, weight_type)
         for name, shape in weights.names.items():

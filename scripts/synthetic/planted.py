@@ -18,7 +18,8 @@ LOUDNESS = 8.0
 
 
 def planted_predictor(weights: PlantedWeights, layer: int) -> LowRankPredictor:
-    """A predictor whose logits are the layer's own gates, up to rounding; bf16.
+    """A predictor whose logits are the layer's own gates (ungated: what the activation is applied to), up to rounding;
+    bf16.
 
     The gates are `G B x + threshold column`, and `B x = relu(B x) - relu(-B x)`. So fc1 is `[B; -B; constant]` and fc2
     `[G, -G, thresholds]`. A threshold below zero names more rows than fire.
@@ -31,8 +32,8 @@ def planted_predictor(weights: PlantedWeights, layer: int) -> LowRankPredictor:
     fc2 = torch.zeros(shape.ffn, rank)
     fc2[:, :first], fc2[:, first : 2 * first] = mixture, -mixture
     # What the constant dimension of the normalised state is, and the standard deviation of the others.
-    spread = (1 + CONSTANT) ** -0.5 if shape.gated else 1.0
-    constant = spread * (shape.hidden * CONSTANT) ** 0.5 if shape.gated else 1.0
+    spread = (1 + CONSTANT) ** -0.5 if shape.holds_constant else 1.0
+    constant = spread * (shape.hidden * CONSTANT) ** 0.5 if shape.holds_constant else 1.0
     fc1[2 * first, 0] = LOUDNESS / constant
     fc2[:, 2 * first] = -weights.thresholds(layer) * spread / LOUDNESS
     return LowRankPredictor(Matrix.of(fc1.bfloat16()), Matrix.of(fc2.bfloat16()), -weights.overshoot_shift * spread)

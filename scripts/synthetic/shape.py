@@ -11,17 +11,20 @@ from hybrid.spec import ModelSpec
 from profiler.artifacts import UserError
 
 BLOCK = 32  # a predictor's rank is a multiple of it, so that it can be quantised
+FAMILIES = ("llama", "mistral", "opt", "arcee")
+UNGATED = {"opt": "relu", "arcee": "relu2"}  # and the activation that every model of the family has
 
 
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a model, and what is planted.
 
-    family: `llama` and `mistral` (gated, rotary) or `opt` (ungated, biases, learned positions). sparsity: share of
-    neurons silent for a token. hot_share: share of neurons that carry 80 % of the activations (0.26 of OPT-30B,
-    PowerInfer, Song et al., 2024, figure 5). rank: of the gates; a predictor of rank 2 * rank + 1 is exact.
-    overshoot: rows that the planted predictor names over rows that fire. activation: `silu` plants no sparsity; it is
-    what other programs compute for this architecture.
+    family: `llama` and `mistral` (gated, rotary), `opt` (ungated, biases, learned positions) or `arcee` (ungated,
+    otherwise llama). sparsity: share of neurons silent for a token. hot_share: share of neurons that carry 80 % of the
+    activations (0.26 of OPT-30B, PowerInfer, Song et al., 2024, figure 5). rank: of the matrix that decides what fires,
+    the gates or, without them, the up projection; a predictor of rank 2 * rank + 1 is exact. overshoot: rows that the
+    planted predictor names over rows that fire. activation: `relu2` of arcee, `relu` of opt; of the gated ones any, of
+    which `silu` plants no sparsity and is what other programs compute for them.
     """
 
     family: str = "llama"
@@ -40,8 +43,8 @@ class Shape:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.family not in ("llama", "mistral", "opt"):
-            raise UserError(f"family {self.family!r} is not known; known are llama, mistral, opt")
+        if self.family not in FAMILIES:
+            raise UserError(f"family {self.family!r} is not known; known are {', '.join(FAMILIES)}")
         if not 0 < self.sparsity < 1 or not 0 < self.hot_share < 0.8:
             raise UserError("sparsity is a share between 0 and 1, the hot share one between 0 and 0.8")
         if not 1 <= self.rank < self.hidden:
@@ -50,13 +53,19 @@ class Shape:
             raise UserError(
                 f"a predictor cannot name {self.overshoot} times the neurons that fire; give 1 or a bit more"
             )
-        if self.family == "opt" and self.activation != "relu":
-            raise UserError("this family's activation is relu")
+        if self.activation != UNGATED.get(self.family, self.activation):
+            known = UNGATED[self.family]
+            raise UserError(f"the activation of {self.family} is {known}; give --activation {known}")
         _ = self.spec  # refuses sizes that do not fit each other
 
     @property
     def gated(self) -> bool:
         """Whether the FFN has a gate."""
+        return self.family not in UNGATED
+
+    @property
+    def holds_constant(self) -> bool:
+        """Whether residual dimension 0 is kept constant to carry the thresholds: where no norm can add a constant."""
         return self.family != "opt"
 
     @property
@@ -89,9 +98,8 @@ class Shape:
                 "enable_bias": True,
                 "tie_word_embeddings": True,
             }
-        mistral = self.family == "mistral"
         return {
-            "architectures": ["MistralForCausalLM" if mistral else "LlamaForCausalLM"],
+            "architectures": [f"{self.family.capitalize()}ForCausalLM"],
             "model_type": self.family,
             **common,
             "intermediate_size": self.ffn,
@@ -100,7 +108,7 @@ class Shape:
             "rms_norm_eps": 1e-5,
             "rope_theta": 10000.0,
             "tie_word_embeddings": False,
-            **({"sliding_window": None} if mistral else {}),
+            **({"sliding_window": None} if self.family == "mistral" else {}),
         }
 
     @property
@@ -119,6 +127,7 @@ def _llama(hidden: int, layers: int, ffn: int, heads: int) -> dict[str, Any]:
     return {"family": "llama", **sizes, "vocab": 32000}
 
 
+ARCEE = {"family": "arcee", "activation": "relu2"}
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"family": "llama", "hidden": 128, "layers": 2, "ffn": 512, "heads": 4, "kv_heads": 2, "rank": 31},
     "llama-1b": _llama(2048, 22, 5632, 32),
@@ -126,5 +135,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "llama-7b": _llama(4096, 32, 11008, 32),
     "llama-13b": _llama(5120, 40, 13824, 40),
     "mistral-7b": {**_llama(4096, 32, 14336, 32), "family": "mistral", "kv_heads": 8},
+    # AFM-4.5B's sizes but for its context, which is 4096 tokens before YaRN stretches it.
+    "afm-4.5b": {**_llama(2560, 36, 18432, 20), **ARCEE, "kv_heads": 4, "vocab": 128005, "context": 4096},
     "opt-6.7b": {**_llama(4096, 32, 16384, 32), "family": "opt", "vocab": 50272, "sparsity": 0.96},
 }

@@ -1,8 +1,9 @@
 """The weights of a synthetic model, each tensor made when it is asked for, from the seed and its name alone.
 
-Residual dimension 0 is held constant in gated models: the same in every embedding row, never written by a layer. So
-the normalised state carries a constant, and each neuron's firing threshold stands in its gate's column 0. Models with
-layer norms get the constant from the norm before the FFN (weight 0, bias 1 there), and thresholds are FFN biases.
+Residual dimension 0 is held constant in models with RMS norms: the same in every embedding row, never written by a
+layer. So the normalised state carries a constant, and each neuron's firing threshold stands in column 0 of its gate, or
+of its up projection where there is no gate. Models with layer norms get the constant from the norm before the FFN
+(weight 0, bias 1 there), and thresholds are FFN biases.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class PlantedWeights:
     @lru_cache(maxsize=2)  # noqa: B019 - as long as the weights live
     def factors(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit rows `G [neurons, rank]` and a basis `B [rank, hidden]` that avoids dimension 0: the first matrix of the
-        layer's FFN is `G B`, and the constant's column where there is a gate.
+        layer's FFN is `G B`, and the constant's column where the state holds it.
         """
         rank, hidden = self.shape.rank, self.shape.hidden
         basis = torch.randn(rank, hidden, generator=self._generator(f"layers.{layer}.basis"))
@@ -87,7 +88,7 @@ class PlantedWeights:
             return torch.zeros(shape, dtype=torch.bfloat16)
         small = 0.1 if part in ("down", "o") else 1.0
         drawn = self._normal(name, shape, small * (1.0 if part in ("embed", "positions") else shape[1] ** -0.5))
-        if self.shape.gated:
+        if self.shape.holds_constant:
             if part == "embed":
                 drawn[:, 0] = (self.shape.hidden * CONSTANT) ** 0.5
             if part in ("down", "o"):
@@ -104,14 +105,14 @@ class PlantedWeights:
         made = torch.empty(self.shape.ffn, self.shape.hidden, dtype=torch.bfloat16)
         for rows in range(0, self.shape.ffn, ROWS_AT_ONCE):
             made[rows : rows + ROWS_AT_ONCE] = mixture[rows : rows + ROWS_AT_ONCE] @ basis
-        if self.shape.gated:
+        if self.shape.holds_constant:
             # The normalised state is sqrt(hidden * C / (1 + C)) in dimension 0 and has variance 1 / (1 + C) elsewhere.
             made[:, 0] = -thresholds / (self.shape.hidden * CONSTANT) ** 0.5
         return made
 
     def _norm(self, part: str, kind: str, shape: tuple[int, ...]) -> torch.Tensor:
         made = torch.full(shape, float(kind == "weight"), dtype=torch.bfloat16)
-        if part == "ffn_norm" and not self.shape.gated:
+        if part == "ffn_norm" and not self.shape.holds_constant:
             made[0] = float(kind == "bias")
         if part == "final_norm" and kind == "weight" and self.spec.tied_embeddings:
             # Random signs, or a head that is the embeddings would answer every token with itself.

@@ -35,7 +35,14 @@ def test_solve_finds_where_a_rising_function_takes_a_value() -> None:
 
 @pytest.mark.parametrize(
     ("preset", "billions"),
-    [("llama-1b", 1.26), ("llama-3b", 3.43), ("llama-7b", 6.74), ("llama-13b", 13.0), ("mistral-7b", 7.24)],
+    [
+        ("llama-1b", 1.26),
+        ("llama-3b", 3.43),
+        ("llama-7b", 6.74),
+        ("llama-13b", 13.0),
+        ("mistral-7b", 7.24),
+        ("afm-4.5b", 4.62),
+    ],
 )
 def test_presets_have_the_size_of_their_name(preset: str, billions: float) -> None:
     names = PlantedWeights(Shape(**PRESETS[preset])).names
@@ -49,6 +56,12 @@ def test_opt_is_ungated_with_biases_and_learned_positions() -> None:
     assert parameters / 1e9 == pytest.approx(6.66, rel=0.01)
 
 
+def test_afm_is_ungated_and_otherwise_a_llama_with_squared_activations() -> None:
+    spec = Shape(**PRESETS["afm-4.5b"]).spec
+    assert (spec.family, spec.activation, spec.gated, spec.ffn_bias) == ("arcee", "relu2", False, False)
+    assert (spec.head_dim, spec.n_kv_heads, spec.norm, spec.positions) == (128, 4, "rms", "rope")
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -59,6 +72,7 @@ def test_opt_is_ungated_with_biases_and_learned_positions() -> None:
         ({"family": "gpt"}, "family"),
         ({"heads": 3}, "heads"),
         ({"family": "opt", "kv_heads": 16, "activation": "silu"}, "relu"),
+        ({"family": "arcee"}, "--activation relu2"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(change: dict[str, object], word: str) -> None:

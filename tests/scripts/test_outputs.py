@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from synthetic.checkpoint import source_names, write_checkpoint
+from synthetic.directory import write_directory
 from synthetic.gguf_file import TYPES, gguf_name, permute, write_gguf
 from synthetic.shape import PRESETS, Shape
 from synthetic.weights import PlantedWeights
 
 from hybrid.checkpoint.reader import Checkpoint
+from hybrid.stages.opening import open_engine
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
@@ -25,7 +27,17 @@ from profiler.predictor import read_predictors
 from profiler.profile import read_profile
 
 TINY = PlantedWeights(Shape(**PRESETS["tiny"]))
+FAMILIES = {
+    "llama": {},
+    "mistral": {"family": "mistral"},
+    "opt": {"family": "opt", "kv_heads": 4},
+    "arcee": {"family": "arcee", "activation": "relu2"},
+}
 SMALL = ["--hidden", "64", "--layers", "2", "--ffn", "256", "--heads", "4", "--kv-heads", "2", "--rank", "15"]
+
+
+def of_family(family: str) -> PlantedWeights:
+    return PlantedWeights(Shape(**{**PRESETS["tiny"], **FAMILIES[family]}))
 
 
 def make(scripts: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,9 +54,9 @@ def test_a_seed_names_the_weights() -> None:
             assert not torch.equal(TINY.tensor(name), other.tensor(name)), name
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "opt"])
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_the_checkpoint_is_an_ordinary_one(family: str, tmp_path: Path) -> None:
-    weights = PlantedWeights(Shape(**{**PRESETS["tiny"], "family": family, "kv_heads": 4 if family == "opt" else 2}))
+    weights = of_family(family)
     write_checkpoint(tmp_path / "c", weights)
     checkpoint = Checkpoint.open(tmp_path / "c")
     assert checkpoint.spec == weights.spec
@@ -72,25 +84,29 @@ def test_directories_are_whole_and_hottest_first(tiny_directories: dict[str, Pat
             assert np.array_equal(directory.neuron_ids(layer), profile.hottest_first(layer))
 
 
-@pytest.mark.parametrize("kind", list(TYPES))
-def test_gguf_holds_the_same_weights_under_llama_cpps_names(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "m.gguf"
-    write_gguf(path, TINY, kind)
+@pytest.mark.parametrize(("family", "kind"), [*(("llama", kind) for kind in TYPES), ("arcee", "q4_0")])
+def test_gguf_holds_the_same_weights_under_llama_cpps_names(family: str, kind: str, tmp_path: Path) -> None:
+    path, weights = tmp_path / "m.gguf", of_family(family)
+    write_gguf(path, weights, kind)
     assert list(tmp_path.iterdir()) == [path]
     reader = gguf.GGUFReader(path)
     stored = {tensor.name: tensor for tensor in reader.tensors}
-    assert len(stored) == len(TINY.names)
-    for name, shape in TINY.names.items():
-        tensor, expected = stored[gguf_name(name)], TINY.tensor(name)
+    architecture = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[family]
+    known = {gguf.TENSOR_NAMES[tensor].split(".")[-1] for tensor in gguf.MODEL_TENSORS[architecture]}
+    assert {name.split(".")[-2] for name in stored} <= known
+    assert len(stored) == len(weights.names)
+    for name, shape in weights.names.items():
+        tensor, expected = stored[gguf_name(name)], weights.tensor(name)
         assert list(tensor.shape) == list(reversed(shape))
         if name.endswith((".q.weight", ".k.weight")):
-            expected = permute(expected, TINY.spec.n_heads if ".q." in name else TINY.spec.n_kv_heads)
+            expected = permute(expected, weights.spec.n_heads if ".q." in name else weights.spec.n_kv_heads)
         wanted = TYPES[kind] if len(shape) > 1 else gguf.GGMLQuantizationType.F32
         assert tensor.tensor_type == wanted
         values = gguf.dequantize(gguf.quantize(expected.float().numpy(), wanted), wanted)
         assert np.array_equal(gguf.dequantize(tensor.data, wanted).reshape(shape), values), name
-    assert reader.fields["llama.attention.head_count_kv"].contents() == 2
-    assert len(reader.fields["tokenizer.ggml.tokens"].contents()) == TINY.spec.vocab_size
+    assert reader.fields["general.architecture"].contents() == family
+    assert reader.fields[f"{family}.attention.head_count_kv"].contents() == 2
+    assert len(reader.fields["tokenizer.ggml.tokens"].contents()) == weights.spec.vocab_size
 
 
 def test_permuted_heads_alternate_the_halves_that_a_checkpoint_rotates() -> None:
@@ -99,13 +115,31 @@ def test_permuted_heads_alternate_the_halves_that_a_checkpoint_rotates() -> None
 
 
 def test_gguf_refuses_what_llama_cpp_cannot_load(tmp_path: Path) -> None:
-    opt = PlantedWeights(Shape(**{**PRESETS["tiny"], "family": "opt", "kv_heads": 4}))
-    with pytest.raises(UserError, match="OPT"):
-        write_gguf(tmp_path / "m.gguf", opt, "f16")
+    with pytest.raises(UserError, match="has no opt"):
+        write_gguf(tmp_path / "m.gguf", of_family("opt"), "f16")
     odd = PlantedWeights(Shape(hidden=72, layers=1, ffn=96, heads=4, kv_heads=4, rank=15))
     with pytest.raises(UserError, match="multiple of 32"):
         write_gguf(tmp_path / "m.gguf", odd, "q4_0")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_of_arcee_computes_in_exact_mode_what_is_planted(tmp_path: Path) -> None:
+    weights = of_family("arcee")
+    write_directory(tmp_path / "m", weights, "bf16", lambda *_: None)
+    ids = torch.randint(3, 4096, (300,), generator=torch.Generator().manual_seed(1)).tolist()
+    logits = {}
+    for mode in ("dense", "exact", "predicted"):
+        with open_engine(tmp_path / "m", mode=mode, kv_format="f32") as engine:
+            logits[mode], rows = engine.logits(ids), engine.ledger.evaluation.cpu
+            every = len(ids) * weights.spec.n_layers * weights.spec.n_neurons
+            if mode != "dense":
+                assert rows.finished / every == pytest.approx(0.1, rel=0.06)
+            if mode == "predicted":
+                assert rows.gated / every == pytest.approx(0.1, rel=0.06)
+    scale = float(logits["dense"].abs().max())
+    assert float((logits["exact"] - logits["dense"]).abs().max()) < 1e-4 * scale
+    # The predictor is exact up to rounding: what it misses are activations of almost zero.
+    assert float((logits["predicted"] - logits["dense"]).abs().max()) < 0.01 * scale
 
 
 def test_names_of_the_checkpoint_are_those_of_its_family() -> None:

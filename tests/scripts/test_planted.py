@@ -19,22 +19,24 @@ SIZES = {"hidden": 256, "layers": 2, "ffn": 1024, "heads": 8, "rank": 63}
 TOKENS = 400
 
 
-@pytest.fixture(scope="module", params=["llama", "mistral", "opt"])
+FAMILIES = {"llama": {}, "mistral": {}, "opt": {"kv_heads": 8}, "arcee": {"activation": "relu2"}}
+FIRST = {"opt": "fc1", "arcee": "mlp.up_proj"}  # the module that decides on firing, where it is not a gate
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
 def planted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[PlantedWeights, list[tuple[torch.Tensor, torch.Tensor]]]:
     """Weights, and per layer the states that its FFN read and what decided on firing, by transformers."""
-    weights = PlantedWeights(
-        Shape(family=request.param, kv_heads=8 if request.param == "opt" else 4, overshoot=1.5, **SIZES)
-    )
+    sizes = {**SIZES, "kv_heads": 4, **FAMILIES[request.param]}
+    weights = PlantedWeights(Shape(family=request.param, overshoot=1.5, **sizes))
     folder = tmp_path_factory.mktemp("planted") / "checkpoint"
     write_checkpoint(folder, weights)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    opt = request.param == "opt"
-    layers = model.model.decoder.layers if opt else model.model.layers
+    layers = model.model.decoder.layers if request.param == "opt" else model.model.layers
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     for layer in layers:
-        (layer.fc1 if opt else layer.mlp.gate_proj).register_forward_hook(
+        layer.get_submodule(FIRST.get(request.param, "mlp.gate_proj")).register_forward_hook(
             lambda module, read, made: seen.append((read[0].flatten(0, -2), made.flatten(0, -2)))
         )
     ids = torch.randint(3, 4096, (1, TOKENS), generator=torch.Generator().manual_seed(1))
@@ -50,9 +52,10 @@ def test_neurons_fire_as_often_as_planted(
     for layer, (_, made) in enumerate(seen):
         fired = (made > 0).double().mean(0)
         assert float(fired.mean()) == pytest.approx(0.1, rel=0.06)
-        # Counts of 400 draws scatter by sqrt(p (1 - p) / 400), at most 0.025.
+        # Counts of 400 draws scatter by sqrt(p (1 - p) / 400), at most 0.025 and 0.012 on average; what attention
+        # adds is alike for tokens of one text and makes that 0.016 to 0.02.
         assert float((fired - weights.firing(layer)).abs().max()) < 0.15
-        assert float((fired - weights.firing(layer)).square().mean().sqrt()) < 0.02
+        assert float((fired - weights.firing(layer)).square().mean().sqrt()) < 0.024
 
 
 def test_the_planted_predictor_gives_the_gates_themselves(
