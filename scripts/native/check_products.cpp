@@ -76,7 +76,7 @@ Named random_names(Random& random, int64_t n_rows, int tokens) {
 Named products(const Kernels& table, Format format, const FfnCall& call, const Named& named, Counts* counts) {
   Named active = {std::vector<int32_t>(named.size()), std::vector<uint16_t>(named.size()),
                   std::vector<float>(named.size() * call.in.tokens)};
-  const int64_t size = table.ffn_rows[format](call, named.rows.data(), named.sets.data(), named.size(),
+  const int64_t size = table.ffn_rows[format](call, named.rows.data(), named.sets.data(), named.size(), 0,
                                               active.active(), counts);
   active.rows.resize(size), active.sets.resize(size), active.values.resize(size * call.in.tokens);
   return active;

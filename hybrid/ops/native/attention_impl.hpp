@@ -4,8 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#include <type_traits>
-
 #include "dot_impl.hpp"
 
 namespace {

@@ -4,6 +4,8 @@
 // result has the same bits alone and beside other tokens, and whichever thread computes it.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.hpp"
 
 namespace {
@@ -23,33 +25,64 @@ constexpr int chains = 2;         // sums that a dot product of 16-bit weights i
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t greater(int64_t a, int64_t b) { return a < b ? b : a; }
 
-// Rows whose dot products are formed together. One, where one token asks: rows read one after the other are a stream that
-// the processor's own prefetching follows, and a 4-bit row is then read twice as fast as four side by side. With more
-// tokens arithmetic counts, and rows share what is loaded of the inputs, as many as the registers hold sums for.
-template <class Simd, Format format, int tokens>
-constexpr int rows_together() {
-  if (tokens == 1) return 1;
-  return in_blocks(format) ? Simd::rows_of_blocks : Simd::rows_of_halves;
-}
+// Rows and tokens whose dot products are formed together, as many as registers hold sums for: rows share what is loaded of
+// the inputs, tokens what is loaded of the rows.
+template <class Simd, Format format>
+constexpr int rows_together() { return in_blocks(format) ? Simd::rows_of_blocks : Simd::rows_of_halves; }
+template <class Simd, Format format>
+constexpr int tokens_together() { return in_blocks(format) ? Simd::tokens_of_blocks : Simd::tokens_of_halves; }
 
 // Bytes of the quants of n weights; the scales follow them.
 template <Format format>
 inline int64_t quant_bytes(int64_t n) { return n / hybrid::block * 4 * words_per_block(format); }
 
-// Asks for `count` bytes of w, `reach` bytes after `at`: past its end (`size`), those of the row that comes later. Mapped
-// files lie in small pages, at whose ends the processor's own prefetching stops: without this, reading is far slower.
-inline void prefetch(Bytes w, Bytes next, int64_t at, int64_t size, int64_t reach, int64_t count) {
-  const Bytes from = at + reach < size ? w + at + reach : next + (at + reach - size);
-  for (int64_t k = 0; k < count; k += line) __builtin_prefetch(from + k);
+template <Format format>
+inline int64_t vector_size(int64_t n) {
+  return in_blocks(format) ? quant_bytes<format>(n) + n / hybrid::block * 2 : n * element_bytes(format);
 }
+
+// What is read later is asked for meanwhile. Mapped files lie in small pages, at whose ends the processor's own prefetching
+// stops: without this, reading is far slower. Where groups of tokens take their turns with the same rows, each asks for
+// its share of the rows after them, so that memory works all the time.
+class Ahead {
+ public:
+  // The vectors `next` of `size` bytes come some rows later; this is one of so many turns with the rows before them.
+  template <int R>
+  Ahead(const Bytes (&w)[R], const Bytes (&next)[R], int64_t size, int turn, int turns)
+      : w_(w), next_(next), size_(size), reach_(turns > 1 ? size : smaller(ahead / R, size)), left_(turn), turns_(turns) {}
+
+  // Once for each step of a product: asks for the `count` bytes, from `at` on, of what comes `reach` bytes later.
+  template <int R>
+  void step(int64_t at, int64_t count) {
+    if (left_-- > 0) return;
+    left_ = turns_ - 1;
+    const bool here = at + reach_ < size_;
+    for (int r = 0; r < R; ++r) {
+      const Bytes from = here ? w_[r] + at + reach_ : next_[r] + (at + reach_ - size_);
+      for (int64_t k = 0; k < count; k += line) __builtin_prefetch(from + k);
+    }
+  }
+
+ private:
+  const Bytes *w_, *next_;
+  int64_t size_, reach_;
+  int left_, turns_;
+};
 
 // How many rows further on the row lies that is asked for while a row of so many bytes is multiplied.
 inline int64_t rows_ahead(int64_t size, int together) { return ((ahead - 1) / (together * size) + 1) * together; }
 
+template <class Simd, int R, int T>
+inline void sum_lanes(const typename Simd::V (&sums)[R][T], float (&out)[R][T]) {
+  for (int r = 0; r < R; ++r) {
+    if constexpr (T == 4) Simd::sum4(sums[r], out[r]);
+    else for (int t = 0; t < T; ++t) out[r][t] = Simd::sum(sums[r][t]);
+  }
+}
+
 // out[r][t] = w[r] . x[t] for 16-bit weights.
 template <class Simd, Format format, int R, int T>
-inline void dot_halves(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Bytes (&next)[R],
-                       float (&out)[R][T]) {
+[[gnu::always_inline]] inline void dot_halves(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Ahead later, float (&out)[R][T]) {
   typename Simd::V sums[R][T][chains];
   const float* x[T];
   for (int t = 0; t < T; ++t) x[t] = in.x + tokens[t] * in.width;
@@ -57,16 +90,17 @@ inline void dot_halves(const Bytes (&w)[R], const Input& in, const int (&tokens)
     for (int t = 0; t < T; ++t)
       for (int c = 0; c < chains; ++c) sums[r][t][c] = Simd::zero();
   constexpr int step = line / 2;
-  const int64_t n = in.width, reach = smaller(ahead / R, 2 * n);
+  const int64_t n = in.width;
   int64_t j = 0;
   for (; j + step <= n; j += step) {
-    for (int r = 0; r < R; ++r) prefetch(w[r], next[r], 2 * j, 2 * n, reach, line);
+    later.step<R>(2 * j, line);
     for (int k = 0; k < step / Simd::lanes; ++k) {
       const int64_t at = j + k * Simd::lanes;
       typename Simd::V wide[R];
       for (int r = 0; r < R; ++r) wide[r] = Simd::template widen<format>(w[r] + 2 * at);
       for (int t = 0; t < T; ++t) {
-        const typename Simd::V xs = Simd::load(x[t] + at);
+        typename Simd::V xs = Simd::load(x[t] + at);
+        if constexpr (R > 1) xs = Simd::held(xs);
         for (int r = 0; r < R; ++r) sums[r][t][k % chains] = Simd::fma(wide[r], xs, sums[r][t][k % chains]);
       }
     }
@@ -79,16 +113,26 @@ inline void dot_halves(const Bytes (&w)[R], const Input& in, const int (&tokens)
         sums[r][t][0] = Simd::fma(Simd::template widen<format>(w[r] + 2 * j, rest), xs, sums[r][t][0]);
     }
   }
+  typename Simd::V both[R][T];
   for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) out[r][t] = Simd::sum(Simd::add(sums[r][t][0], sums[r][t][1]));
+    for (int t = 0; t < T; ++t) both[r][t] = Simd::add(sums[r][t][0], sums[r][t][1]);
+  sum_lanes<Simd>(both, out);
 }
 
-// The blocks `first` to `first + n` (at most a vector's lanes, all of one group of `in_group` blocks): their words are
-// multiplied and added up as integers, a lane for each block, then scaled. `known` is n where it is known when compiled:
-// all lanes or half of them; else 0, and loads are masked, which can be several times slower.
+// Some tokens' inputs, rounded to blocks.
+template <int T>
+struct Rounded {
+  const int8_t* codes[T];
+  const float* scales[T];
+  const int32_t* sums[T];
+};
+
+// The blocks `first` to `first + n` (at most a vector's lanes), which begin at place `at` of a group of `in_group`: their
+// words are multiplied and added up as integers, a lane for each block, then scaled. `known` is n where it is known when
+// compiled: all lanes or half of them; else 0, and loads are masked, which can be several times slower.
 template <class Simd, Format format, int R, int T, int known>
-inline void dot_lanes(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], int64_t first, int64_t n,
-                      int64_t at, int64_t in_group, typename Simd::V (&sums)[R][T]) {
+[[gnu::always_inline]] inline void dot_lanes(const Bytes (&w)[R], int64_t scales, const Rounded<T>& x, int64_t first, int64_t n, int64_t at,
+                      int64_t in_group, typename Simd::V (&sums)[R][T]) {
   const auto words = [n](const void* p) {
     if constexpr (known == Simd::lanes) return Simd::words(p);
     else if constexpr (known != 0) return Simd::half_words(p);
@@ -97,15 +141,10 @@ inline void dot_lanes(const Bytes (&w)[R], const Input& in, const int (&tokens)[
   const auto floats = [n](const float* p) { return known == Simd::lanes ? Simd::load(p) : Simd::load(p, n); };
   constexpr int steps = words_per_block(format);
   constexpr int offset = format == hybrid::q4_0 ? 8 : Simd::signed_offset;
-  const int64_t blocks = in.width / hybrid::block;
+  const int64_t quants = (first - at) * 4 * steps + 4 * at, codes = (first - at) * hybrid::block + 4 * at;
   typename Simd::I products[R][T];
-  const int8_t* x[T];
-  for (int t = 0; t < T; ++t) {
-    x[t] = in.codes + tokens[t] * in.width + (first - at) * hybrid::block + 4 * at;
-    const typename Simd::I start = Simd::times(words(in.sums + tokens[t] * blocks + first), -offset);
-    for (int r = 0; r < R; ++r) products[r][t] = start;
-  }
-  const int64_t quants = (first - at) * 4 * steps + 4 * at;
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t) products[r][t] = Simd::zero_words();
   for (int s = 0; s < steps; ++s) {
     const int64_t step = s * in_group * 4;
     if constexpr (format == hybrid::q4_0) {
@@ -115,58 +154,80 @@ inline void dot_lanes(const Bytes (&w)[R], const Input& in, const int (&tokens)[
         low[r] = Simd::low(v), high[r] = Simd::high(v);
       }
       for (int t = 0; t < T; ++t) {
-        const typename Simd::I xl = words(x[t] + step), xh = words(x[t] + step + 4 * in_group * 4);
+        typename Simd::I xl = words(x.codes[t] + codes + step), xh = words(x.codes[t] + codes + step + 4 * in_group * 4);
+        if constexpr (R > 1) xl = Simd::held(xl), xh = Simd::held(xh);
         for (int r = 0; r < R; ++r)
           products[r][t] = Simd::dot_nibbles(Simd::dot_nibbles(products[r][t], low[r], xl), high[r], xh);
       }
     } else {
       typename Simd::I v[R];
-      for (int r = 0; r < R; ++r) v[r] = words(w[r] + quants + step);
+      for (int r = 0; r < R; ++r) v[r] = Simd::as_signed(words(w[r] + quants + step));
       for (int t = 0; t < T; ++t) {
-        const typename Simd::I xs = words(x[t] + step);
+        typename Simd::I xs = words(x.codes[t] + codes + step);
+        if constexpr (R > 1) xs = Simd::held(xs);
         for (int r = 0; r < R; ++r) products[r][t] = Simd::dot_signed(products[r][t], v[r], xs);
       }
     }
   }
-  typename Simd::V scales[R];
-  for (int r = 0; r < R; ++r)
-    scales[r] = Simd::halves(w[r] + quant_bytes<format>(in.width) + 2 * first, known ? known : n);
+  typename Simd::V factors[R];
+  for (int r = 0; r < R; ++r) factors[r] = Simd::halves(w[r] + scales + 2 * first, known ? known : n);
   for (int t = 0; t < T; ++t) {
-    const typename Simd::V xs = floats(in.scales + tokens[t] * blocks + first);
-    for (int r = 0; r < R; ++r)
-      sums[r][t] = Simd::fma(Simd::to_float(products[r][t]), Simd::mul(scales[r], xs), sums[r][t]);
+    const typename Simd::V xs = floats(x.scales[t] + first);
+    [[maybe_unused]] typename Simd::I less;
+    if constexpr (offset != 0) less = Simd::times(words(x.sums[t] + first), -offset);
+    for (int r = 0; r < R; ++r) {
+      typename Simd::I sum = format == hybrid::q4_0 ? Simd::whole(products[r][t]) : products[r][t];
+      if constexpr (offset != 0) sum = Simd::add_words(sum, less);
+      sums[r][t] = Simd::fma(Simd::to_float(sum), Simd::mul(factors[r], xs), sums[r][t]);
+    }
   }
 }
 
 // out[r][t] = w[r] . x[t] for block formats.
 template <class Simd, Format format, int R, int T>
-inline void dot_blocks(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Bytes (&next)[R],
-                       float (&out)[R][T]) {
+[[gnu::always_inline]] inline void dot_blocks(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Ahead later, float (&out)[R][T]) {
+  constexpr int block_bytes = 4 * words_per_block(format) + 2, G = hybrid::group_blocks;
+  const int64_t blocks = in.width / hybrid::block, scales = quant_bytes<format>(in.width);
   typename Simd::V sums[R][T];
-  for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) sums[r][t] = Simd::zero();
-  constexpr int block_bytes = 4 * words_per_block(format) + 2;
-  const int64_t blocks = in.width / hybrid::block, size = blocks * block_bytes, reach = smaller(ahead / R, size);
-  for (int64_t g = 0; g < blocks; g += hybrid::group_blocks) {
-    const int64_t n = smaller(hybrid::group_blocks, blocks - g);
-    for (int r = 0; r < R; ++r) prefetch(w[r], next[r], g * block_bytes, size, reach, n * block_bytes);
+  Rounded<T> x;
+  for (int t = 0; t < T; ++t) {
+    x.codes[t] = in.codes + tokens[t] * in.width;
+    x.scales[t] = in.scales + tokens[t] * blocks;
+    x.sums[t] = in.sums + tokens[t] * blocks;
+    for (int r = 0; r < R; ++r) sums[r][t] = Simd::zero();
+  }
+  int64_t g = 0;
+  for (; g + G <= blocks; g += G) {
+    later.step<R>(g * block_bytes, G * block_bytes);
+    for (int l = 0; l < G; l += Simd::lanes)
+      dot_lanes<Simd, format, R, T, Simd::lanes>(w, scales, x, g + l, Simd::lanes, l, G, sums);
+  }
+  if (const int64_t n = blocks - g) {
+    later.step<R>(g * block_bytes, n * block_bytes);
     int64_t l = 0;
     for (; l + Simd::lanes <= n; l += Simd::lanes)
-      dot_lanes<Simd, format, R, T, Simd::lanes>(w, in, tokens, g + l, Simd::lanes, l, n, sums);
+      dot_lanes<Simd, format, R, T, Simd::lanes>(w, scales, x, g + l, Simd::lanes, l, n, sums);
     constexpr int half = Simd::lanes / 2;
-    if (n - l == half) dot_lanes<Simd, format, R, T, half>(w, in, tokens, g + l, half, l, n, sums);
-    else if (l < n) dot_lanes<Simd, format, R, T, 0>(w, in, tokens, g + l, n - l, l, n, sums);
+    if (n - l == half) dot_lanes<Simd, format, R, T, half>(w, scales, x, g + l, half, l, n, sums);
+    else if (l < n) dot_lanes<Simd, format, R, T, 0>(w, scales, x, g + l, n - l, l, n, sums);
   }
-  for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) out[r][t] = Simd::sum(sums[r][t]);
+  sum_lanes<Simd>(sums, out);
 }
 
-// out[r][t] = w[r] . x[tokens[t]]; the vectors `next` come `rows_ahead` rows later.
+// out[r][t] = w[r] . x[tokens[t]].
 template <class Simd, Format format, int R, int T>
-inline void dot(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Bytes (&next)[R],
-                float (&out)[R][T]) {
-  if constexpr (in_blocks(format)) dot_blocks<Simd, format, R, T>(w, in, tokens, next, out);
-  else dot_halves<Simd, format, R, T>(w, in, tokens, next, out);
+[[gnu::always_inline]] inline void dot(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Ahead& later, float (&out)[R][T]) {
+  if constexpr (in_blocks(format)) dot_blocks<Simd, format, R, T>(w, in, tokens, later, out);
+  else dot_halves<Simd, format, R, T>(w, in, tokens, later, out);
+}
+
+// Calls body(T, t) for groups of T tokens from t on, `most` in each; of the last, fewer or one more than there are.
+template <int most, class Body>
+inline void by_tokens(int tokens, const Body& body) {
+  int t = 0;
+  for (; t + most <= tokens || t + 2 < tokens; t += most) body(std::integral_constant<int, most>(), t);
+  if (t + 2 == tokens) body(std::integral_constant<int, 2>(), t);
+  if (t + 1 == tokens) body(std::integral_constant<int, 1>(), t);
 }
 
 }  // namespace

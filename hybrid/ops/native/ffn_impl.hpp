@@ -14,8 +14,7 @@ using hybrid::max_chunk_rows;
 using hybrid::max_tokens;
 
 // Named rows lie anywhere: several at once even for one token, so that memory has several to bring.
-template <class Simd, Format format, int tokens>
-constexpr int named_together() { return tokens == 1 ? 4 : rows_together<Simd, format, tokens>(); }
+constexpr int named_together = 4;
 
 inline float activate(hybrid::Activation activation, float v) {
   if (activation == hybrid::silu) return v / (1 + expf(-v));
@@ -27,7 +26,9 @@ inline float activate(hybrid::Activation activation, float v) {
 template <class Simd, Format format>
 class Chunk {
  public:
-  Chunk(const FfnCall& call, const int32_t* rows, const uint16_t* sets, int size) : call_(call), size_(size) {
+  // `later` rows follow these in the array, and come next.
+  Chunk(const FfnCall& call, const int32_t* rows, const uint16_t* sets, int size, int64_t later)
+      : call_(call), size_(size), later_rows_(rows + size), later_(later) {
     for (int i = 0; i < size; ++i) rows_[i] = rows[i], sets_[i] = sets[i];
   }
 
@@ -49,6 +50,12 @@ class Chunk {
     return call_.rows + rows_[smaller(i, size_ - 1)] * call_.stride_bytes + part * call_.vector_bytes;
   }
 
+  // What is read when row i would be: past the last, the first vectors of the rows that come next.
+  Bytes upcoming(int64_t i, int part) const {
+    if (i < size_ || !later_) return vector(i, part);
+    return call_.rows + later_rows_[smaller(i - size_, later_ - 1)] * call_.stride_bytes;
+  }
+
   int pairs(int first, int last) const {
     int count = 0;
     for (int i = first; i < last; ++i) count += __builtin_popcount(sets_[i]);
@@ -61,51 +68,52 @@ class Chunk {
 
   // values[i][t] = (or *=) part_i . x_t for every pair.
   void project(int part, bool multiply) {
-    constexpr int T = Simd::token_block;
     if (call_.in.tokens == 1) {
-      for (int i = 0; i < size_; i += named_together<Simd, format, 1>()) project_rows<1>(i, part, 0, multiply);
+      for (int i = 0; i < size_; i += named_together) project_rows<named_together, 1>(i, part, 0, 0, 1, multiply);
       return;
     }
-    constexpr int R = named_together<Simd, format, T>();
+    constexpr int R = rows_together<Simd, format>(), most = tokens_together<Simd, format>();
+    const int turns = (call_.in.tokens + most - 1) / most;
     for (int i = 0; i < size_; i += R) {
       const int end = static_cast<int>(smaller(i + R, size_));
       if (2 * pairs(i, end) > (end - i) * call_.in.tokens) {  // all pairs cost less than picking the needed
-        for (int t = 0; t < call_.in.tokens; t += T) project_rows<T>(i, part, t, multiply);
+        by_tokens<most>(call_.in.tokens, [&](auto T, int t) { project_rows<R, T>(i, part, t, t / most, turns, multiply); });
       } else {
         for (int k = i; k < end; ++k) project_scattered(k, part, multiply);
       }
     }
   }
 
-  // The rows from i on, for T tokens from t on. A short group repeats its last row: no more bytes, one loop.
-  template <int T>
-  void project_rows(int i, int part, int t, bool multiply) {
-    constexpr int R = named_together<Simd, format, T>();
-    const int64_t ahead = rows_ahead(call_.vector_bytes, R);
+  // R rows from i on, for T tokens from t on. A short group repeats its last row: no more bytes, one loop.
+  template <int R, int T>
+  void project_rows(int i, int part, int t, int turn, int turns, bool multiply) {
+    const int64_t later = rows_ahead(call_.vector_bytes, R);
     Bytes w[R], next[R];
-    for (int r = 0; r < R; ++r) w[r] = vector(i + r, part), next[r] = vector(i + r + ahead, part);
+    for (int r = 0; r < R; ++r) w[r] = vector(i + r, part), next[r] = upcoming(i + r + later, part);
     int tokens[T];
     float dots[R][T];
     for (int k = 0; k < T; ++k) tokens[k] = static_cast<int>(smaller(t + k, call_.in.tokens - 1));
-    dot<Simd, format, R, T>(w, call_.in, tokens, next, dots);
+    dot<Simd, format, R, T>(w, call_.in, tokens, Ahead(w, next, call_.vector_bytes, turn, turns), dots);
     for (int r = 0; r < R && i + r < size_; ++r)
       for (int k = 0; k < T && t + k < call_.in.tokens; ++k) put(i + r, t + k, dots[r][k], multiply);
   }
 
+  // One row for the tokens of its set alone.
   void project_scattered(int i, int part, bool multiply) {
-    constexpr int T = Simd::token_block;
-    int tokens[max_tokens + T], count = 0;
+    constexpr int most = tokens_together<Simd, format>();
+    int tokens[max_tokens + most], count = 0;
     for (int t = 0; t < call_.in.tokens; ++t)
       if (sets_[i] >> t & 1) tokens[count++] = t;
-    for (int k = 0; k < T; ++k) tokens[count + k] = tokens[count - 1];
-    for (int k = 0; k < count; k += T) {
-      const Bytes w[1] = {vector(i, part)}, next[1] = {vector(i + rows_ahead(call_.vector_bytes, 2), part)};
+    for (int k = 0; k < most; ++k) tokens[count + k] = tokens[count - 1];
+    const int turns = (count + most - 1) / most;
+    const Bytes w[1] = {vector(i, part)}, next[1] = {upcoming(i + rows_ahead(call_.vector_bytes, 2), part)};
+    by_tokens<most>(count, [&](auto T, int k) {
       int some[T];
       float dots[1][T];
       for (int m = 0; m < T; ++m) some[m] = tokens[k + m];
-      dot<Simd, format, 1, T>(w, call_.in, some, next, dots);
+      dot<Simd, format, 1, T>(w, call_.in, some, Ahead(w, next, call_.vector_bytes, k / most, turns), dots);
       for (int m = 0; m < T && k + m < count; ++m) put(i, some[m], dots[0][m], multiply);
-    }
+    });
   }
 
   // Applies the activation and keeps the pairs that go on, in order. The value of every other pair becomes zero.
@@ -129,27 +137,34 @@ class Chunk {
 
   const FfnCall& call_;
   int size_;
+  const int32_t* later_rows_;
+  int64_t later_;
   int32_t rows_[max_chunk_rows];
   uint16_t sets_[max_chunk_rows];  // the tokens that need the row
   float values_[max_chunk_rows][max_tokens];
 };
 
 template <class Simd, Format format>
-int64_t ffn_rows(const FfnCall& call, const int32_t* rows, const uint16_t* sets, int64_t count, Active active,
-                 Counts* counts) {
-  return Chunk<Simd, format>(call, rows, sets, static_cast<int>(count)).run(active, counts);
+int64_t ffn_rows(const FfnCall& call, const int32_t* rows, const uint16_t* sets, int64_t count, int64_t later,
+                 Active active, Counts* counts) {
+  return Chunk<Simd, format>(call, rows, sets, static_cast<int>(count), later).run(active, counts);
 }
 
-// One token's rows of the tile that begins at `first` among `count` active ones, and in their order those of the next.
-inline void fill(const FfnCall& call, const Active& active, int64_t first, int64_t count, int token, Tile& out) {
+// The rows that T tokens from t on need, of the tile that begins at `first` among `count` active ones, and in their order
+// those of the next. A token's factor is zero for a row that only its neighbours need, which changes no bit of its sum.
+template <int T>
+inline void fill(const FfnCall& call, const Active& active, int64_t first, int64_t count, int t, Tile<T>& out) {
   const int64_t down = (call.gated ? 2 : 1) * call.vector_bytes, last = smaller(first + tile, count);
   const int tokens = call.in.tokens;
+  const uint32_t wanted = ((1u << T) - 1) << t;
   out.count = 0;
   for (int64_t i = first; i < last; ++i) {
-    if (tokens > 1 && !(active.sets[i] >> token & 1)) continue;
+    if (tokens > 1 && !(active.sets[i] & wanted)) continue;
     out.rows[out.count] = call.rows + active.rows[i] * call.stride_bytes + down;
     out.next[out.count] = call.rows + active.rows[smaller(i + tile, count - 1)] * call.stride_bytes + down;
-    out.factors[out.count++] = active.values[i * tokens + token];
+    for (int k = 0; k < T; ++k)
+      out.factors[out.count][k] = t + k < tokens ? active.values[i * tokens + t + k] : 0;
+    ++out.count;
   }
 }
 
@@ -157,12 +172,14 @@ template <class Simd, Format format>
 void sum_halves(const FfnCall& call, const Active& active, int64_t count, int64_t first, int64_t last, float* y) {
   const int64_t width = call.in.width, from = first * unit_columns, to = smaller(last * unit_columns, width);
   for (int t = 0; t < call.in.tokens; ++t) memset(y + t * width + from, 0, (to - from) * sizeof(float));
-  Tile rows;
   for (int64_t i = 0; i < count; i += tile) {
-    for (int t = 0; t < call.in.tokens; ++t) {
-      fill(call, active, i, count, t, rows);
-      if (rows.count) add_halves<Simd, format>(rows, y + t * width, from, to);
-    }
+    by_tokens<Simd::tokens_of_sums>(call.in.tokens, [&](auto T, int t) {
+      Tile<T> rows;
+      fill<T>(call, active, i, count, t, rows);
+      float* sums[T];
+      for (int k = 0; k < T; ++k) sums[k] = y + smaller(t + k, call.in.tokens - 1) * width;
+      if (rows.count) add_halves<Simd, format, T>(rows, sums, from, to);
+    });
   }
 }
 
@@ -174,17 +191,18 @@ void sum_blocks(const FfnCall& call, const Active& active, int64_t count, int64_
     const int some = static_cast<int>(smaller(units, last - first));
     Unit at[units];
     for (int u = 0; u < some; ++u) at[u] = unit_at<format>(first + u, width);
-    float sums[max_tokens][units * size];
-    memset(sums, 0, call.in.tokens * sizeof sums[0]);
-    Tile rows;
+    float sums[max_tokens + 1][units * size];  // one more, for a group that is short of a token
+    memset(sums, 0, (call.in.tokens + 1) * sizeof sums[0]);
     for (int64_t i = 0; i < count; i += tile) {
-      for (int t = 0; t < call.in.tokens; ++t) {
-        fill(call, active, i, count, t, rows);
-        if (!rows.count) continue;
+      by_tokens<Simd::tokens_of_sums>(call.in.tokens, [&](auto T, int t) {
+        Tile<T> rows;
+        fill<T>(call, active, i, count, t, rows);
+        if (!rows.count) return;
         for (int r = 0; r < rows.count; ++r)
           __builtin_prefetch(rows.next[r] + quant_bytes<format>(width) + 2 * at[0].first_block);
-        for (int u = 0; u < some; ++u) add_unit<Simd, format>(rows, at[u], width, sums[t] + u * size);
-      }
+        for (int u = 0; u < some; ++u)
+          add_unit<Simd, format, T>(rows, at[u], width, sums[t] + u * size, units * size);
+      });
     }
     for (int t = 0; t < call.in.tokens; ++t)
       for (int u = 0; u < some; ++u) spread<Simd, format>(at[u], sums[t] + u * size, y + t * width);

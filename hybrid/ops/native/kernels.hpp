@@ -7,7 +7,7 @@
 namespace hybrid {
 
 constexpr int max_tokens = 16;       // tokens of one call; a set of tokens is a 16-bit mask
-constexpr int max_chunk_rows = 256;  // rows whose products are formed in one go
+constexpr int max_chunk_rows = 240;  // rows whose products are formed in one go
 constexpr int block = 32;            // weights that share a scale in block formats
 constexpr int group_blocks = 16;     // blocks whose words lie side by side, so that a lane of a vector is a block
 constexpr int page_tokens = 16;      // keys of one page of the KV cache
@@ -95,10 +95,10 @@ struct Kernels {
   void (*round_to_blocks)(const float* x, int64_t width, int8_t* codes, float* scales, int32_t* sums);
   // Writes outputs first..last-1 of every token.
   void (*linear_rows[weight_formats])(const LinearCall& call, int64_t first, int64_t last);
-  // Forms the products of `count` rows (at most max_chunk_rows) for the tokens of their sets. Returns how many are
-  // active; those are written.
+  // Forms the products of `count` rows (at most max_chunk_rows) for the tokens of their sets; `later` more follow and come
+  // next. Returns how many are active; those are written, perhaps over the `count` read.
   int64_t (*ffn_rows[weight_formats])(const FfnCall& call, const int32_t* rows, const uint16_t* sets, int64_t count,
-                                      Active active, Counts* counts);
+                                      int64_t later, Active active, Counts* counts);
   // y [tokens, width] = sum over `count` active rows of value * down vector, in column units first..last-1.
   void (*ffn_columns[weight_formats])(const FfnCall& call, Active active, int64_t count, int64_t first, int64_t last,
                                       float* y);

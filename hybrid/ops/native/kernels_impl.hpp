@@ -11,34 +11,36 @@ namespace {
 
 using hybrid::LinearCall;
 
-template <class Simd, Format format, int T>
-void linear_group(const LinearCall& call, int64_t o, int64_t last, int t) {
-  constexpr int R = rows_together<Simd, format, T>();
+// R outputs from o on (at most to last) of T tokens from t on.
+template <class Simd, Format format, int R, int T>
+void linear_group(const LinearCall& call, int64_t o, int64_t last, int t, int turn, int turns) {
   Bytes w[R], next[R];
   int tokens[T];
   float dots[R][T];
   for (int r = 0; r < R; ++r) {
     const int64_t here = smaller(o + r, last - 1);
-    const int64_t there = smaller(here + rows_ahead(call.stride_bytes, R), last - 1);
     w[r] = call.weight + here * call.stride_bytes;
-    next[r] = call.weight + (t ? here : there) * call.stride_bytes;
+    next[r] = call.weight + smaller(here + rows_ahead(call.stride_bytes, R), last - 1) * call.stride_bytes;
   }
   for (int k = 0; k < T; ++k) tokens[k] = static_cast<int>(smaller(t + k, call.in.tokens - 1));
-  dot<Simd, format, R, T>(w, call.in, tokens, next, dots);
+  dot<Simd, format, R, T>(w, call.in, tokens, Ahead(w, next, vector_size<format>(call.in.width), turn, turns), dots);
   for (int k = 0; k < T && t + k < call.in.tokens; ++k)
     for (int r = 0; r < R && o + r < last; ++r)
       call.y[(t + k) * call.out_features + o + r] = dots[r][k] + (call.bias ? call.bias[o + r] : 0);
 }
 
+// One row at a time where one token asks: rows read one after the other are a stream that the processor's own prefetching
+// follows, and a 4-bit row is then read twice as fast as four side by side.
 template <class Simd, Format format>
 void linear_rows(const LinearCall& call, int64_t first, int64_t last) {
+  constexpr int R = rows_together<Simd, format>(), most = tokens_together<Simd, format>();
   if (call.in.tokens == 1) {
-    for (int64_t o = first; o < last; ++o) linear_group<Simd, format, 1>(call, o, last, 0);
+    for (int64_t o = first; o < last; ++o) linear_group<Simd, format, 1, 1>(call, o, last, 0, 0, 1);
     return;
   }
-  constexpr int T = Simd::token_block;
-  for (int64_t o = first; o < last; o += rows_together<Simd, format, T>())
-    for (int t = 0; t < call.in.tokens; t += T) linear_group<Simd, format, T>(call, o, last, t);
+  const int turns = (call.in.tokens + most - 1) / most;
+  for (int64_t o = first; o < last; o += R)
+    by_tokens<most>(call.in.tokens, [&](auto T, int t) { linear_group<Simd, format, R, T>(call, o, last, t, t / most, turns); });
 }
 
 template <class Simd>

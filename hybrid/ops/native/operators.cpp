@@ -126,7 +126,8 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
   // Each task writes its active rows over its own named ones; then they are moved together. Every product and every
   // sum below is of one row or one column alone, so that the cuts change no result.
   const Cuts cuts(size, least_rows(bank.stride_bytes), team.threads());
-  const int64_t rows_at_once = std::clamp<int64_t>(cached_bytes / bank.stride_bytes / 4 * 4, 8, max_chunk_rows);
+  const int64_t cached_rows = std::clamp<int64_t>(cached_bytes / bank.stride_bytes / 4 * 4, 8, max_chunk_rows);
+  const int64_t rows_at_once = tokens == 1 ? cached_rows : max_chunk_rows;
   struct Part {
     int64_t active;
     Counts counts;
@@ -136,7 +137,7 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
     Part part = {0, {0, 0}};
     for (int64_t at = cuts.first(task), to = at; at < cuts.last(task); at += rows_at_once) {
       const int64_t some = std::min(rows_at_once, cuts.last(task) - at);
-      const int64_t n = kernels().ffn_rows[bank.format](call, rows + at, sets + at, some,
+      const int64_t n = kernels().ffn_rows[bank.format](call, rows + at, sets + at, some, cuts.last(task) - at - some,
                                                         {rows + to, sets + to, values + to * tokens}, &part.counts);
       part.active += n;
       to += n;

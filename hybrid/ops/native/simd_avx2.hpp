@@ -13,9 +13,9 @@ struct Simd {
   using I = __m256i;  // 32-bit words
 
   static constexpr int lanes = 8;
-  static constexpr int token_block = 2;    // tokens whose products with the same rows are formed together
-  static constexpr int rows_of_halves = 2;
-  static constexpr int rows_of_blocks = 3;
+  static constexpr int rows_of_halves = 2, tokens_of_halves = 2;  // whose products are formed together
+  static constexpr int rows_of_blocks = 3, tokens_of_blocks = 2;
+  static constexpr int tokens_of_sums = 2, sums_held = 8;  // whose sums are formed together, in so many vectors
 #if defined(__AVXVNNI__)
   static constexpr int signed_offset = 128;
 #else
@@ -23,6 +23,15 @@ struct Simd {
 #endif
   static constexpr int nibble_offset = 8;
 
+  // The same value, which from here on stays in its register: compilers would load it anew for each product.
+  static V held(V v) {
+    asm("" : "+x"(v));
+    return v;
+  }
+  static I held(I v) {
+    asm("" : "+x"(v));
+    return v;
+  }
   static V zero() { return _mm256_setzero_ps(); }
   static V broadcast(float value) { return _mm256_set1_ps(value); }
   static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
@@ -84,19 +93,28 @@ struct Simd {
   static I words(const void* p, int64_t n) { return _mm256_maskload_epi32(static_cast<const int*>(p), mask(n)); }
   static I times(I a, int factor) { return _mm256_mullo_epi32(a, _mm256_set1_epi32(factor)); }
   static I low(I w) { return _mm256_and_si256(w, _mm256_set1_epi8(15)); }
+  static I zero_words() { return _mm256_setzero_si256(); }
+  static I add_words(I a, I b) { return _mm256_add_epi32(a, b); }
   static I high(I w) { return _mm256_and_si256(_mm256_srli_epi32(w, 4), _mm256_set1_epi8(15)); }
 #if defined(__AVXVNNI__)
   // The instruction multiplies unsigned with signed bytes: with its sign bit turned over a weight is 128 too large.
-  static I dot_signed(I sum, I w, I x) {
-    return _mm256_dpbusd_avx_epi32(sum, _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80))), x);
-  }
-  static I dot_nibbles(I sum, I w, I x) { return _mm256_dpbusd_avx_epi32(sum, w, x); }
-#else
-  // Pairs of products fit 16 bits: at most 2 x 128 x 127.
-  static I dot_signed(I sum, I w, I x) { return dot_nibbles(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)); }
+  static I as_signed(I w) { return _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80))); }
+  static I dot_signed(I sum, I w, I x) { return dot_nibbles(sum, w, x); }
   static I dot_nibbles(I sum, I w, I x) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w), "xm"(x));  // GCC's own copies the sum before and after
+    return sum;
   }
+  static I whole(I sum) { return sum; }
+#else
+  static I as_signed(I w) { return w; }
+  // Pairs of products fit 16 bits: at most 2 x 128 x 127.
+  static I dot_signed(I sum, I w, I x) {
+    const I pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  // A block's pairs fit 16 bits even when they are summed, at most 16 x 15 x 127: widened once, by `whole`.
+  static I dot_nibbles(I sum, I w, I x) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x)); }
+  static I whole(I sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 #endif
   static V to_float(I v) { return _mm256_cvtepi32_ps(v); }
   static I to_int(V v) { return _mm256_cvtps_epi32(v); }

@@ -13,12 +13,21 @@ struct Simd {
   using I = __m512i;  // 32-bit words
 
   static constexpr int lanes = 16;
-  static constexpr int token_block = 4;    // tokens whose products with the same rows are formed together
-  static constexpr int rows_of_halves = 3;
-  static constexpr int rows_of_blocks = 3;
+  static constexpr int rows_of_halves = 6, tokens_of_halves = 2;  // whose products are formed together
+  static constexpr int rows_of_blocks = 3, tokens_of_blocks = 4;
+  static constexpr int tokens_of_sums = 4, sums_held = 16;  // whose sums are formed together, in so many vectors
   static constexpr int signed_offset = 128;
   static constexpr int nibble_offset = 0;
 
+  // The same value, which from here on stays in its register: compilers would load it anew for each product.
+  static V held(V v) {
+    asm("" : "+v"(v));
+    return v;
+  }
+  static I held(I v) {
+    asm("" : "+v"(v));
+    return v;
+  }
   static V zero() { return _mm512_setzero_ps(); }
   static V broadcast(float value) { return _mm512_set1_ps(value); }
   static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
@@ -67,12 +76,17 @@ struct Simd {
   static I words(const void* p, int64_t n) { return _mm512_maskz_loadu_epi32(mask(n), p); }
   static I times(I a, int factor) { return _mm512_mullo_epi32(a, _mm512_set1_epi32(factor)); }
   static I low(I w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
+  static I zero_words() { return _mm512_setzero_si512(); }
+  static I add_words(I a, I b) { return _mm512_add_epi32(a, b); }
   static I high(I w) { return _mm512_and_si512(_mm512_srli_epi32(w, 4), _mm512_set1_epi8(15)); }
   // The instruction multiplies unsigned with signed bytes: with its sign bit turned over a weight is 128 too large.
-  static I dot_signed(I sum, I w, I x) {
-    return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80))), x);
+  static I as_signed(I w) { return _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80))); }
+  static I dot_signed(I sum, I w, I x) { return dot_nibbles(sum, w, x); }
+  static I dot_nibbles(I sum, I w, I x) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "vm"(x));  // GCC's own copies the sum before and after
+    return sum;
   }
-  static I dot_nibbles(I sum, I w, I x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  static I whole(I sum) { return sum; }
   static V to_float(I v) { return _mm512_cvtepi32_ps(v); }
   static I to_int(V v) { return _mm512_cvtps_epi32(v); }
   static void store_int(int32_t* p, I v) { _mm512_storeu_si512(p, v); }

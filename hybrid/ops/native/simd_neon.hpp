@@ -13,12 +13,14 @@ struct Simd {
   using I = int32x4_t;
 
   static constexpr int lanes = 4;
-  static constexpr int token_block = 4;    // tokens whose products with the same rows are formed together
-  static constexpr int rows_of_halves = 3;
-  static constexpr int rows_of_blocks = 2;
+  static constexpr int rows_of_halves = 3, tokens_of_halves = 4;  // whose products are formed together
+  static constexpr int rows_of_blocks = 2, tokens_of_blocks = 4;
+  static constexpr int tokens_of_sums = 4, sums_held = 16;  // whose sums are formed together, in so many vectors
   static constexpr int signed_offset = 0;
   static constexpr int nibble_offset = 8;
 
+  static V held(V v) { return v; }  // its instructions take no operand from memory
+  static I held(I v) { return v; }
   static V zero() { return vdupq_n_f32(0); }
   static V broadcast(float value) { return vdupq_n_f32(value); }
   static V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
@@ -65,11 +67,15 @@ struct Simd {
   static I words(const void* p, int64_t n) { return n == lanes ? words(p) : few<I>(p, n * sizeof(int32_t)); }
   static I times(I a, int factor) { return vmulq_n_s32(a, factor); }
   static I low(I w) { return vandq_s32(w, vdupq_n_s32(0x0f0f0f0f)); }
+  static I zero_words() { return vdupq_n_s32(0); }
+  static I add_words(I a, I b) { return vaddq_s32(a, b); }
   static I high(I w) { return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(w), 4)); }
+  static I as_signed(I w) { return w; }
   static I dot_signed(I sum, I w, I x) {
     return vdotq_s32(sum, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x));
   }
   static I dot_nibbles(I sum, I w, I x) { return dot_signed(sum, w, x); }
+  static I whole(I sum) { return sum; }
   static V to_float(I v) { return vcvtq_f32_s32(v); }
   static I to_int(V v) { return vcvtnq_s32_f32(v); }
   static void store_int(int32_t* p, I v) { vst1q_s32(p, v); }

@@ -17,15 +17,17 @@ struct Simd {
 
   static constexpr int lanes = 4;
 #if defined(__aarch64__)
-  static constexpr int token_block = 4;    // tokens whose products with the same rows are formed together
+  static constexpr int tokens_of_halves = 4, tokens_of_blocks = 4, tokens_of_sums = 4;
 #else
-  static constexpr int token_block = 2;    // tokens whose products with the same rows are formed together
+  static constexpr int tokens_of_halves = 2, tokens_of_blocks = 2, tokens_of_sums = 2;
 #endif
-  static constexpr int rows_of_halves = 2;
-  static constexpr int rows_of_blocks = 2;
+  static constexpr int rows_of_halves = 2, rows_of_blocks = 2;  // whose products are formed together, with so many tokens
+  static constexpr int sums_held = 8;
   static constexpr int signed_offset = 0;
   static constexpr int nibble_offset = 8;
 
+  static V held(V v) { return v; }
+  static I held(I v) { return v; }
   static V zero() { return V{0, 0, 0, 0}; }
   static V broadcast(float value) { return V{value, value, value, value}; }
   static V fma(V a, V b, V c) { return a * b + c; }
@@ -95,12 +97,16 @@ struct Simd {
   }
   static I times(I a, int factor) { return a * factor; }
   static I low(I w) { return w & 0x0f0f0f0f; }
+  static I zero_words() { return I{0, 0, 0, 0}; }
+  static I add_words(I a, I b) { return a + b; }
   static I high(I w) { return (I)((U)w >> 4) & 0x0f0f0f0f; }
+  static I as_signed(I w) { return w; }
   static I dot_signed(I sum, I w, I x) {
     for (int shift = 0; shift < 32; shift += 8) sum += byte(w, shift) * byte(x, shift);
     return sum;
   }
   static I dot_nibbles(I sum, I w, I x) { return dot_signed(sum, w, x); }
+  static I whole(I sum) { return sum; }
   static V to_float(I v) { return __builtin_convertvector(v, V); }
   static I to_int(V v) { return __builtin_convertvector(round(v), I); }
   static void store_int(int32_t* p, I v) { memcpy(p, &v, sizeof v); }

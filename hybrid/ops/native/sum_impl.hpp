@@ -14,37 +14,46 @@ using hybrid::unit_columns;
 
 constexpr int tile = 16;  // rows added in one pass over the sums
 
-// The vectors of one token's rows in a tile, and the factor of each; `next` are asked for meanwhile, piece by piece, so
-// that memory and arithmetic take their time together.
+// The vectors that some of T tokens need of a tile, and the factor of each for each token; `next` are asked for meanwhile,
+// piece by piece, so that memory and arithmetic take their time together.
+template <int T>
 struct Tile {
   Bytes rows[tile];
   Bytes next[tile];
-  float factors[tile];
+  float factors[tile][T];
   int count;
 };
 
-// y[first..last) += sum over the tile's rows of factor * w, for 16-bit weights.
-template <class Simd, Format format>
-inline void add_halves(const Tile& t, float* y, int64_t first, int64_t last) {
-  constexpr int U = 8;
+// y[k][first..last) += sum over the tile's rows of factor * w, for 16-bit weights and T tokens. A group that is short of one
+// repeats its last token, with factors of zero: so sums are stored from the last token down, the true one after it.
+template <class Simd, Format format, int T>
+inline void add_halves(const Tile<T>& t, float* const (&y)[T], int64_t first, int64_t last) {
+  constexpr int U = T == 1 ? 8 : 4;
   int64_t j = first;
   for (; j + U * Simd::lanes <= last; j += U * Simd::lanes) {
-    typename Simd::V sums[U];
-    for (int u = 0; u < U; ++u) sums[u] = Simd::load(y + j + u * Simd::lanes);
+    typename Simd::V sums[T][U];
+    for (int k = 0; k < T; ++k)
+      for (int u = 0; u < U; ++u) sums[k][u] = Simd::load(y[k] + j + u * Simd::lanes);
     for (int r = 0; r < t.count; ++r) {
-      const typename Simd::V factor = Simd::broadcast(t.factors[r]);
+      typename Simd::V factors[T];
+      for (int k = 0; k < T; ++k) factors[k] = Simd::broadcast(t.factors[r][k]);
       for (int k = 0; k < U * Simd::lanes * 2; k += line) __builtin_prefetch(t.next[r] + 2 * j + k);
-      for (int u = 0; u < U; ++u)
-        sums[u] = Simd::fma(Simd::template widen<format>(t.rows[r] + 2 * (j + u * Simd::lanes)), factor, sums[u]);
+      for (int u = 0; u < U; ++u) {
+        const typename Simd::V wide = Simd::template widen<format>(t.rows[r] + 2 * (j + u * Simd::lanes));
+        for (int k = 0; k < T; ++k) sums[k][u] = Simd::fma(wide, factors[k], sums[k][u]);
+      }
     }
-    for (int u = 0; u < U; ++u) Simd::store(y + j + u * Simd::lanes, sums[u]);
+    for (int k = T - 1; k >= 0; --k)
+      for (int u = 0; u < U; ++u) Simd::store(y[k] + j + u * Simd::lanes, sums[k][u]);
   }
   for (; j < last; j += Simd::lanes) {
     const int64_t rest = smaller(Simd::lanes, last - j);
-    typename Simd::V sum = Simd::load(y + j, rest);
-    for (int r = 0; r < t.count; ++r)
-      sum = Simd::fma(Simd::template widen<format>(t.rows[r] + 2 * j, rest), Simd::broadcast(t.factors[r]), sum);
-    Simd::store(y + j, sum, rest);
+    for (int k = 0; k < T; ++k) {
+      typename Simd::V sum = Simd::load(y[k] + j, rest);
+      for (int r = 0; r < t.count; ++r)
+        sum = Simd::fma(Simd::template widen<format>(t.rows[r] + 2 * j, rest), Simd::broadcast(t.factors[r][k]), sum);
+      Simd::store(y[k] + j, sum, rest);
+    }
   }
 }
 
@@ -63,11 +72,13 @@ inline typename Simd::V weight(typename Simd::I words) {
   else return Simd::template signed_byte<k>(words);
 }
 
-template <class Simd, Format format, int k = 0>
-inline void add_word(typename Simd::I words, typename Simd::V factor, typename Simd::V* sums) {
-  if constexpr (k < parts<format>()) {
-    sums[k] = Simd::fma(weight<Simd, format, k>(words), factor, sums[k]);
-    add_word<Simd, format, k + 1>(words, factor, sums);
+// sums[t][k] += factor_t * weight k of the words, for N of their parts from `first` on.
+template <class Simd, Format format, int first, int N, int T, int k = 0>
+inline void add_word(typename Simd::I words, const typename Simd::V (&factors)[T], typename Simd::V (&sums)[T][N]) {
+  if constexpr (k < N) {
+    const typename Simd::V wide = weight<Simd, format, first + k>(words);
+    for (int t = 0; t < T; ++t) sums[t][k] = Simd::fma(wide, factors[t], sums[t][k]);
+    add_word<Simd, format, first, N, T, k + 1>(words, factors, sums);
   }
 }
 
@@ -75,22 +86,38 @@ inline void add_word(typename Simd::I words, typename Simd::V factor, typename S
 template <class Simd, Format format>
 constexpr int offset() { return format == hybrid::q4_0 ? Simd::nibble_offset : 0; }
 
-// Sums of one word of each of n blocks, kept [parts + 1][group_blocks]: lane l of part k belongs to block l, and the
-// last part is the factors' sum.
-template <class Simd, Format format, bool whole>
-inline void add_lanes(const Tile& t, int64_t quants, int64_t scales, int64_t n, float* y) {
-  constexpr int K = parts<format>();
-  typename Simd::V sums[K], factors = Simd::load(y + K * hybrid::group_blocks);
-  for (int k = 0; k < K; ++k) sums[k] = Simd::load(y + k * hybrid::group_blocks);
+// Parts of a word that registers hold the sums of, for so many tokens.
+template <class Simd, Format format, int T>
+constexpr int parts_together() { return T * parts<format>() > Simd::sums_held ? Simd::sums_held / T : parts<format>(); }
+
+// Sums of one word of each of n blocks for T tokens, kept [parts + 1][group_blocks], those of the next token y_stride
+// further: lane l of part k belongs to block l, and the last part is the factors' sum.
+template <class Simd, Format format, int T, bool whole, int first = 0>
+inline void add_lanes(const Tile<T>& t, int64_t quants, int64_t scales, int64_t n, float* y, int64_t y_stride) {
+  constexpr int K = parts<format>(), N = parts_together<Simd, format, T>();
+  constexpr bool sum_factors = first == 0 && offset<Simd, format>() != 0;
+  constexpr int64_t part = hybrid::group_blocks;
+  typename Simd::V sums[T][N], all[T];
+  for (int k = 0; k < T; ++k) {
+    for (int p = 0; p < N; ++p) sums[k][p] = Simd::load(y + k * y_stride + (first + p) * part);
+    if constexpr (sum_factors) all[k] = Simd::load(y + k * y_stride + K * part);
+  }
   for (int r = 0; r < t.count; ++r) {
     const typename Simd::V scale = Simd::halves(t.rows[r] + scales, whole ? Simd::lanes : n);
-    const typename Simd::V factor = Simd::mul(scale, Simd::broadcast(t.factors[r]));
-    __builtin_prefetch(t.next[r] + quants);
-    if constexpr (offset<Simd, format>() != 0) factors = Simd::add(factors, factor);
-    add_word<Simd, format>(whole ? Simd::words(t.rows[r] + quants) : Simd::words(t.rows[r] + quants, n), factor, sums);
+    typename Simd::V factors[T];
+    for (int k = 0; k < T; ++k) {
+      factors[k] = Simd::mul(scale, Simd::broadcast(t.factors[r][k]));
+      if constexpr (sum_factors) all[k] = Simd::add(all[k], factors[k]);
+    }
+    if constexpr (first == 0) __builtin_prefetch(t.next[r] + quants);
+    const typename Simd::I words = whole ? Simd::words(t.rows[r] + quants) : Simd::words(t.rows[r] + quants, n);
+    add_word<Simd, format, first, N, T>(words, factors, sums);
   }
-  for (int k = 0; k < K; ++k) Simd::store(y + k * hybrid::group_blocks, sums[k]);
-  if constexpr (offset<Simd, format>() != 0) Simd::store(y + K * hybrid::group_blocks, factors);
+  for (int k = 0; k < T; ++k) {
+    for (int p = 0; p < N; ++p) Simd::store(y + k * y_stride + (first + p) * part, sums[k][p]);
+    if constexpr (sum_factors) Simd::store(y + k * y_stride + K * part, all[k]);
+  }
+  if constexpr (first + N < K) add_lanes<Simd, format, T, whole, first + N>(t, quants, scales, n, y, y_stride);
 }
 
 // A unit of block formats is one word of each block of a group.
@@ -110,14 +137,15 @@ inline Unit unit_at(int64_t unit, int64_t width) {
   return {first, n, step, first * 4 * steps + step * n * 4};
 }
 
-// The unit's sums [parts + 1][group_blocks] += the tile's rows.
-template <class Simd, Format format>
-inline void add_unit(const Tile& t, const Unit& unit, int64_t width, float* y) {
+// The unit's sums of T tokens, [parts + 1][group_blocks] each and y_stride apart, += the tile's rows.
+template <class Simd, Format format, int T>
+inline void add_unit(const Tile<T>& t, const Unit& unit, int64_t width, float* y, int64_t y_stride) {
   const int64_t scales = quant_bytes<format>(width) + 2 * unit.first_block;
   int64_t l = 0;
   for (; l + Simd::lanes <= unit.blocks; l += Simd::lanes)
-    add_lanes<Simd, format, true>(t, unit.offset + 4 * l, scales + 2 * l, Simd::lanes, y + l);
-  if (l < unit.blocks) add_lanes<Simd, format, false>(t, unit.offset + 4 * l, scales + 2 * l, unit.blocks - l, y + l);
+    add_lanes<Simd, format, T, true>(t, unit.offset + 4 * l, scales + 2 * l, Simd::lanes, y + l, y_stride);
+  if (l < unit.blocks)
+    add_lanes<Simd, format, T, false>(t, unit.offset + 4 * l, scales + 2 * l, unit.blocks - l, y + l, y_stride);
 }
 
 // Puts a unit's sums where they belong.
