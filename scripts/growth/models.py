@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peers.models import MAKERS, ROOT, Pair
+from peers.models import Pair, is_whole, making_key
 from synthetic.directory import write_directory
 from synthetic.firing import LARGEST
 from synthetic.gguf_file import write_gguf
@@ -20,7 +19,7 @@ from synthetic.shape import Shape
 from synthetic.weights import PlantedWeights
 
 from hybrid.store.directory import ModelDirectory
-from profiler.artifacts import UserError, atomic_directory
+from profiler.artifacts import atomic_directory
 from profiler.formats import is_quantised
 from profiler.predictor import write_predictors
 
@@ -69,7 +68,7 @@ class Models:
         """The model directory, with predictors for each overshoot under the names of `predictors_name`."""
         weights = self.weights(sparsity)
         path = self._path(weights, sparsity, weight_format)
-        if path.parent.exists() and not _opens(path):
+        if path.parent.exists() and not is_whole(path):
             shutil.rmtree(path.parent)
         if not path.parent.exists():
             self.tell(f"making {path.parent.name}")
@@ -97,10 +96,7 @@ class Models:
         """The folder, named by what decides its bytes; those of the same name by older code are removed."""
         self.cache.mkdir(parents=True, exist_ok=True)
         stem = f"{self.name}-{1000 * sparsity:03.0f}-{weight_format}"
-        digest = hashlib.sha256(repr(weights.shape).encode())
-        for source in sorted([Path(__file__), *(path for pattern in MAKERS for path in ROOT.glob(pattern))]):
-            digest.update(source.read_bytes())
-        path = self.cache / f"{stem}.{digest.hexdigest()[:8]}"
+        path = self.cache / f"{stem}.{making_key(weights.shape, Path(__file__))}"
         for old in self.cache.glob(f"{stem}.*"):
             if not old.name.startswith(path.name):
                 self.tell(f"removing {old.name}, made by another version")
@@ -111,14 +107,3 @@ class Models:
 def predictors_name(overshoot: float) -> str:
     """Name, in a directory, of the predictors that name so many times the rows that fire."""
     return "default" if overshoot == 1 else f"names-{100 * overshoot:.0f}-percent"
-
-
-def _opens(path: Path) -> bool:
-    try:
-        with ModelDirectory.open(path) as directory:
-            directory.matrix("embed.weight")
-            for layer in range(directory.spec.n_layers):
-                directory.layer(layer)
-    except UserError:
-        return False
-    return True

@@ -31,7 +31,7 @@ class Pair:
 
 def model_pair(cache: Path, name: str, shape: Shape, weight_format: str, tell: Callable[[str], None]) -> Pair:
     """Both forms of a model, made now if they are not there; stale ones of that name are removed."""
-    key = _key(shape)
+    key = making_key(shape)
     cache.mkdir(parents=True, exist_ok=True)
     for old in cache.glob(f"{name}.*"):
         if not old.name.startswith(f"{name}.{key}."):
@@ -42,7 +42,7 @@ def model_pair(cache: Path, name: str, shape: Shape, weight_format: str, tell: C
     if not pair.gguf.exists():
         tell(f"making {pair.gguf}")
         write_gguf(pair.gguf, weights, weight_format)
-    if not _opens(pair.directory):
+    if not is_whole(pair.directory):
         _remove(pair.directory)
         tell(f"making {pair.directory}")
         unfinished = pair.directory.with_name(f"{pair.directory.name}.unfinished")
@@ -55,14 +55,16 @@ def model_pair(cache: Path, name: str, shape: Shape, weight_format: str, tell: C
     return pair
 
 
-def _key(shape: Shape) -> str:
+def making_key(shape: Shape, *more_makers: Path) -> str:
+    """Eight digits that change with what decides a model's bytes: its shape, and the sources that make it."""
     digest = hashlib.sha256(repr(shape).encode())
-    for path in sorted(path for pattern in MAKERS for path in ROOT.glob(pattern)):
+    for path in sorted([*more_makers, *(path for pattern in MAKERS for path in ROOT.glob(pattern))]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 
 
-def _opens(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether a model directory is there, and opens with all of its layers."""
     try:
         with ModelDirectory.open(path) as directory:
             directory.matrix("embed.weight")
