@@ -19,13 +19,14 @@ fallback (`<unk>` 0, `<s>` 1, `</s>` 2, a beginning-of-sequence token is added);
 `merges.txt` (`<s>` 0, `<pad>` 1, `</s>` 2 which opens every text, `<unk>` 3).
 
 `llama_checkpoint`, `opt_checkpoint` are one of each; `llama_directory`, `opt_directory` the same packed: for reading.
+`complete` continues prompts with any engine.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,13 @@ import torch
 import transformers
 from tokenizers import ByteLevelBPETokenizer
 
+from hybrid.runtime.engine import Engine
+from hybrid.runtime.sampler import SamplingParams
+from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.stages.pack import pack
 
 MakeCheckpoint = Callable[..., Path]
+Complete = Callable[[Engine, Sequence[Sequence[int]], int], list[list[int]]]
 
 TEXT = """The brown fox runs over the lazy dog, and the dog sleeps on.
 A neuron that fires for one token may be silent for the next one.
@@ -234,3 +239,16 @@ def llama_directory(llama_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 def opt_directory(opt_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`opt_checkpoint` packed, for tests that only read it (or copy it to change the copy)."""
     return pack(opt_checkpoint, tmp_path_factory.mktemp("packed") / "opt").destination
+
+
+@pytest.fixture(scope="session")
+def complete() -> Complete:
+    """`complete(engine, prompts, tokens)`: so many greedy ids after each of the prompts, decoded together."""
+
+    def run(engine: Engine, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+        params = SamplingParams(max_tokens=tokens, ignore_eos=True)
+        sequences = [TokenSequence(list(ids), params, engine.tokenizer) for ids in prompts]
+        list(engine.run(sequences))
+        return [sequence.output_ids for sequence in sequences]
+
+    return run

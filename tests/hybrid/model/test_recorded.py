@@ -121,19 +121,12 @@ def test_first_tokens_agree_but_for_those_that_a_code_fell_over_for(model, mode,
 
 
 @pytest.mark.parametrize("mode", ["dense", "exact", "predicted"])
-def test_sixteen_sequences_generate_what_each_generates_alone(model, mode):
+def test_sixteen_sequences_generate_what_each_generates_alone(model, complete, mode):
     with open_model(model, mode, max_sequences=16, threads=2) as engine:
         prompts = [random_ids(engine, 1 + 3 * i, seed=i) for i in range(16)]  # up to 46 tokens: past a window of 24
-
-        def complete(some):
-            params = SamplingParams(max_tokens=12, ignore_eos=True)
-            sequences = [Sequence(ids, params, engine.tokenizer) for ids in some]
-            list(engine.run(sequences))
-            return [sequence.output_ids for sequence in sequences]
-
-        together = complete(prompts)
-        assert together == [complete([ids])[0] for ids in prompts]
-        assert complete(prompts[:5]) == together[:5]
+        together = complete(engine, prompts, 12)
+        assert together == [complete(engine, [ids], 12)[0] for ids in prompts]
+        assert complete(engine, prompts[:5], 12) == together[:5]
         assert len({tuple(ids) for ids in together}) > 4, "the prompts were told apart"
 
 

@@ -10,8 +10,6 @@ import shutil
 
 import pytest
 
-from hybrid.runtime.sampler import SamplingParams
-from hybrid.runtime.sequence import Sequence
 from hybrid.stages.demo import CHECKPOINT
 from hybrid.stages.evaluate import evaluate, windows
 from hybrid.stages.opening import open_engine
@@ -77,17 +75,11 @@ def test_what_blocks_cost_in_perplexity(demo, model, weight_format, heldout):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_sixteen_sequences_generate_what_each_generates_alone(model, heldout, mode):
+def test_sixteen_sequences_generate_what_each_generates_alone(model, heldout, complete, mode):
     lines = [line for line in heldout.split("\n") if line.strip()][:16]
     with open_engine(model, mode=mode, max_sequences=16) as engine:
-
-        def complete(texts):
-            params = SamplingParams(max_tokens=16, ignore_eos=True)
-            sequences = [Sequence(engine.tokenizer.encode(text), params, engine.tokenizer) for text in texts]
-            list(engine.run(sequences))
-            return [sequence.output_ids for sequence in sequences]
-
-        assert complete(lines) == [complete([line])[0] for line in lines]
+        prompts = [engine.tokenizer.encode(line) for line in lines]
+        assert complete(engine, prompts, 16) == [complete(engine, [ids], 16)[0] for ids in prompts]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -7,8 +7,6 @@ import torch
 
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
-from hybrid.runtime.sampler import SamplingParams
-from hybrid.runtime.sequence import Sequence
 from hybrid.stages.evaluate import evaluate, windows
 from hybrid.stages.opening import open_engine
 from hybrid.stages.plan import PlanSettings
@@ -49,7 +47,7 @@ def test_decoding_five_hundred_tokens_one_by_one_gives_the_batched_logits(demo, 
         assert gaps.max().item() < close
 
 
-def test_exact_mode_is_dense_mode_up_to_summation_order(demo, heldout):
+def test_exact_mode_is_dense_mode_up_to_summation_order(demo, heldout, complete):
     with (
         open_engine(demo, mode="dense", kv_format="f32") as dense,
         open_engine(demo, mode="exact", kv_format="f32") as exact,
@@ -57,7 +55,7 @@ def test_exact_mode_is_dense_mode_up_to_summation_order(demo, heldout):
         ids = text_ids(dense, heldout, 300)
         assert (dense.logits(ids) - exact.logits(ids)).abs().max().item() < CLOSE
         for engine in (dense, exact):
-            list(engine.run([Sequence(ids[:20], SamplingParams(max_tokens=8, ignore_eos=True), engine.tokenizer)]))
+            complete(engine, [ids[:20]], 8)
         rows = dense.directory.spec.n_neurons * dense.directory.spec.n_layers
         assert dense.ledger.decode.cpu.finished == rows * dense.ledger.decode.tokens
         assert exact.ledger.decode.cpu.gated == rows * exact.ledger.decode.tokens
@@ -84,18 +82,12 @@ def test_silenced_predictors_ruin_perplexity(demo, heldout):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_sequence_generates_the_same_alone_and_in_a_batch(demo, mode):
+def test_a_sequence_generates_the_same_alone_and_in_a_batch(demo, complete, mode):
     starts = ["def parse_args(", "class Stack:\n    def", "import os\n", "for i in range("]
-    prompts = [start + more for start in starts for more in ("", "self", "1, 2", "x" * 40)]
+    texts = [start + more for start in starts for more in ("", "self", "1, 2", "x" * 40)]
     with open_engine(demo, mode=mode, max_sequences=16) as engine:
-
-        def complete(texts):
-            params = SamplingParams(max_tokens=24, ignore_eos=True)
-            sequences = [Sequence(engine.tokenizer.encode(t), params, engine.tokenizer) for t in texts]
-            list(engine.run(sequences))
-            return [s.output_ids for s in sequences]
-
-        assert complete(prompts) == [complete([p])[0] for p in prompts]
+        prompts = [engine.tokenizer.encode(text) for text in texts]
+        assert complete(engine, prompts, 24) == [complete(engine, [ids], 24)[0] for ids in prompts]
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
@@ -123,7 +115,7 @@ def test_the_second_device_takes_exactly_the_bytes_that_the_plan_counted(demo, s
         assert sum(used.values()) <= split_plan.budgets.vram
 
 
-def test_greedy_tokens_are_those_of_transformers(demo):
+def test_greedy_tokens_are_those_of_transformers(demo, complete):
     import transformers
 
     from hybrid.stages.demo import CHECKPOINT
@@ -133,10 +125,8 @@ def test_greedy_tokens_are_those_of_transformers(demo):
     with open_engine(demo, mode="exact", kv_format="f32") as engine:
         for prompt in prompts:
             ids = engine.tokenizer.encode(prompt)
-            sequence = Sequence(ids, SamplingParams(max_tokens=40, ignore_eos=True), engine.tokenizer)
-            list(engine.run([sequence]))
             with torch.inference_mode():
                 expected = oracle.generate(
                     torch.tensor([ids]), max_new_tokens=40, min_new_tokens=40, do_sample=False, eos_token_id=None
                 )
-            assert sequence.output_ids == expected[0, len(ids) :].tolist()
+            assert complete(engine, [ids], 40) == [expected[0, len(ids) :].tolist()]
