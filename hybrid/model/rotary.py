@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -9,8 +10,9 @@ import torch
 from hybrid.spec import ModelSpec
 
 
+@functools.cache
 def inverse_frequencies(spec: ModelSpec) -> torch.Tensor:
-    """fp32 `[head_dim / 2]`: theta^(-2i/head_dim), scaled where the spec says so.
+    """fp32 `[head_dim / 2]`: theta^(-2i/head_dim), scaled where the spec says so. Computed once: read it only.
 
     Source: RoFormer (Su et al. 2021), equation 15; Llama 3.1's published scaling: wavelengths over the original
     context are stretched by `factor`, short ones kept, those between interpolated.
