@@ -11,7 +11,7 @@ The floor is the time in which memory, at the best bandwidth measured in the sam
 needs (scripts/peers/floor.py). Where memory is shared with other machines its bandwidth comes and goes by half: "then"
 is the share of what memory gave just before and after. --out holds, per format, `{"predicted": {"ratio", "floor_share",
 ...}, "exact": {...}, "prefill": {...}, "llama.cpp": {...}}`; ratios are medians over rounds of this engine's tokens/s
-over llama.cpp's.
+over llama.cpp's. A mode's "operators" and "interpreter_share" are shares of the time of its decode steps.
 """
 
 from __future__ import annotations
@@ -63,8 +63,17 @@ def figures(contender: Contender, peer: Contender, needed: float, bandwidth: flo
         "gigabytes_per_second": speed * needed / 1e9,
         "prefill_tokens_per_second": statistics.median(contender.prefill),
         "prefill_ratio": ratio(contender.prefill, peer.prefill),
-        **{k: v for k, v in asdict(contender).items() if v is not None},
+        **{k: v for k, v in asdict(contender).items() if v not in (None, [])},
+        **time_shares(contender),
     }
+
+
+def time_shares(contender: Contender) -> dict[str, Any]:
+    """Medians over the rounds of what operators and the interpreter take of a decode step; empty for the peer."""
+    if not contender.operators:
+        return {}
+    operators = {kind: statistics.median(r[kind] for r in contender.operators) for kind in contender.operators[0]}
+    return {"operators": operators, "interpreter_share": statistics.median(contender.interpreter_share)}
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:

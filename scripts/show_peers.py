@@ -1,4 +1,4 @@
-"""Print what `bench_peers.py` wrote as a Markdown table.
+"""Print what `bench_peers.py` wrote as Markdown tables: speeds, and where the time of a decode step goes.
 
 python scripts/show_peers.py benchmarks/cpu-llama-1b.json
 """
@@ -8,14 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 HEADER = (
     "| weights | contender | tokens/s | over llama.cpp | needed/token | GB/s | of the floor | then | "
     "prefill over llama.cpp |"
 )
 
+KINDS = ("linear", "head", "feed-forward", "predictors", "attention")
+SHARES_HEADER = f"| weights | contender | {' | '.join(KINDS)} | rest | interpreter |"
+SHARES_ALIGNMENT = "|---|---|" + "--:|" * (len(KINDS) + 2)
 
-def rows(body: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+
+def rows(body: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     """A line for each format and contender."""
     lines = []
     for weight_format, contenders in body.items():
@@ -30,12 +35,37 @@ def rows(body: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     return lines
 
 
+def share_rows(body: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """A line for each format and contender that tells its operators' shares of a decode step.
+
+    "rest": the other native operators, and the time between operators.
+    """
+    lines = []
+    for weight_format, contenders in body.items():
+        for name, row in contenders.items() if weight_format != "machine" else ():
+            if name == "prefill" or "operators" not in row:
+                continue
+            shares = [row["operators"].get(kind, 0.0) for kind in KINDS]
+            interpreter = row["interpreter_share"]
+            cells = [f"{share:.1%}" for share in (*shares, 1 - sum(shares) - interpreter, interpreter)]
+            lines.append(f"| {weight_format} | {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
     """The table of one file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     body = json.loads(parser.parse_args().file.read_text())
     print(HEADER, "|---|---|--:|--:|--:|--:|--:|--:|--:|", *rows(body), sep="\n")
+    if shares := share_rows(body):
+        print(
+            "\nShares of a decode step's time:\n",
+            SHARES_HEADER,
+            "|---|---|" + "--:|" * (len(KINDS) + 2),
+            *shares,
+            sep="\n",
+        )
     machine = body["machine"]
     options, first = machine["options"], next(iter(body.values()))
     print(

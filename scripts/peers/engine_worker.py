@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,32 @@ class ThisEngine:
     def decode(self, prompt: Sequence[int], tokens: int) -> dict[str, Any]:
         """Greedy: `seconds` of each of `tokens` steps after the prompt's, and the tokens `ids` that they were given.
 
-        active: share of the rows whose sums were finished; read: share whose first product was computed.
+        active: share of the rows whose sums were finished; read: share whose first product was computed. operators:
+        shares of these steps' time by kind; interpreter_share: what of it was spent outside native code.
         """
-        assert self._engine is not None
-        before = self._counts()
-        seconds, ids = self._run(prompt, tokens + 1)
-        gated, finished = (after - first for after, first in zip(self._counts(), before, strict=True))
-        rows = tokens * self._engine.directory.spec.n_layers * self._engine.directory.spec.n_neurons
-        return {"seconds": seconds[-tokens:], "ids": ids[:-1], "read": gated / rows, "active": finished / rows}
+        engine = self._opened()
+        sequence = self._sequence(prompt, tokens + 1)
+        steps = self._steps(sequence)
+        while not sequence.output_ids:
+            next(steps)
+        before = self._sums()
+        seconds = list(steps)
+        spent = {name: total - before[name] for name, total in self._sums().items()}
+        rows = tokens * engine.directory.spec.n_layers * engine.directory.spec.n_neurons
+        gated, finished, taken, native = (spent.pop(name) for name in ("gated", "finished", "seconds", "native"))
+        return {
+            "seconds": seconds,
+            "ids": sequence.output_ids[:-1],
+            "read": gated / rows,
+            "active": finished / rows,
+            "operators": {kind: of_kind / taken for kind, of_kind in spent.items()},
+            "interpreter_share": 1 - native / taken,
+        }
 
     def prefill(self, prompt: Sequence[int]) -> dict[str, Any]:
         """`seconds` that a prompt takes, with the logits of its last token."""
-        seconds, ids = self._run(prompt, 1)
-        return {"seconds": sum(seconds), "next": ids[0]}
+        sequence = self._sequence(prompt, 1)
+        return {"seconds": sum(self._steps(sequence)), "next": sequence.output_ids[0]}
 
     def close(self) -> dict[str, Any]:
         """Close the engine."""
@@ -56,21 +69,27 @@ class ThisEngine:
         self._engine = None
         return {}
 
-    def _run(self, prompt: Sequence[int], tokens: int) -> tuple[list[float], list[int]]:
-        assert self._engine is not None
-        params = SamplingParams(max_tokens=tokens, ignore_eos=True)
-        sequence = TokenSequence(list(prompt), params, self._engine.tokenizer)
-        seconds = []
-        began = time.perf_counter()
-        for _ in self._engine.run([sequence]):
-            seconds.append(time.perf_counter() - began)
-            began = time.perf_counter()
-        return seconds, sequence.output_ids
+    def _opened(self) -> Engine:
+        assert self._engine is not None, "a model is open"
+        return self._engine
 
-    def _counts(self) -> tuple[int, int]:
-        assert self._engine is not None
-        rows = self._engine.ledger.decode.cpu
-        return rows.gated, rows.finished
+    def _sequence(self, prompt: Sequence[int], tokens: int) -> TokenSequence:
+        params = SamplingParams(max_tokens=tokens, ignore_eos=True)
+        return TokenSequence(list(prompt), params, self._opened().tokenizer)
+
+    def _steps(self, sequence: TokenSequence) -> Iterator[float]:
+        """Seconds of each step, those of the prompt first."""
+        began = time.perf_counter()
+        for _ in self._opened().run([sequence]):
+            yield time.perf_counter() - began
+            began = time.perf_counter()
+
+    def _sums(self) -> dict[str, float]:
+        """Of decoding so far: rows, seconds, those in native code; and the seconds of each kind of operator."""
+        decode, recorded = self._opened().ledger.decode, self._opened().machine.recorded
+        assert recorded is not None, "all of the model is in host memory"
+        rows = {"gated": decode.cpu.gated, "finished": decode.cpu.finished}
+        return {**rows, "seconds": decode.seconds, "native": decode.native_seconds, **recorded.seconds()}
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ class Contender:
     """Figures of one contender, a value per round, in tokens per second; `about`: what it said of itself.
 
     disturbance: processor seconds that others took, per second measured. bandwidth: bytes per second that memory gave
-    just before and after decoding, the faster. active, read: shares of the rows.
+    just before and after decoding, the faster. active, read: shares of the rows. operators, interpreter_share: shares
+    of a decode step's time, by kind of operator and outside native code; the peer does not tell them.
     """
 
     about: dict[str, Any]
@@ -55,6 +56,8 @@ class Contender:
     prefill: list[float] = field(default_factory=list)
     disturbance: list[float] = field(default_factory=list)
     bandwidth: list[float] = field(default_factory=list)
+    operators: list[dict[str, float]] = field(default_factory=list)
+    interpreter_share: list[float] = field(default_factory=list)
     active: float | None = None
     read: float | None = None
     distinct_tokens: int = 0
@@ -68,6 +71,9 @@ class Contender:
         self.decode.append(options.tokens / sum(decoded["seconds"]))
         self.prefill.append(options.prefill / prefilled["seconds"])
         self.disturbance.append(max(decoded["disturbance"], prefilled["disturbance"]))
+        if "operators" in decoded:
+            self.operators.append(decoded["operators"])
+            self.interpreter_share.append(decoded["interpreter_share"])
         self.active, self.read = decoded.get("active"), decoded.get("read")
         self.distinct_tokens = len(set(decoded["ids"]))
 

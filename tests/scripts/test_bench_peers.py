@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import bench_peers
 import pytest
+import show_peers
 from peers.floor import Bandwidth, floor_bytes
 from peers.models import model_pair
 from peers.protocol import Worker, WorkerError
@@ -58,11 +61,22 @@ def test_the_engine_answers_as_a_contender(tiny_directories: dict[str, Path], mo
         assert len(decoded["seconds"]) == len(decoded["ids"]) == 8 and min(decoded["seconds"]) > 0
         assert decoded["active"] == (1.0 if mode == "dense" else pytest.approx(0.1, abs=0.04))
         assert decoded["read"] == pytest.approx(decoded["active"] if mode == "predicted" else 1.0, abs=0.01)
+        assert set(decoded["operators"]) >= {"linear", "head", "feed-forward", "attention"}
+        assert (decoded["operators"]["predictors"] > 0) == (mode == "predicted")
+        assert 0 < decoded["interpreter_share"] < 1 and min(decoded["operators"].values()) >= 0
         prefilled = worker.ask("prefill", prompt=ids(4))
         assert prefilled["next"] == decoded["ids"][0] and prefilled["seconds"] > 0
         with pytest.raises(WorkerError, match="AssertionError"):
             worker.ask("close")
             worker.ask("decode", prompt=ids(4), tokens=1)
+
+
+def test_shares_of_a_step_are_those_of_decoding_alone(tiny_directories: dict[str, Path]) -> None:
+    with Worker("peers.engine_worker") as worker:
+        worker.ask("open", path=str(tiny_directories["f16"]), threads=1, context=256, mode="dense")
+        decoded = worker.ask("decode", prompt=ids(200), tokens=2)  # the prompt takes many times as long
+        together = sum(decoded["operators"].values()) + decoded["interpreter_share"]
+        assert 0 < together < 1 + 1e-9
 
 
 def test_a_worker_that_fails_says_so_and_one_that_ends_is_noticed() -> None:
@@ -80,6 +94,33 @@ def test_figures_are_medians_over_rounds_against_the_peer_of_the_same_round() ->
     assert (row["ratio"], row["tokens_per_second"], row["prefill_ratio"]) == (2.0, 20.0, 0.5)
     assert (row["floor_share"], row["gigabytes_per_second"]) == (0.5, 20.0)
     assert row["floor_share_of_the_moment"] == 0.75  # the middle of 1, 0.75 and 0.5
+
+
+def test_shares_of_a_step_are_medians_and_a_second_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speeds = {"decode": [10.0] * 3, "prefill": [100.0] * 3, "bandwidth": [20e9] * 3}
+    told = [{"linear": share, "head": 0.1, "feed-forward": 0.2, "norms": 0.05} for share in (0.6, 0.2, 0.4)]
+    ours = Contender({"isa": "x"}, operators=told, interpreter_share=[0.04, 0.02, 0.2], **speeds)
+    peer = Contender({"version": "1"}, **speeds)
+    row, of_peer = (bench_peers.figures(c, peer, needed=1e9, bandwidth=40e9, options=OPTIONS) for c in (ours, peer))
+    assert row["operators"] == {"linear": 0.4, "head": 0.1, "feed-forward": 0.2, "norms": 0.05}
+    assert row["interpreter_share"] == 0.04 and not {"operators", "interpreter_share"} & set(of_peer)
+
+    def shown(row: dict[str, Any]) -> list[str]:
+        machine = {"preset": "tiny", "bandwidth_gigabytes_per_second": 40.0, "options": dataclasses.asdict(OPTIONS)}
+        body = {"q4_0": {"predicted": row, "prefill": {"ratio": 1.0}, "llama.cpp": of_peer}, "machine": machine}
+        (tmp_path / "o.json").write_text(json.dumps(body))
+        monkeypatch.setattr(sys, "argv", ["show_peers", str(tmp_path / "o.json")])
+        show_peers.main()
+        return capsys.readouterr().out.splitlines()
+
+    lines = shown(row)
+    assert "| q4_0 | predicted | 40.0% | 10.0% | 20.0% | 0.0% | 0.0% | 26.0% | 4.0% |" in lines
+    assert {line.count("|") for line in lines if "interpreter" in line or "26.0%" in line} == {10}
+    older = {name: value for name, value in row.items() if name not in ("operators", "interpreter_share")}
+    without = shown(older)
+    assert lines == [*without[:4], *lines[4:10], *without[4:]]
 
 
 def test_cached_models_are_made_once_and_stale_ones_removed(tmp_path: Path) -> None:
