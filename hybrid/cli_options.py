@@ -52,7 +52,10 @@ DeviceOption = Annotated[
 ]
 ContextOption = Annotated[int | None, typer.Option(min=2, help="Tokens of one sequence, prompt and output.")]
 KvOption = Annotated[KvFormat, typer.Option(help="How keys and values are stored.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads; all usable cores by default.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads; by default one for each performance core within affinity and CPU quota."),
+]
 NoMmapOption = Annotated[
     bool,
     typer.Option(

@@ -54,7 +54,7 @@ class LLM:
         context: tokens of one sequence, prompt and output; None takes the plan's, else the model's own up to 4096.
         max_sequences: prompts that are decoded together.
         kv_format: `f16`, `bf16` or `f32`.
-        threads: CPU threads; None takes all usable cores.
+        threads: CPU threads; None takes one for each performance core within the process's affinity and CPU quota.
         mmap: use the model's files in place, shared between processes and read when they are used; False reads them
             into memory of this process when the model is opened.
         profile: the name of the profile whose predictors are used.

@@ -21,10 +21,10 @@ class EngineOptions:
 
     mode: what is computed. plan: where; None puts everything on the host. second_device: what a plan's GPU is here,
     `cuda` or `cpu` (a stand-in made of ordinary memory). context: tokens of one sequence, prompt and output; None takes
-    the plan's, else the model's own up to 4096. threads: of the CPU; None takes all usable cores. prefill_tokens:
-    tokens of a prompt that are computed together: up to 16 by the native operators where all of the model is in host
-    memory, more by torch's matrix products; None takes what is faster. mmap: the model's files are used in place and
-    read when they are used; else all is read into memory at once.
+    the plan's, else the model's own up to 4096. threads: of the CPU; None takes one for each performance core within
+    the process's affinity and CPU quota. prefill_tokens: tokens of a prompt that are computed together: up to 16 by the
+    native operators where all of the model is in host memory, more by torch's matrix products; None takes what is
+    faster. mmap: the model's files are used in place and read when they are used; else all is read into memory at once.
     """
 
     mode: Mode
