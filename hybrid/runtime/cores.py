@@ -5,7 +5,7 @@ memory, which is what decoding is bound by; and a sibling that watches for work 
 Slow cores of a mixed processor are left to the rest of the machine: joins would wait for them.
 
 Files are described in the kernel's documentation: ABI/testing/sysfs-devices-system-cpu, admin-guide/cgroup-v1 and
-admin-guide/cgroup-v2.rst; `/proc/self/mountinfo` in proc(5).
+admin-guide/cgroup-v2.rst.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection
+from pathlib import Path
+
+from hybrid.runtime.control_groups import control_groups, read
 
 CPUS = "sys/devices/system/cpu"
 # What makes a performance core, as a share of the best. Capacity counts work per second: small Arm cores have 0.2 to
@@ -65,7 +67,7 @@ def cpu_quota(root: Path) -> float | None:
 
     A group's limit holds for all below it, so the least on the way up counts.
     """
-    limits = [limit for folder in control_groups(root) if (limit := group_quota(folder)) is not None]
+    limits = [limit for folder in control_groups(root, "cpu") if (limit := group_quota(folder)) is not None]
     return min(limits, default=None)
 
 
@@ -78,29 +80,6 @@ def group_quota(folder: Path) -> float | None:
         return None  # "max", -1, or no such file
     quota, period = (int(word) for word in words)
     return quota / period if quota and period else None
-
-
-def control_groups(root: Path) -> Iterator[Path]:
-    """Folders of the groups that limit the process's time, from its own up to the topmost that is mounted."""
-    paths = {}
-    for line in read(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number == "0" and not controllers:
-            paths["cgroup2"] = PurePosixPath(path)
-        elif "cpu" in controllers.split(","):
-            paths["cgroup"] = PurePosixPath(path)
-    for line in read(root / "proc/self/mountinfo").splitlines():
-        mount, _, system = line.partition(" - ")
-        kind, _, options = system.split(" ", 2)
-        if kind not in paths or (kind == "cgroup" and "cpu" not in options.split(",")):
-            continue
-        top, mounted_at = (unescape(word) for word in mount.split(" ")[3:5])
-        folder = root / mounted_at.lstrip("/")
-        # A container may see its own group as the top of the mount, or be named by a path from outside of it.
-        inside = paths[kind].relative_to(top) if paths[kind].is_relative_to(top) else PurePosixPath()
-        yield folder
-        if ".." not in inside.parts:
-            yield from (folder / part for part in (inside, *inside.parents) if part.parts)
 
 
 def performance_cores_of_mac() -> int:
@@ -120,18 +99,3 @@ def parse_cpus(text: str) -> set[int]:
         if first.isdecimal() and (last or first).isdecimal():
             cpus.update(range(int(first), int(last or first) + 1))
     return cpus
-
-
-def unescape(word: str) -> str:
-    """A path of mountinfo, where blanks and backslashes are octal escapes."""
-    for escape, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
-        word = word.replace(escape, character)
-    return word
-
-
-def read(path: Path) -> str:
-    """A small file's text without blanks around it; empty where it is missing or cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

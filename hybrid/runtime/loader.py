@@ -14,12 +14,14 @@ from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.runtime.cores import usable_cores
 from hybrid.runtime.lane import Lane, ThreadLane
+from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions, choose_context
 from hybrid.runtime.placer import Placer
 from hybrid.runtime.recorded import RecordedStep, record
 from hybrid.runtime.scheduler import Scheduler
-from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, prefill_within
-from hybrid.runtime.unit import Unit, available_memory, cuda_unit, host_unit, stand_in_unit
+from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, cache_bytes, prefill_within
+from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit
+from hybrid.spec import ModelSpec
 from hybrid.store.directory import ModelDirectory
 from placement.plan import LayerPlan, Plan, Segment
 from profiler.artifacts import UserError, format_size
@@ -61,8 +63,8 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     """Place a model as its plan says.
 
     Raises:
-        UserError: the plan or the predictors are of another model, the context is out of range, a budget is too small,
-            or memory for a model that is not to be mapped.
+        UserError: the plan or the predictors are of another model, the context is out of range or larger than memory,
+            a budget is too small, or memory for a model that is not to be mapped.
     """
     plan, spec = options.plan, directory.spec
     if plan is not None:
@@ -75,13 +77,15 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     context = choose_context(options.context, planned, spec.max_positions)
     if not options.mmap:
         options = hold(directory, options)
+    layers = plan.layers if plan is not None else whole_on_host(spec.n_layers, spec.n_neurons)
+    if options.context is not None:
+        check_cache(spec, options, sum(layer.attention == "cpu" for layer in layers))
     units = make_units(options)
     prefill = options.prefill_tokens or PREFILL_TOKENS
     if plan is not None and "gpu" in units:
         prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context))
         units["gpu"].reserve(buffer_bytes(spec, prefill, context), "buffers")
     placer = Placer(directory, options, units, pages_for(context) * options.max_sequences)
-    layers = plan.layers if plan is not None else whole_on_host(spec.n_layers, spec.n_neurons)
     outer = placer.outer()
     parts = [placer.attention(i, layer.attention) for i, layer in enumerate(layers)]
     split = [placer.ffn(i, layer) for i, layer in enumerate(layers)]
@@ -123,6 +127,27 @@ def check_plan(directory: ModelDirectory, plan: Plan) -> None:
         raise UserError(f"the rows of {directory.path} were profiled anew since the plan was made; {mend}")
     if any(s.streamed or s.resident == "flash" for layer in plan.layers for s in layer.segments):
         raise UserError(f"the plan keeps rows on flash or streams them, which only simulation knows; {mend}")
+
+
+def check_cache(spec: ModelSpec, options: EngineOptions, layers: int) -> None:
+    """Refuse a context that was asked for, and whose keys and values do not fit the host's memory once it is used.
+
+    Their pages are taken as texts grow, so that nothing else would fail before a text is long. The context that a model
+    has by default is not held against memory: most texts never fill it.
+
+    Raises:
+        UserError: `layers` layers on the host take more for all sequences than is free.
+    """
+    assert options.context is not None
+    sequences = options.max_sequences
+    needed = layers * sequences * cache_bytes(spec, options.context, options.kv_format)
+    free = available_memory()
+    if needed > free:
+        texts, fewer = ("", "") if sequences == 1 else (f" for {sequences} sequences", ", or for fewer sequences")
+        raise UserError(
+            f"keys and values of {options.context} tokens{texts} take {format_size(needed)}, and {format_size(free)} "
+            f"are free; ask for a smaller --context{fewer}, or close what uses memory"
+        )
 
 
 def hold(directory: ModelDirectory, options: EngineOptions) -> EngineOptions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS
+from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS, pages_for
 from hybrid.ops.reference import ROWS_AT_ONCE
 from hybrid.spec import ModelSpec
 from hybrid.store.directory import ModelDirectory
@@ -32,6 +32,11 @@ def buffer_bytes(spec: ModelSpec, tokens: int, context: int) -> int:
     if tokens > NATIVE_TOKENS:
         widened = ROWS_AT_ONCE * (len(spec.row_parts) * spec.hidden_size + 4 * tokens)
     return FP32 * (states + scores + logits + widened) + predicted
+
+
+def cache_bytes(spec: ModelSpec, context: int, kv_format: str) -> int:
+    """Bytes of one layer's keys and values for a sequence of `context` tokens, in whole pages."""
+    return pages_for(context) * PAGE_TOKENS * 2 * spec.kv_size * KV_FORMATS[kv_format].itemsize
 
 
 def prefill_within(spec: ModelSpec, size: int, context: int) -> int:

@@ -11,11 +11,11 @@ import mmap
 from collections import Counter
 from collections.abc import Iterator
 
-import psutil
 import torch
 
 from hybrid.ops import cpu, reference
 from hybrid.ops.bank import Counts, RowBank
+from hybrid.runtime.memory import available_memory, require_memory
 from profiler.artifacts import UserError, format_size
 from profiler.matrix import Matrix
 
@@ -128,24 +128,6 @@ class Unit:
 def host_unit(threads: int) -> Unit:
     """The CPU, with rows used in place."""
     return Unit("cpu", torch.device("cpu"), threads, in_place=True, budget=None)
-
-
-def available_memory() -> int:
-    """Bytes of host memory that can still be taken."""
-    return int(psutil.virtual_memory().available)
-
-
-def require_memory(needed: int, free: int, where: str) -> None:
-    """Refuse a plan that takes more memory than there is.
-
-    Raises:
-        UserError: how much it takes and how much is free.
-    """
-    if needed > free:
-        raise UserError(
-            f"the plan takes {format_size(needed)} of {where} and {format_size(free)} are free; "
-            f"close what uses it, or plan anew with --vram {free >> 20}MiB or less"
-        )
 
 
 def stand_in_unit(threads: int, budget: int, planned: int = 0) -> Unit:

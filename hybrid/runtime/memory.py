@@ -1,0 +1,47 @@
+"""How much memory can still be taken: what the system has, within what the process's control groups leave it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from hybrid.runtime.control_groups import control_groups, read
+from profiler.artifacts import UserError, format_size
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of host memory that can still be taken, page cache that can be dropped included.
+
+    root: where `proc` and `sys` are, in which control groups are looked for.
+    """
+    rooms = [room for folder in control_groups(root, "memory") if (room := group_room(folder)) is not None]
+    return max(0, min([int(psutil.virtual_memory().available), *rooms]))
+
+
+def group_room(folder: Path) -> int | None:
+    """Bytes that one control group of version 2 or 1 leaves; None where it sets no limit."""
+    stat = dict(line.partition(" ")[::2] for line in read(folder / "memory.stat").splitlines())
+    for limit_name, used_name, prefix, cache in (
+        ("memory.max", "memory.current", "", "file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_", "cache"),
+    ):
+        figures = [read(folder / limit_name), read(folder / used_name)]
+        figures += [stat.get(f"{prefix}{name}", "0") for name in (cache, "shmem")]
+        if all(figure.isdecimal() for figure in figures):
+            limit, used, cached, shared = (int(figure) for figure in figures)
+            return limit - used + cached - shared  # shared memory counts as cache, but has no file to return to
+    return None
+
+
+def require_memory(needed: int, free: int, where: str) -> None:
+    """Refuse a plan that takes more memory than there is.
+
+    Raises:
+        UserError: how much it takes and how much is free.
+    """
+    if needed > free:
+        raise UserError(
+            f"the plan takes {format_size(needed)} of {where} and {format_size(free)} are free; "
+            f"close what uses it, or plan anew with --vram {free >> 20}MiB or less"
+        )
