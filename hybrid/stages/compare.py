@@ -77,10 +77,10 @@ def compare(
     model = resolve(path)
     contents = [read_text(text) for text in texts]
     with contextlib.ExitStack() as stack:
-        engines = {
-            name: stack.enter_context(_open(model, mode, placement, settings))
-            for name, mode, placement in _contenders(model, settings)
-        }
+        engines: dict[str, Engine] = {}
+        for name, mode, placement in _contenders(model, settings):
+            beside = next(iter(engines.values()), None)
+            engines[name] = stack.enter_context(_open(model, mode, placement, settings, beside))
         first = next(iter(engines.values()))
         pieces = windows(first.tokenizer, contents, first.context)
         pieces = _up_to(pieces, settings.text_tokens)
@@ -114,7 +114,7 @@ def _contenders(model: Path, settings: Settings) -> list[tuple[str, Mode, Plan |
     return [(name, "dense", baseline), *((str(mode), mode, plan) for mode in modes)]
 
 
-def _open(model: Path, mode: Mode, placement: Plan | None, settings: Settings) -> Engine:
+def _open(model: Path, mode: Mode, placement: Plan | None, settings: Settings, beside: Engine | None) -> Engine:
     return open_engine(
         model,
         mode=mode,
@@ -124,6 +124,7 @@ def _open(model: Path, mode: Mode, placement: Plan | None, settings: Settings) -
         kv_format=settings.kv_format,
         threads=settings.threads,
         mmap=settings.mmap,
+        beside=beside,
     )
 
 

@@ -72,14 +72,19 @@ def open_engine(
     threads: int | None = None,
     mmap: bool = True,
     profile: str = "default",
+    beside: Engine | None = None,
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
+
+    beside: an open engine of the same model; what it has read into memory for `mmap=False` is used, not read again.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
     """
     directory = ModelDirectory.open(resolve(path))
     try:
+        if beside is not None:
+            directory.share(beside.directory)
         predictors = find_predictors(directory, profile)
         found = plan if isinstance(plan, Plan) else find_plan(directory, plan)
         if device == "cuda" and found is None:
