@@ -162,11 +162,13 @@ class RecordedStep:
         recorder = Recorder(decoder.spec, scheduler)
         self._hidden = decoder.forward(recorder)
         self._recorder: Recorder | None = recorder
-        outer = decoder.outer
-        head = Recorder(decoder.spec, scheduler)
-        self._picked = torch.zeros(cpu.MAX_TOKENS, decoder.spec.hidden_size)
-        (self._logits,) = head.project(outer.head_unit, self._picked, (Projection(outer.head, None),))
-        self._head: Recorder | None = head
+        head, unit = decoder.outer.head, decoder.outer.head_unit
+        self._picked = torch.zeros(cpu.MAX_TOKENS, head.columns)
+        self._logits = torch.zeros(cpu.MAX_TOKENS, head.rows)
+        matrix = cpu.matrix_arguments(head, None, self._logits)
+        self._head: cpu.Program | None = cpu.Program()
+        self._head.linear(_pool(unit), self._picked.data_ptr(), head.columns, [matrix])
+        recorder.kept.append(head)
         self._no_tokens = array("q", (0,))  # the head needs no ids, positions or blocks
 
     def run(self, step: Step, activity: Activity) -> torch.Tensor:
@@ -204,9 +206,7 @@ class RecordedStep:
         tokens = len(hidden)
         self._picked[:tokens] = hidden
         unused = self._no_tokens.buffer_info()[0]
-        for program in self._head.pieces:
-            assert isinstance(program, cpu.Program), "the head lies on one unit"
-            activity.native_seconds += program.run(tokens, unused, unused, unused)
+        activity.native_seconds += self._head.run(tokens, unused, unused, unused)
         return self._logits[:tokens]
 
     def seconds(self) -> dict[str, float]:
@@ -216,9 +216,7 @@ class RecordedStep:
         for piece in self._recorder.pieces:
             for kind, seconds in (piece.seconds if isinstance(piece, cpu.Program) else {}).items():
                 total[kind] += seconds
-        for piece in self._head.pieces:
-            total["head"] += sum(piece.seconds.values()) if isinstance(piece, cpu.Program) else 0.0
-        return dict(total)
+        return {**total, "head": sum(self._head.seconds.values())}
 
     def close(self) -> None:
         """Forget the programs and the memory that they hold."""
