@@ -21,11 +21,10 @@ import psutil
 from hybrid.stages.opening import resolve
 from profiler.artifacts import format_size
 
-# One token after a prompt of one, timed once all is imported (numpy.random loads when it is first used). The pages
-# stay as they are until the process is told to end.
+# One token after a prompt of one, timed once all is imported. The pages stay as they are until the process is told to
+# end.
 READER = """
 import json, sys, time
-import numpy.random
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence
 from hybrid.stages.opening import open_engine

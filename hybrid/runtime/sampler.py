@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -61,7 +62,11 @@ class Sampler:
 
     def __init__(self, params: SamplingParams) -> None:
         self.params = params
-        self._random = np.random.Generator(np.random.Philox(params.seed))
+
+    @functools.cached_property
+    def _random(self) -> np.random.Generator:
+        """Made for the first draw: greedy decoding has none, and numpy loads generators only when asked for them."""
+        return np.random.Generator(np.random.Philox(self.params.seed))
 
     def pick(self, logits: Logits) -> int:
         """A token id from `[vocab]` logits. Of equally likely tokens, greedy decoding takes the lowest id.

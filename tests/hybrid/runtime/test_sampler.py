@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -155,3 +158,16 @@ def test_sixteen_bit_logits_are_taken():
 def test_settings_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         SamplingParams(**wrong)
+
+
+def test_greedy_decoding_loads_no_generators():
+    script = """
+import sys
+from hybrid import LLM, SamplingParams
+with LLM("demo") as llm:
+    llm.generate("def ", SamplingParams(max_tokens=3))
+    assert "numpy.random" not in sys.modules
+    llm.generate("def ", SamplingParams(max_tokens=3, temperature=1.0, seed=0))
+    assert "numpy.random" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
