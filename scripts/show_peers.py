@@ -38,7 +38,7 @@ def rows(body: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
 def share_rows(body: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     """A line for each format and contender that tells its operators' shares of a decode step.
 
-    "rest": the other native operators, and the time between operators.
+    "rest": the other native operators. Each is a median over rounds, so that a line's sum may miss 100 % a little.
     """
     lines = []
     for weight_format, contenders in body.items():
@@ -46,8 +46,8 @@ def share_rows(body: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
             if name == "prefill" or "operators" not in row:
                 continue
             shares = [row["operators"].get(kind, 0.0) for kind in KINDS]
-            interpreter = row["interpreter_share"]
-            cells = [f"{share:.1%}" for share in (*shares, 1 - sum(shares) - interpreter, interpreter)]
+            rest = sum(share for kind, share in row["operators"].items() if kind not in KINDS)
+            cells = [f"{share:.1%}" for share in (*shares, rest, row["interpreter_share"])]
             lines.append(f"| {weight_format} | {name} | {' | '.join(cells)} |")
     return lines
 
