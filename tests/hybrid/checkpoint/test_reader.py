@@ -39,8 +39,15 @@ def digest_of(path, rows=None):
     return checkpoint.source_digest()
 
 
+def assert_named(path, pairs):
+    """Nothing is lost, and the tensors by our names are those by transformers' names."""
+    theirs, ours = load_file(path / "model.safetensors"), read_all(Checkpoint.open(path))
+    assert len(ours) == len(theirs)
+    for mine, yours in pairs.items():
+        assert torch.equal(ours[mine], theirs[yours])
+
+
 def test_names_of_llama(llama_checkpoint):
-    theirs, ours = load_file(llama_checkpoint / "model.safetensors"), read_all(Checkpoint.open(llama_checkpoint))
     pairs = {
         "embed.weight": "model.embed_tokens.weight",
         "layers.1.attn_norm.weight": "model.layers.1.input_layernorm.weight",
@@ -52,13 +59,10 @@ def test_names_of_llama(llama_checkpoint):
         "final_norm.weight": "model.norm.weight",
         "head.weight": "lm_head.weight",
     }
-    assert len(ours) == len(theirs)
-    for mine, yours in pairs.items():
-        assert torch.equal(ours[mine], theirs[yours])
+    assert_named(llama_checkpoint, pairs)
 
 
 def test_names_of_opt(opt_checkpoint):
-    theirs, ours = load_file(opt_checkpoint / "model.safetensors"), read_all(Checkpoint.open(opt_checkpoint))
     pairs = {
         "positions.weight": "model.decoder.embed_positions.weight",
         "layers.1.attn_norm.bias": "model.decoder.layers.1.self_attn_layer_norm.bias",
@@ -68,14 +72,11 @@ def test_names_of_opt(opt_checkpoint):
         "layers.0.down.bias": "model.decoder.layers.0.fc2.bias",
         "final_norm.bias": "model.decoder.final_layer_norm.bias",
     }
-    assert len(ours) == len(theirs)
-    for mine, yours in pairs.items():
-        assert torch.equal(ours[mine], theirs[yours])
+    assert_named(opt_checkpoint, pairs)
 
 
 def test_names_of_arcee(make_arcee, tmp_path):
     path = make_arcee(tmp_path, mlp_bias=True)
-    theirs, ours = load_file(path / "model.safetensors"), read_all(Checkpoint.open(path))
     pairs = {
         "layers.1.attn_norm.weight": "model.layers.1.input_layernorm.weight",
         "layers.1.k.weight": "model.layers.1.self_attn.k_proj.weight",
@@ -85,9 +86,7 @@ def test_names_of_arcee(make_arcee, tmp_path):
         "layers.2.down.weight": "model.layers.2.mlp.down_proj.weight",
         "layers.2.down.bias": "model.layers.2.mlp.down_proj.bias",
     }
-    assert len(ours) == len(theirs)
-    for mine, yours in pairs.items():
-        assert torch.equal(ours[mine], theirs[yours])
+    assert_named(path, pairs)
 
 
 def test_every_option_of_a_family_names_what_transformers_saves(make_llama, make_opt, make_arcee, tmp_path):
