@@ -12,21 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from peers.engine_worker import ThisEngine
 from rich.console import Console
 from rich.table import Table
 
-from hybrid.runtime.engine import Engine
-from hybrid.runtime.options import EngineOptions
-from hybrid.runtime.sampler import SamplingParams
-from hybrid.runtime.sequence import Sequence as TokenSequence
+from hybrid.runtime.cores import usable_cores
 from hybrid.runtime.sizes import PREFILL_TOKENS
-from hybrid.stages.opening import choose_mode, find_predictors, resolve
+from hybrid.stages.opening import resolve
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError, write_atomic
 
@@ -34,47 +31,24 @@ FIRST_ID = 3  # below are the special tokens
 Rates = dict[str, dict[int, float]]  # tokens/s by way and length
 
 
-def prompt_rate(engine: Engine, ids: Sequence[int]) -> float:
-    """Tokens per second of a prompt, until the logits of its last token."""
-    sequence = TokenSequence(list(ids), SamplingParams(max_tokens=1, ignore_eos=True), engine.tokenizer)
-    began = time.perf_counter()
-    for _ in engine.run([sequence]):
-        pass
-    return len(ids) / (time.perf_counter() - began)
-
-
-def open_for(path: Path, mode: str, context: int, threads: int | None, prefill_tokens: int | None) -> Engine:
-    """The model in host memory, its prompts computed by so many tokens at once (None: natively)."""
-    directory = ModelDirectory.open(resolve(path))
-    predictors = find_predictors(directory, "default")
-    chosen = choose_mode(mode, directory, predictors)
-    return Engine(
-        directory,
-        EngineOptions(
-            chosen,
-            predictors=predictors if chosen == "predicted" else None,
-            context=context,
-            threads=threads,
-            prefill_tokens=prefill_tokens,
-        ),
-    )
-
-
-def measure(path: Path, mode: str, lengths: Sequence[int], rounds: int, threads: int | None) -> Rates:
-    """The best rate of each way and length."""
+def measure(path: Path, mode: str, lengths: Sequence[int], rounds: int, threads: int, vocabulary: int) -> Rates:
+    """The best rate of each way and length, until the logits of a prompt's last token."""
     draw = torch.Generator().manual_seed(0)
     longest = max(lengths)
-    rates: Rates = {"native": {}, "torch": {}}
-    with (
-        open_for(path, mode, longest + 2, threads, None) as native,
-        open_for(path, mode, longest + 2, threads, min(longest, PREFILL_TOKENS)) as by_torch,
-    ):
-        vocabulary = native.directory.spec.vocab_size
+    ways = {"native": ThisEngine(), "torch": ThisEngine()}
+    rates: Rates = {name: dict.fromkeys(lengths, 0.0) for name in ways}
+    try:
+        for name, engine in ways.items():
+            by = None if name == "native" else min(longest, PREFILL_TOKENS)
+            engine.open(str(path), threads, longest + 2, mode, prefill_tokens=by)
         for _ in range(rounds):
             for length in lengths:
                 ids = torch.randint(FIRST_ID, vocabulary, (length,), generator=draw).tolist()
-                for name, engine in (("native", native), ("torch", by_torch)):
-                    rates[name][length] = max(rates[name].get(length, 0.0), prompt_rate(engine, ids))
+                for name, engine in ways.items():
+                    rates[name][length] = max(rates[name][length], length / engine.prefill(ids)["seconds"])
+    finally:
+        for engine in ways.values():
+            engine.close()
     return rates
 
 
@@ -100,17 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     lengths = [int(length) for length in options.lengths.split(",")]
 
+    threads = options.threads or usable_cores()
+    torch.set_num_threads(threads)
     table = Table("weights", "mode", *(f"{length} tokens" for length in lengths), "torch from")
     results: list[dict[str, Any]] = []
-    for path in options.directories:
-        for name in options.modes.split(","):
-            torch.set_num_threads(options.threads or torch.get_num_threads())
-            rates = measure(path, name, lengths, options.rounds, options.threads)
-            weight_format = path.suffix.lstrip(".") or path.name
+    for path in map(resolve, options.directories):
+        with ModelDirectory.open(path) as directory:
+            weight_format, vocabulary = directory.weight_format, directory.spec.vocab_size
+        for mode in options.modes.split(","):
+            rates = measure(path, mode, lengths, options.rounds, threads, vocabulary)
             cells = [f"{rates['native'][n]:.0f} / {rates['torch'][n]:.0f}" for n in lengths]
             first = crossover(rates)
-            table.add_row(weight_format, name, *cells, "never" if first is None else f"{first} tokens")
-            results.append({"model": path.name, "mode": name, "tokens_per_second": rates, "crossover": first})
+            table.add_row(weight_format, mode, *cells, "never" if first is None else f"{first} tokens")
+            results.append({"model": path.name, "mode": mode, "tokens_per_second": rates, "crossover": first})
     console = Console(width=100)
     console.print("prompts, tokens/s: native / torch")
     console.print(table)
@@ -122,4 +98,4 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        raise SystemExit(f"bench_prompts.py: {error}") from error
+        raise SystemExit(f"bench_prompts: {error}") from error

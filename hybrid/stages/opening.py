@@ -72,10 +72,12 @@ def open_engine(
     threads: int | None = None,
     mmap: bool = True,
     profile: str = "default",
+    prefill_tokens: int | None = None,
     beside: Engine | None = None,
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
+    prefill_tokens: of `EngineOptions`.
     beside: an open engine of the same model; what it has read into memory for `mmap=False` is used, not read again.
 
     Raises:
@@ -100,6 +102,7 @@ def open_engine(
             kv_format=kv_format,
             threads=threads,
             mmap=mmap,
+            prefill_tokens=prefill_tokens,
         )
         return Engine(directory, options)
     except BaseException:

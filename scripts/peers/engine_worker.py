@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from hybrid.ops import cpu
 from hybrid.runtime.engine import Engine
-from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence as TokenSequence
-from hybrid.store.directory import ModelDirectory
+from hybrid.stages.opening import open_engine
 from peers.protocol import serve
-from profiler.predictor import read_predictors
 
 
 class ThisEngine:
@@ -23,13 +20,14 @@ class ThisEngine:
     def __init__(self) -> None:
         self._engine: Engine | None = None
 
-    def open(self, path: str, threads: int, context: int, mode: str) -> dict[str, Any]:
+    def open(
+        self, path: str, threads: int, context: int, mode: str, prefill_tokens: int | None = None
+    ) -> dict[str, Any]:
         """Open a model directory in place of what was open; keys and values in f16, as the peer has them."""
         self.close()
-        directory = ModelDirectory.open(Path(path))
-        predictors = read_predictors(directory.predictors_path("default")) if mode == "predicted" else None
-        options = EngineOptions(mode, predictors=predictors, context=context, kv_format="f16", threads=threads)
-        self._engine = Engine(directory, options)
+        self._engine = open_engine(
+            path, mode=mode, context=context, kv_format="f16", threads=threads, prefill_tokens=prefill_tokens
+        )
         return {"isa": cpu.isa()}
 
     def decode(self, prompt: Sequence[int], tokens: int) -> dict[str, Any]:

@@ -55,11 +55,12 @@ def test_a_model_is_measured_both_ways(
 
 
 def test_the_two_ways_take_the_paths_they_are_named_for(tiny_directories: dict[str, Path]) -> None:
-    from bench_prompts import open_for
+    from hybrid.stages.opening import open_engine
 
+    path = tiny_directories["f16"]
     with (
-        open_for(tiny_directories["f16"], "dense", 64, 1, None) as native,
-        open_for(tiny_directories["f16"], "dense", 64, 1, 62) as by_torch,
+        open_engine(path, mode="dense", context=64, threads=1) as native,
+        open_engine(path, mode="dense", context=64, threads=1, prefill_tokens=62) as by_torch,
     ):
         assert native.machine.prefill_tokens == 16
         assert by_torch.machine.prefill_tokens == 62
