@@ -1,4 +1,4 @@
-// Attention over pages, and what else a layer does to a state: norms, rotary positions, rounding to blocks.
+// Attention of a token over pages of keys and values, as templates over a SIMD type and the format of pages.
 #pragma once
 
 #include <math.h>

@@ -10,10 +10,12 @@
 
 namespace {
 
+using hybrid::divide_up;
 using hybrid::element_bytes;
 using hybrid::Format;
 using hybrid::in_blocks;
 using hybrid::Input;
+using hybrid::quant_bytes;
 using hybrid::words_per_block;
 
 using Bytes = const unsigned char*;
@@ -32,13 +34,13 @@ constexpr int rows_together() { return in_blocks(format) ? Simd::rows_of_blocks 
 template <class Simd, Format format>
 constexpr int tokens_together() { return in_blocks(format) ? Simd::tokens_of_blocks : Simd::tokens_of_halves; }
 
-// Bytes of the quants of n weights; the scales follow them.
-template <Format format>
-inline int64_t quant_bytes(int64_t n) { return n / hybrid::block * 4 * words_per_block(format); }
-
-template <Format format>
-inline int64_t vector_size(int64_t n) {
-  return in_blocks(format) ? quant_bytes<format>(n) + n / hybrid::block * 2 : n * element_bytes(format);
+// The same value, which on x86 from here on stays in its register: compilers would load it anew for each product.
+template <class Register>
+inline Register held(Register value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#endif
+  return value;
 }
 
 // What is read later is asked for meanwhile. Mapped files lie in small pages, at whose ends the processor's own prefetching
@@ -82,7 +84,8 @@ inline void sum_lanes(const typename Simd::V (&sums)[R][T], float (&out)[R][T]) 
 
 // out[r][t] = w[r] . x[t] for 16-bit weights.
 template <class Simd, Format format, int R, int T>
-[[gnu::always_inline]] inline void dot_halves(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Ahead later, float (&out)[R][T]) {
+[[gnu::always_inline]] inline void dot_halves(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Ahead later,
+                                              float (&out)[R][T]) {
   typename Simd::V sums[R][T][chains];
   const float* x[T];
   for (int t = 0; t < T; ++t) x[t] = in.x + tokens[t] * in.width;
@@ -100,7 +103,7 @@ template <class Simd, Format format, int R, int T>
       for (int r = 0; r < R; ++r) wide[r] = Simd::template widen<format>(w[r] + 2 * at);
       for (int t = 0; t < T; ++t) {
         typename Simd::V xs = Simd::load(x[t] + at);
-        if constexpr (R > 1) xs = Simd::held(xs);
+        if constexpr (R > 1) xs = held(xs);
         for (int r = 0; r < R; ++r) sums[r][t][k % chains] = Simd::fma(wide[r], xs, sums[r][t][k % chains]);
       }
     }
@@ -131,8 +134,8 @@ struct Rounded {
 // words are multiplied and added up as integers, a lane for each block, then scaled. `known` is n where it is known when
 // compiled: all lanes or half of them; else 0, and loads are masked, which can be several times slower.
 template <class Simd, Format format, int R, int T, int known>
-[[gnu::always_inline]] inline void dot_lanes(const Bytes (&w)[R], int64_t scales, const Rounded<T>& x, int64_t first, int64_t n, int64_t at,
-                      int64_t in_group, typename Simd::V (&sums)[R][T]) {
+[[gnu::always_inline]] inline void dot_lanes(const Bytes (&w)[R], int64_t scales, const Rounded<T>& x, int64_t first,
+                                             int64_t n, int64_t at, int64_t in_group, typename Simd::V (&sums)[R][T]) {
   const auto words = [n](const void* p) {
     if constexpr (known == Simd::lanes) return Simd::words(p);
     else if constexpr (known != 0) return Simd::half_words(p);
@@ -155,7 +158,7 @@ template <class Simd, Format format, int R, int T, int known>
       }
       for (int t = 0; t < T; ++t) {
         typename Simd::I xl = words(x.codes[t] + codes + step), xh = words(x.codes[t] + codes + step + 4 * in_group * 4);
-        if constexpr (R > 1) xl = Simd::held(xl), xh = Simd::held(xh);
+        if constexpr (R > 1) xl = held(xl), xh = held(xh);
         for (int r = 0; r < R; ++r)
           products[r][t] = Simd::dot_nibbles(Simd::dot_nibbles(products[r][t], low[r], xl), high[r], xh);
       }
@@ -164,7 +167,7 @@ template <class Simd, Format format, int R, int T, int known>
       for (int r = 0; r < R; ++r) v[r] = Simd::as_signed(words(w[r] + quants + step));
       for (int t = 0; t < T; ++t) {
         typename Simd::I xs = words(x.codes[t] + codes + step);
-        if constexpr (R > 1) xs = Simd::held(xs);
+        if constexpr (R > 1) xs = held(xs);
         for (int r = 0; r < R; ++r) products[r][t] = Simd::dot_signed(products[r][t], v[r], xs);
       }
     }
@@ -185,9 +188,10 @@ template <class Simd, Format format, int R, int T, int known>
 
 // out[r][t] = w[r] . x[t] for block formats.
 template <class Simd, Format format, int R, int T>
-[[gnu::always_inline]] inline void dot_blocks(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Ahead later, float (&out)[R][T]) {
-  constexpr int block_bytes = 4 * words_per_block(format) + 2, G = hybrid::group_blocks;
-  const int64_t blocks = in.width / hybrid::block, scales = quant_bytes<format>(in.width);
+[[gnu::always_inline]] inline void dot_blocks(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Ahead later,
+                                              float (&out)[R][T]) {
+  constexpr int64_t block_bytes = hybrid::vector_bytes(format, hybrid::block), G = hybrid::group_blocks;
+  const int64_t blocks = in.width / hybrid::block, scales = quant_bytes(format, in.width);
   typename Simd::V sums[R][T];
   Rounded<T> x;
   for (int t = 0; t < T; ++t) {
@@ -199,7 +203,7 @@ template <class Simd, Format format, int R, int T>
   int64_t g = 0;
   for (; g + G <= blocks; g += G) {
     later.step<R>(g * block_bytes, G * block_bytes);
-    for (int l = 0; l < G; l += Simd::lanes)
+    for (int64_t l = 0; l < G; l += Simd::lanes)
       dot_lanes<Simd, format, R, T, Simd::lanes>(w, scales, x, g + l, Simd::lanes, l, G, sums);
   }
   if (const int64_t n = blocks - g) {
@@ -216,7 +220,8 @@ template <class Simd, Format format, int R, int T>
 
 // out[r][t] = w[r] . x[tokens[t]].
 template <class Simd, Format format, int R, int T>
-[[gnu::always_inline]] inline void dot(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Ahead& later, float (&out)[R][T]) {
+[[gnu::always_inline]] inline void dot(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Ahead& later,
+                                       float (&out)[R][T]) {
   if constexpr (in_blocks(format)) dot_blocks<Simd, format, R, T>(w, in, tokens, later, out);
   else dot_halves<Simd, format, R, T>(w, in, tokens, later, out);
 }

@@ -73,11 +73,12 @@ class Chunk {
       return;
     }
     constexpr int R = rows_together<Simd, format>(), most = tokens_together<Simd, format>();
-    const int turns = (call_.in.tokens + most - 1) / most;
+    const int turns = static_cast<int>(divide_up(call_.in.tokens, most));
     for (int i = 0; i < size_; i += R) {
       const int end = static_cast<int>(smaller(i + R, size_));
       if (2 * pairs(i, end) > (end - i) * call_.in.tokens) {  // all pairs cost less than picking the needed
-        by_tokens<most>(call_.in.tokens, [&](auto T, int t) { project_rows<R, T>(i, part, t, t / most, turns, multiply); });
+        by_tokens<most>(call_.in.tokens,
+                        [&](auto T, int t) { project_rows<R, T>(i, part, t, t / most, turns, multiply); });
       } else {
         for (int k = i; k < end; ++k) project_scattered(k, part, multiply);
       }
@@ -105,7 +106,7 @@ class Chunk {
     for (int t = 0; t < call_.in.tokens; ++t)
       if (sets_[i] >> t & 1) tokens[count++] = t;
     for (int k = 0; k < most; ++k) tokens[count + k] = tokens[count - 1];
-    const int turns = (count + most - 1) / most;
+    const int turns = static_cast<int>(divide_up(count, most));
     const Bytes w[1] = {vector(i, part)}, next[1] = {upcoming(i + rows_ahead(call_.vector_bytes, 2), part)};
     by_tokens<most>(count, [&](auto T, int k) {
       int some[T];
@@ -199,7 +200,7 @@ void sum_blocks(const FfnCall& call, const Active& active, int64_t count, int64_
         fill<T>(call, active, i, count, t, rows);
         if (!rows.count) return;
         for (int r = 0; r < rows.count; ++r)
-          __builtin_prefetch(rows.next[r] + quant_bytes<format>(width) + 2 * at[0].first_block);
+          __builtin_prefetch(rows.next[r] + quant_bytes(format, width) + 2 * at[0].first_block);
         for (int u = 0; u < some; ++u)
           add_unit<Simd, format, T>(rows, at[u], width, sums[t] + u * size, units * size);
       });

@@ -25,6 +25,12 @@ constexpr int weight_formats = 4;
 static constexpr bool in_blocks(Format format) { return format == q8_0 || format == q4_0; }
 static constexpr int words_per_block(Format format) { return format == q4_0 ? 4 : 8; }  // of 32 bits
 static constexpr int64_t element_bytes(Format format) { return format == f32 ? 4 : 2; }   // of formats without blocks
+static constexpr int64_t quant_bytes(Format format, int64_t n) { return n / block * 4 * words_per_block(format); }
+// Bytes of a vector of n weights.
+static constexpr int64_t vector_bytes(Format format, int64_t n) {
+  return in_blocks(format) ? quant_bytes(format, n) + n / block * 2 : n * element_bytes(format);
+}
+static constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What a matrix or rows are multiplied with. Block formats need the values rounded to 8 bits as well, block by block:
 // codes in the order of the weights' words, and for each block its scale and the sum of its codes.
@@ -121,9 +127,6 @@ const Kernels* neon_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avxvnni_kernels();
 const Kernels* avx512_kernels();
-
-// Bytes of a vector of n weights.
-int64_t vector_bytes(Format format, int64_t n);
 
 // Parts of a vector's columns that different threads may sum.
 int64_t column_units(Format format, int64_t n);

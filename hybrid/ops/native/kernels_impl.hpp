@@ -23,7 +23,8 @@ void linear_group(const LinearCall& call, int64_t o, int64_t last, int t, int tu
     next[r] = call.weight + smaller(here + rows_ahead(call.stride_bytes, R), last - 1) * call.stride_bytes;
   }
   for (int k = 0; k < T; ++k) tokens[k] = static_cast<int>(smaller(t + k, call.in.tokens - 1));
-  dot<Simd, format, R, T>(w, call.in, tokens, Ahead(w, next, vector_size<format>(call.in.width), turn, turns), dots);
+  const int64_t size = hybrid::vector_bytes(format, call.in.width);
+  dot<Simd, format, R, T>(w, call.in, tokens, Ahead(w, next, size, turn, turns), dots);
   for (int k = 0; k < T && t + k < call.in.tokens; ++k)
     for (int r = 0; r < R && o + r < last; ++r)
       call.y[(t + k) * call.out_features + o + r] = dots[r][k] + (call.bias ? call.bias[o + r] : 0);
@@ -38,9 +39,10 @@ void linear_rows(const LinearCall& call, int64_t first, int64_t last) {
     for (int64_t o = first; o < last; ++o) linear_group<Simd, format, 1, 1>(call, o, last, 0, 0, 1);
     return;
   }
-  const int turns = (call.in.tokens + most - 1) / most;
+  const int turns = static_cast<int>(divide_up(call.in.tokens, most));
   for (int64_t o = first; o < last; o += R)
-    by_tokens<most>(call.in.tokens, [&](auto T, int t) { linear_group<Simd, format, R, T>(call, o, last, t, t / most, turns); });
+    by_tokens<most>(call.in.tokens,
+                    [&](auto T, int t) { linear_group<Simd, format, R, T>(call, o, last, t, t / most, turns); });
 }
 
 template <class Simd>

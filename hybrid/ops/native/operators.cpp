@@ -10,11 +10,9 @@ namespace hybrid {
 namespace {
 
 constexpr int64_t least_rows_named = 1024;
-constexpr int64_t cached_bytes = 256 << 10; // of records whose parts are multiplied one after the other
+constexpr int64_t cached_bytes = 256 << 10;  // of records whose parts are multiplied one after the other
 constexpr int64_t least_attention_tasks = 4;  // for each thread
 constexpr int64_t least_bytes = 16 << 10;  // of weights in one task: long enough to pay for claiming it
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Items cut into tasks that become smaller: long runs, which memory likes, first, and at the end threads wait for one
 // another only as long as the smallest task takes, however unequal they are. No result depends on the cuts.
@@ -74,10 +72,6 @@ int64_t collect(const uint8_t* named, int64_t stride, int tokens, int64_t n_rows
 }
 
 }  // namespace
-
-int64_t vector_bytes(Format format, int64_t n) {
-  return in_blocks(format) ? n / block * (4 * words_per_block(format) + 2) : n * element_bytes(format);
-}
 
 int64_t column_units(Format format, int64_t n) {
   if (!in_blocks(format)) return divide_up(n, unit_columns);

@@ -23,15 +23,6 @@ struct Simd {
 #endif
   static constexpr int nibble_offset = 8;
 
-  // The same value, which from here on stays in its register: compilers would load it anew for each product.
-  static V held(V v) {
-    asm("" : "+x"(v));
-    return v;
-  }
-  static I held(I v) {
-    asm("" : "+x"(v));
-    return v;
-  }
   static V zero() { return _mm256_setzero_ps(); }
   static V broadcast(float value) { return _mm256_set1_ps(value); }
   static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }

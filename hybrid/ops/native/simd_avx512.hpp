@@ -19,15 +19,6 @@ struct Simd {
   static constexpr int signed_offset = 128;
   static constexpr int nibble_offset = 0;
 
-  // The same value, which from here on stays in its register: compilers would load it anew for each product.
-  static V held(V v) {
-    asm("" : "+v"(v));
-    return v;
-  }
-  static I held(I v) {
-    asm("" : "+v"(v));
-    return v;
-  }
   static V zero() { return _mm512_setzero_ps(); }
   static V broadcast(float value) { return _mm512_set1_ps(value); }
   static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }

@@ -19,8 +19,6 @@ struct Simd {
   static constexpr int signed_offset = 0;
   static constexpr int nibble_offset = 8;
 
-  static V held(V v) { return v; }  // its instructions take no operand from memory
-  static I held(I v) { return v; }
   static V zero() { return vdupq_n_f32(0); }
   static V broadcast(float value) { return vdupq_n_f32(value); }
   static V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }

@@ -26,8 +26,6 @@ struct Simd {
   static constexpr int signed_offset = 0;
   static constexpr int nibble_offset = 8;
 
-  static V held(V v) { return v; }
-  static I held(I v) { return v; }
   static V zero() { return V{0, 0, 0, 0}; }
   static V broadcast(float value) { return V{value, value, value, value}; }
   static V fma(V a, V b, V c) { return a * b + c; }

@@ -131,7 +131,7 @@ void widen(const unsigned char* weights, int64_t n, float* out) {
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t g = b / hybrid::group_blocks * hybrid::group_blocks, in_group = smaller(hybrid::group_blocks, blocks - g);
       float scale[hybrid::group_blocks];
-      Simd::store(scale, Simd::halves(weights + quant_bytes<format>(n) + 2 * b, 1));
+      Simd::store(scale, Simd::halves(weights + quant_bytes(format, n) + 2 * b, 1));
       for (int s = 0; s < steps; ++s) {
         const unsigned char* const word = weights + g * 4 * steps + (s * in_group + b - g) * 4;
         for (int k = 0; k < 4; ++k) {

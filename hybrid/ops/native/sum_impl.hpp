@@ -140,7 +140,7 @@ inline Unit unit_at(int64_t unit, int64_t width) {
 // The unit's sums of T tokens, [parts + 1][group_blocks] each and y_stride apart, += the tile's rows.
 template <class Simd, Format format, int T>
 inline void add_unit(const Tile<T>& t, const Unit& unit, int64_t width, float* y, int64_t y_stride) {
-  const int64_t scales = quant_bytes<format>(width) + 2 * unit.first_block;
+  const int64_t scales = quant_bytes(format, width) + 2 * unit.first_block;
   int64_t l = 0;
   for (; l + Simd::lanes <= unit.blocks; l += Simd::lanes)
     add_lanes<Simd, format, T, true>(t, unit.offset + 4 * l, scales + 2 * l, Simd::lanes, y + l, y_stride);
