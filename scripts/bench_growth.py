@@ -24,7 +24,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from bench_operators import processor
 from growth.cases import MODES, PROMPT, Case, Settings, measure
 from growth.models import Models
 from growth.tables import markdown
+from peers.command import explained, tell
 from peers.floor import Bandwidth, floor_bytes
 from peers.protocol import WorkerError
 from peers.rounds import Options
@@ -48,11 +48,6 @@ TABLES = ("sparsity", "context", "batch", "overshoot")
 FORMATS = ("f16", "bf16", "q8_0", "q4_0")
 VOCABULARY = 4096  # the head is then as small a share of the bytes in six layers as 32,000 tokens' in all of a 1B model
 LONGEST = 1 << 17  # positions that the models know
-
-
-def tell(line: str) -> None:
-    """A line of progress."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def numbers(kind: type) -> Callable[[str], list[Any]]:
@@ -189,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(None if arguments is None else list(arguments))
     if args.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise SystemExit("bench_growth: --plot needs matplotlib; install it with: pip install -e '.[bench]'")
-    try:
+    with explained("bench_growth", UserError, WorkerError, OSError, ValueError):
         if args.redraw:
             body = json.loads(args.redraw.read_text())
         else:
@@ -197,11 +192,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(args.json, json.dumps(body, indent=1).encode() + b"\n")
         present(body, args.plot)
-    except (UserError, WorkerError, OSError, ValueError) as error:
-        raise SystemExit(f"bench_growth: {error}") from error
-    except KeyboardInterrupt:
-        tell("bench_growth: interrupted")
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_operators import processor
+from peers.command import explained, tell
 from peers.floor import Bandwidth, floor_bytes
 from peers.models import Pair, model_pair
 from peers.protocol import WorkerError
@@ -41,11 +42,6 @@ from profiler.artifacts import UserError, write_atomic
 PEER = "llama.cpp"
 MODES = ("predicted", "exact", "dense")
 FORMATS = ("f16", "bf16", "q8_0", "q4_0")
-
-
-def tell(line: str) -> None:
-    """A line of progress."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def figures(contender: Contender, peer: Contender, needed: float, bandwidth: float, options: Options) -> dict[str, Any]:
@@ -209,13 +205,8 @@ def run(args: argparse.Namespace, options: Options) -> None:
 def main() -> None:
     """Run; say what is wrong in one line; leave nothing half made on Ctrl-C."""
     args, options = parse()
-    try:
+    with explained("bench_peers", UserError, WorkerError, OSError):
         run(args, options)
-    except (UserError, WorkerError, OSError) as error:
-        raise SystemExit(f"bench_peers: {error}") from error
-    except KeyboardInterrupt:
-        tell("bench_peers: interrupted")
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
