@@ -103,13 +103,18 @@ class Decoder:
     def forward(self, ops: Operators) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: the normalised states that the head reads. Fills the pages of every layer."""
         x = ops.embed(self.outer)
-        for index, layer in enumerate(self.layers):
-            x = ops.follow(x, layer.attention_norm)
-            q, k, v = ops.project(layer.unit, ops.norm(x, layer.attention_norm), (layer.q, layer.k, layer.v))
-            (mixed,) = ops.project(layer.unit, ops.attend(layer, q, k, v), (layer.o,))
-            x = ops.add(x, mixed)
-            x = ops.add(x, ops.feed_forward(index, ops.norm(x, layer.ffn_norm)))
+        for index in range(len(self.layers)):
+            x = self.layer(ops, index, x)
         return ops.norm(ops.follow(x, self.outer.final_norm), self.outer.final_norm)
+
+    def layer(self, ops: Operators, index: int, x: torch.Tensor) -> torch.Tensor:
+        """fp32 `[tokens, hidden]`: the state after a layer, of the state before it. Fills the layer's pages."""
+        layer = self.layers[index]
+        x = ops.follow(x, layer.attention_norm)
+        q, k, v = ops.project(layer.unit, ops.norm(x, layer.attention_norm), (layer.q, layer.k, layer.v))
+        (mixed,) = ops.project(layer.unit, ops.attend(layer, q, k, v), (layer.o,))
+        x = ops.add(x, mixed)
+        return ops.add(x, ops.feed_forward(index, ops.norm(x, layer.ffn_norm)))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, vocab]` of what `forward` returned, or of some of its rows."""
