@@ -43,11 +43,12 @@ void linear(Program& program, Pool& pool, uintptr_t x, int64_t width, const std:
   program.linear(pool, array<float>(x, "x"), width, matrices);
 }
 
-void norm(Program& program, bool centred, uintptr_t x, uintptr_t weight, uintptr_t bias, int64_t width, float eps,
-          uintptr_t y) {
+void norm(Program& program, bool centred, uintptr_t x, uintptr_t weight, uintptr_t bias, int64_t width,
+          int64_t vectors, float eps, uintptr_t y) {
   hybrid::require_size(width, "width");
+  hybrid::require_size(vectors, "vectors");
   program.norm({centred, array<float>(x, "x"), array<float>(weight, "weight"),
-                hybrid::array_or_null<const float>(bias, "bias"), width, eps, array<float>(y, "y")});
+                hybrid::array_or_null<const float>(bias, "bias"), width, vectors, eps, array<float>(y, "y")});
 }
 
 void predict(Program& program, Pool& pool, const MatrixArguments& fc1, const MatrixArguments& fc2, float threshold,
@@ -116,15 +117,18 @@ void bind_program(nb::module_& m) {
                       array<float>(sines, "sines"));
            },
            "frequencies"_a, "half"_a, "cosines"_a, "sines"_a)
-      .def("norm", &norm, "centred"_a, "x"_a, "weight"_a, "bias"_a, "width"_a, "eps"_a, "y"_a)
+      .def("norm", &norm, "centred"_a, "x"_a, "weight"_a, "bias"_a, "width"_a, "vectors"_a, "eps"_a, "y"_a)
       .def("linear", &linear, "pool"_a, "x"_a, "width"_a, "matrices"_a, nb::keep_alive<1, 2>())
       .def("rotate",
-           [](Program& p, uintptr_t x, int64_t heads, int64_t head_dim, uintptr_t cosines, uintptr_t sines) {
+           [](Program& p, uintptr_t x, int64_t heads, int64_t head_dim, int64_t rotary, uintptr_t cosines,
+              uintptr_t sines) {
              hybrid::require_size(heads, "heads");
-             require(head_dim >= 2 && head_dim % 2 == 0, "rotary heads have an even size");
-             p.rotate(array<float>(x, "x"), heads, head_dim, array<float>(cosines, "cosines"), array<float>(sines, "sines"));
+             hybrid::require_size(head_dim, "head_dim");
+             require(rotary >= 2 && rotary % 2 == 0 && rotary <= head_dim, "an even number of a head's values rotates");
+             p.rotate(array<float>(x, "x"), heads, head_dim, rotary, array<float>(cosines, "cosines"),
+                      array<float>(sines, "sines"));
            },
-           "x"_a, "heads"_a, "head_dim"_a, "cosines"_a, "sines"_a)
+           "x"_a, "heads"_a, "head_dim"_a, "rotary"_a, "cosines"_a, "sines"_a)
       .def("store",
            [](Program& p, uintptr_t k, uintptr_t v, uintptr_t keys, uintptr_t values, int page_format,
               int64_t kv_heads, int64_t head_dim) {

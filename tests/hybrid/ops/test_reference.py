@@ -17,6 +17,17 @@ from profiler.blocks import vector_bytes
 from profiler.matrix import WEIGHT_FORMATS, Matrix
 
 
+def activated(activation: str, score: float) -> float:
+    """The activations as they are published."""
+    if activation == "silu":
+        return score / (1 + math.exp(-score))
+    if activation == "gelu":
+        return score * (1 + math.erf(score / math.sqrt(2))) / 2
+    if activation == "gelu_tanh":
+        return score / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (score + 0.044715 * score**3)))
+    return max(score, 0.0) ** (2 if activation == "relu2" else 1)
+
+
 def loop_ffn(
     rows: torch.Tensor, hidden: int, gated: bool, activation: str, bias: torch.Tensor | None, x: torch.Tensor,
     named: torch.Tensor | None, skip_inactive: bool,
@@ -31,13 +42,13 @@ def loop_ffn(
                 continue
             parts = row[: (3 if gated else 2) * hidden].split(hidden)
             score = float(parts[0] @ token) + (0.0 if bias is None else float(bias[r]))
-            value = score / (1 + math.exp(-score)) if activation == "silu" else max(score, 0.0)
-            value = value**2 if activation == "relu2" else value
+            value = activated(activation, score)
             gated_count += 1
             if skip_inactive and value == 0:
                 continue
             finished += 1
-            activations[t, r] = value * float(parts[1] @ token) if gated else value
+            up = float(parts[1] @ token)
+            activations[t, r] = value * (max(up, 0.0) if activation == "drelu" else up) if gated else value
             y[t] += activations[t, r] * parts[-1]
     return y, activations, Counts(gated_count, finished)
 
@@ -58,6 +69,8 @@ def test_sparse_ffn(
     hidden: int, n: int, tokens: int, gated: bool, activation: str, with_bias: bool, with_named: bool,
     skip_inactive: bool, seed: int,
 ) -> None:  # fmt: skip
+    gated = gated or activation == "drelu"
+    skip_inactive = skip_inactive and "gelu" not in activation  # whose zeros depend on the precision
     generator = torch.Generator().manual_seed(seed)
     rows = (torch.randint(-4, 5, (n, 3 * hidden + 2), generator=generator) / 4).bfloat16()
     bias = torch.randint(-4, 5, (n,), generator=generator) / 4 if with_bias and not gated else None

@@ -92,9 +92,11 @@ def cases(draw: st.DrawFn) -> Case:
         vectors, x = grid(shape, 1 / 8, generator), grid((tokens, hidden), small, generator)
     bias = grid((n,), 1 / 8, generator) if not gated and draw(st.booleans()) else None
     rows = make_rows(vectors, weight_format, 2 * draw(st.integers(0, 2)))
-    bank = RowBank(rows, weight_format, hidden, gated, draw(st.sampled_from(ACTIVATIONS)), bias)
+    activation = draw(st.sampled_from([name for name in ACTIVATIONS if gated or name != "drelu"]))
+    bank = RowBank(rows, weight_format, hidden, gated, activation, bias)
     named = make_named(draw(st.sampled_from(["none", "empty", "full", "few", "many", "strided"])), tokens, n, generator)
-    return Case(bank, x, named, draw(st.booleans()))
+    # Where gelu becomes zero depends on the last bit of erf and tanh, which backends need not share.
+    return Case(bank, x, named, "gelu" not in activation and draw(st.booleans()))
 
 
 @settings(deadline=None, max_examples=150)
@@ -121,7 +123,15 @@ def test_threads_and_neighbouring_tokens_do_not_change_a_bit(case: Case) -> None
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
 @pytest.mark.parametrize(
     ("gated", "activation", "skip_inactive"),
-    [(True, "silu", True), (False, "relu", False), (False, "relu2", False), (True, "relu2", False)],
+    [
+        (True, "silu", True),
+        (False, "relu", False),
+        (False, "relu2", False),
+        (True, "relu2", False),
+        (True, "drelu", False),
+        (False, "gelu", False),
+        (True, "gelu_tanh", False),
+    ],
 )
 def test_values_of_any_size(weight_format: str, gated: bool, activation: str, skip_inactive: bool) -> None:
     """Where no row is left out, or an activation of almost zero adds almost nothing, any numbers may be compared."""
@@ -171,6 +181,20 @@ def test_zero_activations_are_skipped_exactly(weight_format: str) -> None:
     assert torch.equal(dense, y)
 
 
+def test_rows_whose_up_projection_is_shut_add_nothing_under_drelu() -> None:
+    """They count as finished, since their up vector is read, and their down vector, here NaN, is not."""
+    vectors = torch.ones(4, 3, 8)
+    vectors[:, 0] = torch.tensor([1.0, 1, -1, 1])[:, None]  # gates
+    vectors[:, 1] = torch.tensor([1.0, -1, 1, 0])[:, None]
+    vectors[1:, 2] = math.nan
+    bank = RowBank(vectors.flatten(1).bfloat16(), "bf16", 8, True, "drelu")
+    for tokens in (1, 5):
+        case = Case(bank, torch.ones(tokens, 8), None, True)
+        y, counts = case.native()
+        assert torch.equal(y, torch.full((tokens, 8), 64.0))
+        assert counts == case.expected()[1] == Counts(gated=4 * tokens, finished=3 * tokens)
+
+
 @pytest.mark.parametrize("gated", [True, False])
 def test_a_square_may_leave_the_range_of_floats_on_either_side(gated: bool) -> None:
     """What decides whether a row is skipped is the activation: a square that underflows is a zero, though its root is
@@ -194,7 +218,7 @@ def test_a_square_may_leave_the_range_of_floats_on_either_side(gated: bool) -> N
 
 
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
-@pytest.mark.parametrize(("gated", "activation"), [(True, "relu"), (False, "relu"), (False, "relu2")])
+@pytest.mark.parametrize(("gated", "activation"), [(True, "relu"), (False, "relu"), (False, "relu2"), (True, "drelu")])
 @pytest.mark.parametrize("skip_inactive", [True, False])
 def test_a_nan_is_not_hidden_and_stays_with_its_token(
     gated: bool, activation: str, skip_inactive: bool, weight_format: str
