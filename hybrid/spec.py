@@ -24,6 +24,7 @@ LIMITS = {
     "head_dim": 1 << 12,
     "max_positions": 1 << 24,
 }
+CUTOFF_LIMIT = 1e6  # of an activation's magnitude
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class ModelSpec:
     """One model. A family (Llama, Mistral, OPT, Arcee) is a set of values, never a class of its own.
 
     n_neurons is the width of one FFN; max_positions the trained context in tokens; position_offset what is added to a
-    position before it indexes a learned table (OPT: 2); sliding_window the tokens that attention looks back, if any.
+    position before it indexes a learned table (OPT: 2); sliding_window the tokens that attention looks back, if any;
+    activation_cutoff the magnitude up to which an activation counts as zero (FATReLU of ProSparse: x if x > t else 0).
     """
 
     family: str
@@ -72,6 +74,7 @@ class ModelSpec:
     ffn_bias: bool = False
     tied_embeddings: bool = False
     sliding_window: int | None = None
+    activation_cutoff: float = 0.0
 
     def __post_init__(self) -> None:
         for name, limit in LIMITS.items():
@@ -98,6 +101,9 @@ class ModelSpec:
             raise UserError(f"config: rope theta {self.rope_theta!r} is out of range")
         if self.sliding_window is not None and self.sliding_window < 1:
             raise UserError(f"config: a sliding window of {self.sliding_window} tokens sees nothing")
+        cutoff = self.activation_cutoff
+        if isinstance(cutoff, bool) or not isinstance(cutoff, (int, float)) or not 0 <= cutoff < CUTOFF_LIMIT:
+            raise UserError(f"config: an activation cutoff of {cutoff!r} is out of range")
 
     @property
     def row_parts(self) -> tuple[str, ...]:
@@ -107,7 +113,7 @@ class ModelSpec:
     @property
     def has_exact_zeros(self) -> bool:
         """Whether the activation is exactly zero for some inputs, so that exact mode can skip rows."""
-        return self.activation in ("relu", "relu2")
+        return self.activation in ("relu", "relu2") or self.activation_cutoff > 0
 
     @property
     def q_size(self) -> int:

@@ -49,6 +49,9 @@ def test_json_round_trip():
         ("rope_theta", -1.0),
         ("position_offset", 1000),
         ("sliding_window", 0),
+        ("activation_cutoff", -0.01),
+        ("activation_cutoff", float("nan")),
+        ("activation_cutoff", True),
         ("unknown", 1),
     ],
 )
@@ -58,7 +61,12 @@ def test_values_out_of_range_are_refused(key, value):
 
 
 @settings(deadline=None, max_examples=200)
-@given(key=st.sampled_from([*GOOD, "rope_theta", "rope_scaling", "position_offset", "sliding_window"]), value=VALUES)
+@given(
+    key=st.sampled_from(
+        [*GOOD, "rope_theta", "rope_scaling", "position_offset", "sliding_window", "activation_cutoff"]
+    ),
+    value=VALUES,
+)
 def test_any_value_gives_a_spec_or_a_user_error(key, value):
     with contextlib.suppress(UserError):
         ModelSpec.from_json({**GOOD, key: value})

@@ -22,6 +22,8 @@ inline float activate(hybrid::Activation activation, float v) {
   return activation == hybrid::relu2 ? v * v : v;
 }
 
+inline float cut(float a, float cutoff) { return fabsf(a) <= cutoff ? 0 : a; }  // a NaN stays one
+
 // Some named rows: a value for each pair of row and token, and in the end those that are active.
 template <class Simd, Format format>
 class Chunk {
@@ -125,7 +127,7 @@ class Chunk {
       uint32_t set = 0;
       for (int t = 0; t < call_.in.tokens; ++t) {
         const bool wanted = sets_[i] >> t & 1;
-        const float a = wanted ? activate(call_.activation, values_[i][t] + bias) : 0;
+        const float a = wanted ? cut(activate(call_.activation, values_[i][t] + bias), call_.cutoff) : 0;
         values_[kept][t] = a;
         if (wanted && !(call_.skip_inactive && a == 0)) set |= 1u << t;
       }
