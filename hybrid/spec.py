@@ -34,6 +34,7 @@ LIMITS = {
     "head_dim": 1 << 12,
     "max_positions": 1 << 24,
 }
+CUTOFF_LIMIT = 1e6  # of an activation's magnitude
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class ModelSpec:
     attention_bias: q, k, v and o have biases; qkv_bias: q, k and v alone (Qwen2). rotary_dims: the first values of a
     head that positions rotate, None for all of them (Nemotron: half). qk_norm: each head of q and k is normalised by
     its root mean square before it is rotated (Qwen3). parallel: the FFN reads the state that attention reads, not the
-    one after it (Falcon); shared_norm: and through the same norm.
+    one after it (Falcon); shared_norm: and through the same norm. activation_cutoff: the magnitude up to which an
+    activation counts as zero (FATReLU of ProSparse: x if x > t else 0).
     """
 
     family: str
@@ -86,6 +88,7 @@ class ModelSpec:
     ffn_bias: bool = False
     tied_embeddings: bool = False
     sliding_window: int | None = None
+    activation_cutoff: float = 0.0
     qkv_bias: bool = False
     rotary_dims: int | None = None
     qk_norm: bool = False
@@ -122,6 +125,9 @@ class ModelSpec:
             raise UserError(f"config: rope theta {self.rope_theta!r} is out of range")
         if self.sliding_window is not None and self.sliding_window < 1:
             raise UserError(f"config: a sliding window of {self.sliding_window} tokens sees nothing")
+        cutoff = self.activation_cutoff
+        if isinstance(cutoff, bool) or not isinstance(cutoff, (int, float)) or not 0 <= cutoff < CUTOFF_LIMIT:
+            raise UserError(f"config: an activation cutoff of {cutoff!r} is out of range")
 
     def _check_rotary(self) -> None:
         if self.positions != "rope":
@@ -154,7 +160,7 @@ class ModelSpec:
     @property
     def has_exact_zeros(self) -> bool:
         """Whether the activation is exactly zero for some inputs, so that exact mode can skip rows."""
-        return self.activation in ("relu", "relu2", "drelu")
+        return self.activation in ("relu", "relu2", "drelu") or self.activation_cutoff > 0
 
     @property
     def q_size(self) -> int:

@@ -10,6 +10,7 @@ from hybrid.spec import Activation, Llama3Scaling, ModelSpec
 from profiler.artifacts import UserError
 
 INTEGERS = ("vocab_size", "hidden_size", "n_layers", "n_heads", "max_positions")
+NUMBERS = ("norm_eps", "activation_cutoff")
 FLAGS = ("attention_bias", "ffn_bias", "tied_embeddings")
 OPTIONAL_INTEGERS = ("n_kv_heads", "head_dim", "sliding_window")
 FFN_WIDTH = 4  # times the hidden size, of families whose config.json need not say
@@ -35,8 +36,7 @@ def read_config(config: dict[str, Any]) -> tuple[Family, ModelSpec]:
     values |= {field: reader.optional_integer(field) for field in OPTIONAL_INTEGERS if field in family.keys}
     values["n_neurons"] = _ffn_width(reader, values["hidden_size"])
     values["activation"] = _activation(reader, family)
-    if "norm_eps" in family.keys:
-        values["norm_eps"] = reader.number("norm_eps")
+    values |= {field: reader.number(field) for field in NUMBERS if field in family.keys}
     values |= dict(family.fixed)
     if values.get("n_kv_heads") is None:
         values["n_kv_heads"] = values["n_heads"]

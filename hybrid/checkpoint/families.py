@@ -77,6 +77,14 @@ LLAMA = Family(
     modules=_LLAMA_MODULES,
 )
 
+# FATReLU, `x if x > t else 0` of the gate, where t is learned once for the model (ProSparse, Song et al. 2024).
+PROSPARSE = replace(
+    LLAMA,
+    name="prosparse",
+    keys={**LLAMA.keys, "activation_cutoff": "hidden_act_param"},
+    activations={"fatrelu": "relu"},
+)
+
 MISTRAL = Family(
     name="mistral",
     keys={**_LLAMA_KEYS, "sliding_window": "sliding_window"},
@@ -153,6 +161,7 @@ NEMOTRON = Family(
 FAMILIES: Mapping[str, tuple[Family, ...]] = MappingProxyType(
     {
         "LlamaForCausalLM": (LLAMA,),
+        "SparseLlamaForCausalLM": (PROSPARSE,),
         "MistralForCausalLM": (MISTRAL,),
         "BambooForCausalLM": (BAMBOO,),
         "Qwen2ForCausalLM": (QWEN2,),

@@ -71,7 +71,7 @@ def sparse_ffn(
             named = named.contiguous()
     if activations is not None or not 1 <= tokens <= MAX_TOKENS:
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
-        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations)
+        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, bank.cutoff)
     y = torch.empty_like(x)
     counts = array("q", (0, 0))
     _native.sparse_ffn(
@@ -133,8 +133,8 @@ def greatest(row: torch.Tensor) -> int | None:
     return None if place < 0 else place
 
 
-def bank_arguments(bank: RowBank) -> tuple[int, int, int, int, int, bool, int]:
-    """A bank as the native module takes it: address, stride, rows, hidden, format, gated, activation."""
+def bank_arguments(bank: RowBank) -> tuple[int, int, int, int, int, bool, int, float]:
+    """A bank as the native module takes it: address, stride, rows, hidden, format, gated, activation, cutoff."""
     return (
         bank.addresses[0],
         bank.stride_bytes,
@@ -143,6 +143,7 @@ def bank_arguments(bank: RowBank) -> tuple[int, int, int, int, int, bool, int]:
         WEIGHT_FORMATS[bank.weight_format],
         bank.gated,
         ACTIVATIONS[bank.activation],
+        bank.cutoff,
     )
 
 

@@ -60,6 +60,7 @@ def sparse_ffn(
     named: torch.Tensor | None,
     skip_inactive: bool,
     activations: torch.Tensor | None = None,
+    cutoff: float = 0.0,
 ) -> tuple[torch.Tensor, Counts]:
     """The part of a feed-forward network that a bank of rows contributes, each token over the rows named for it.
 
@@ -83,6 +84,8 @@ def sparse_ffn(
         skip_inactive: leave out pairs whose activation is exactly zero; they count as not finished. Under drelu also
             the down vectors of those whose up projection is not positive; they count as finished.
         activations: fp32 `[tokens, n]` to fill with what multiplies the down vectors, for whoever profiles; or None.
+        cutoff: an activation `act(...)` of at most this magnitude counts as exactly zero, whether or not it is skipped
+            (FATReLU's threshold, ProSparse, Song et al. 2024; CATS, Lee et al. 2024, eq. 4); NaN stays NaN.
 
     Returns:
         y, fp32 `[tokens, hidden]`, and the counts of pairs.
@@ -100,6 +103,8 @@ def sparse_ffn(
     for block in torch.split(every if named is None else _wanted_rows(every, named), ROWS_AT_ONCE):
         scores = x @ _widened(parts[0], block).T  # [tokens, block]
         values = activate(activation, scores if bias is None else scores + bias[block])
+        if cutoff > 0:
+            values = values.masked_fill(values.abs() <= cutoff, 0)
         wanted = torch.ones_like(values, dtype=torch.bool) if named is None else named[:, block]
         gate_count += wanted.sum()
         if skip_inactive:

@@ -70,6 +70,7 @@ class Placer:
                 activation=self.spec.activation,
                 bias=bias,
                 first_row=segment.start,
+                cutoff=self.spec.activation_cutoff,
             )
             banks[unit.name].append(bank)
             self.banks.append(bank)

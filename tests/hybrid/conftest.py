@@ -16,8 +16,8 @@ deviation of 0.1, norms about 1. About half of the neurons fire for a token unde
 order of 1.
 Sizes are odd on purpose: no dimension is a multiple of what a vector register holds, except where heads demand it.
 
-transformers has no class for `bamboo`: the checkpoint is a Mistral's whose config.json names another class. Its oracle
-is Mistral with the FFN of `tests/hybrid/model/test_parity.py`.
+transformers has no classes for `bamboo` and `prosparse`: their checkpoints are a Mistral's and a Llama's whose
+config.json names them. Their oracles are Mistral and Llama with the FFNs of `tests/hybrid/model/test_parity.py`.
 
 The vocabulary is exactly the tokenizer's. All but OPT have a SentencePiece `tokenizer.model` with byte
 fallback (`<unk>` 0, `<s>` 1, `</s>` 2, a beginning-of-sequence token is added); OPT has a GPT-2 `vocab.json` and
@@ -101,13 +101,15 @@ FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (transformers.LlamaConfig, {}),
     "mistral": (transformers.MistralConfig, {"sliding_window": 24}),
     "bamboo": (transformers.MistralConfig, {"sliding_window": 24}),
+    "prosparse": (transformers.LlamaConfig, {"hidden_act_param": 0.2}),
     "arcee": (transformers.ArceeConfig, {"hidden_act": "relu2"}),
     "nemotron": (transformers.NemotronConfig, {"hidden_act": "relu2", "partial_rotary_factor": 0.4}),
     "qwen2": (transformers.Qwen2Config, {"hidden_act": "silu"}),
     "qwen3": (transformers.Qwen3Config, {"hidden_act": "silu", "head_dim": 14}),
     "falcon": (transformers.FalconConfig, FALCON_SIZES),
 }
-CLASSES = {"bamboo": "BambooForCausalLM"}
+# What transformers does not know: the class and its activation, written over those of another in config.json.
+CLASSES = {"bamboo": ("BambooForCausalLM", "relu"), "prosparse": ("SparseLlamaForCausalLM", "fatrelu")}
 
 
 def fill_with_noise(model: torch.nn.Module, seed: int, deviation: float) -> None:
@@ -222,8 +224,8 @@ def _make_with_sentencepiece(name: str, config: Any, folder: Path, model: bytes,
     sizes = {} if name == "falcon" else LLAMA_SIZES
     path = _make(name, config, folder, {**sizes, "vocab_size": pieces}, options)
     if name in CLASSES:
-        settings = json.loads((path / "config.json").read_text())
-        _write_json(path / "config.json", {**settings, "architectures": [CLASSES[name]]})
+        settings, (class_name, activation) = json.loads((path / "config.json").read_text()), CLASSES[name]
+        _write_json(path / "config.json", {**settings, "architectures": [class_name], "hidden_act": activation})
     (path / "tokenizer.model").write_bytes(model)
     settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True}
     _write_json(

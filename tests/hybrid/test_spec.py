@@ -55,6 +55,9 @@ def test_json_round_trip():
         ("rope_theta", -1.0),
         ("position_offset", 1000),
         ("sliding_window", 0),
+        ("activation_cutoff", -0.01),
+        ("activation_cutoff", float("nan")),
+        ("activation_cutoff", True),
         ("unknown", 1),
     ],
 )
@@ -84,7 +87,9 @@ def test_the_specs_of_older_directories_mean_what_they_did():
 
 @settings(deadline=None, max_examples=200)
 @given(
-    key=st.sampled_from([*GOOD, "rope_theta", "rope_scaling", "position_offset", "sliding_window", "rotary_dims"]),
+    key=st.sampled_from(
+        [*GOOD, "rope_theta", "rope_scaling", "position_offset", "sliding_window", "activation_cutoff", "rotary_dims"]
+    ),
     value=VALUES,
 )
 def test_any_value_gives_a_spec_or_a_user_error(key, value):

@@ -25,6 +25,8 @@ inline float activate(hybrid::Activation activation, float v) {
   return activation == hybrid::relu2 ? v * v : v;
 }
 
+inline float cut(float a, float cutoff) { return fabsf(a) <= cutoff ? 0 : a; }  // a NaN stays one
+
 // Some named rows: a value for each pair of row and token, and in the end those that are active.
 template <class Simd, Format format>
 class Chunk {
@@ -39,7 +41,7 @@ class Chunk {
     counts->gated += pairs(0, size_);
     project(0, false);
     compact([this](float dot, int64_t row) {
-      return activate(call_.activation, dot + (call_.bias ? call_.bias[row] : 0));
+      return cut(activate(call_.activation, dot + (call_.bias ? call_.bias[row] : 0)), call_.cutoff);
     });
     counts->finished += pairs(0, size_);
     if (call_.gated) project(1, true);

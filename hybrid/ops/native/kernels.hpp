@@ -60,6 +60,7 @@ struct FfnCall {
   int64_t vector_bytes;
   bool gated;
   Activation activation;
+  float cutoff;  // activations of at most this magnitude count as zero
   bool skip_inactive;
   const float* bias;  // one for each record, or null
   Input in;

@@ -23,6 +23,12 @@ SIZES = {
     "max_position_embeddings": 4096,
 }
 BAMBOO = {**SIZES, "architectures": ["BambooForCausalLM"], "hidden_act": "relu"}
+PROSPARSE = {
+    **SIZES,
+    "architectures": ["SparseLlamaForCausalLM"],
+    "hidden_act": "fatrelu",
+    "hidden_act_param": 0.01,
+}
 QWEN2 = {**SIZES, "architectures": ["Qwen2ForCausalLM"]}
 QWEN3 = {**SIZES, "architectures": ["Qwen3ForCausalLM"]}
 NEMOTRON = {**SIZES, "architectures": ["NemotronForCausalLM"]}
@@ -58,6 +64,11 @@ def spec_of(config, **changes):
 def test_bamboo_s_relu_is_that_of_gate_and_up_projection():
     spec = spec_of(BAMBOO)
     assert (spec.family, spec.activation, spec.gated, spec.has_exact_zeros) == ("bamboo", "drelu", True, True)
+
+
+def test_prosparse_s_threshold_is_part_of_the_model():
+    spec = spec_of(PROSPARSE)
+    assert (spec.family, spec.activation, spec.activation_cutoff, spec.gated) == ("prosparse", "relu", 0.01, True)
 
 
 def test_qwen2_has_biases_that_its_config_does_not_mention():
@@ -109,6 +120,9 @@ def test_falcon_s_layouts():
     ("config", "changes", "named"),
     [
         (BAMBOO, {"hidden_act": "silu"}, "'silu' is not supported; supported are relu$"),
+        (PROSPARSE, {"hidden_act": "relu"}, "'relu' is not supported; supported are fatrelu$"),
+        (PROSPARSE, {"hidden_act_param": -0.01}, "cutoff"),
+        (PROSPARSE, {"hidden_act_param": "0.01"}, "hidden_act_param is '0.01'; a number"),
         (QWEN2, {"use_sliding_window": True, "max_window_layers": 28}, "sliding window to 4 of 32 layers"),
         (QWEN2, {"use_sliding_window": 1}, "use_sliding_window is 1"),
         (QWEN3, {"layer_types": ["sliding_attention"] * 32}, "use_sliding_window is False"),
@@ -134,12 +148,14 @@ def test_what_is_not_supported_is_refused_by_name(config, changes, named):
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4), st.lists(st.integers(), max_size=2)
 )
-KEYS = sorted({*QWEN2, *FALCON_40B, "use_sliding_window", "max_window_layers", "layer_types", "partial_rotary_factor"})
+KEYS = sorted(
+    {*PROSPARSE, *FALCON_40B, "use_sliding_window", "max_window_layers", "layer_types", "partial_rotary_factor"}
+)
 
 
 @settings(deadline=None, max_examples=300)
 @given(
-    st.sampled_from([BAMBOO, QWEN2, QWEN3, NEMOTRON, FALCON_40B, FALCON_7B]),
+    st.sampled_from([BAMBOO, PROSPARSE, QWEN2, QWEN3, NEMOTRON, FALCON_40B, FALCON_7B]),
     st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3),
 )
 def test_any_value_gives_a_spec_or_a_user_error(config, changes):

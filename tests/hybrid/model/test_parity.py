@@ -5,6 +5,7 @@ formats of blocks transformers is given the weights as these formats round them,
 activations to 8 bits, which is theirs too: hundredths of the logits' scale for random weights.
 """
 
+import functools
 import json
 
 import pytest
@@ -27,22 +28,41 @@ BY_NEURON = (
 
 
 def reference_logits(source, ids, block_format=None):
+    settings = json.loads((source / "config.json").read_text())
+    published = PUBLISHED_FFNS.get(settings["architectures"][0])
+    known = {} if published is None else {"config": without_activation(source)}
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        source, dtype=torch.float32, attn_implementation="eager"
+        source, dtype=torch.float32, attn_implementation="eager", **known
     ).eval()
-    if json.loads((source / "config.json").read_text())["architectures"] == ["BambooForCausalLM"]:
-        compute_as_bamboo(model)
+    if published is not None:
+        for layer in model.model.layers:
+            layer.mlp.forward = functools.partial(published, layer.mlp, settings)
     with torch.inference_mode():
         if block_format:
             round_weights(model, block_format)
         return model(torch.tensor([ids])).logits[0].float()
 
 
-def compute_as_bamboo(model):
-    """Bamboo's FFN in place of Mistral's: `down(relu(gate x) * relu(up x))` (model card of PowerInfer/Bamboo-base)."""
-    for layer in model.model.layers:
-        mlp = layer.mlp
-        mlp.forward = lambda x, mlp=mlp: mlp.down_proj(mlp.gate_proj(x).relu() * mlp.up_proj(x).relu())
+def without_activation(source):
+    """A config that transformers can build: its own FFN is replaced."""
+    config = transformers.AutoConfig.from_pretrained(source)
+    config.hidden_act = "relu"
+    return config
+
+
+def bamboo_ffn(mlp, settings, x):
+    """`down(relu(gate x) * relu(up x))` (model card of PowerInfer/Bamboo-base)."""
+    return mlp.down_proj(mlp.gate_proj(x).relu() * mlp.up_proj(x).relu())
+
+
+def prosparse_ffn(mlp, settings, x):
+    """`down(fatrelu(gate x) * up x)`, where fatrelu keeps what is above the threshold (ProSparse, section 3.3)."""
+    gate = mlp.gate_proj(x)
+    kept = torch.where(gate > settings["hidden_act_param"], gate, 0)
+    return mlp.down_proj(kept * mlp.up_proj(x))
+
+
+PUBLISHED_FFNS = {"BambooForCausalLM": bamboo_ffn, "SparseLlamaForCausalLM": prosparse_ffn}
 
 
 def round_weights(model, block_format):
@@ -138,6 +158,8 @@ def test_llama_with_a_squared_gate(make_llama, tmp_path):
         ),
         ("falcon", {"activation": "gelu_new", "ffn_hidden_size": None}),
         ("bamboo", {}),
+        ("prosparse", {}),
+        ("prosparse", {"hidden_act_param": 0.01, "tie_word_embeddings": True}),
         ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value) or "plain",
@@ -157,6 +179,8 @@ def test_other_families(make_family, tmp_path, family, options):
         ("nemotron", {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 24, "partial_rotary_factor": 0.5}),
         ("falcon", {"hidden_size": 64, "num_attention_heads": 4}),
         ("bamboo", {"hidden_size": 64, "num_attention_heads": 4}),
+        # At its threshold the activation jumps: rounding to 8 bits makes it jump by as much as that is.
+        ("prosparse", {"hidden_size": 64, "num_attention_heads": 4, "hidden_act_param": 0.01}),
     ],
 )
 def test_blocks_of_weights_in_other_families(make_family, tmp_path, family, options, block_format):

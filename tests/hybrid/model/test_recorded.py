@@ -40,6 +40,7 @@ FAMILIES = {
     "nemotron": {"hidden_size": 96, "num_attention_heads": 4, "head_dim": 24, "partial_rotary_factor": 0.5},
     "falcon": {"hidden_size": 64, "num_attention_heads": 4},
     "bamboo": {"hidden_size": 64, "num_attention_heads": 4},
+    "prosparse": {"hidden_size": 64, "num_attention_heads": 4, "hidden_act_param": 0.01},
 }
 # Where all formats are tried; of the others those that differ most.
 EVERY_FORMAT = ("llama", "mistral", "opt", "arcee")

@@ -101,6 +101,9 @@ ROWS = torch.zeros(4, 24, dtype=torch.bfloat16)
         ({"gated": False, "bias": torch.zeros(8)[::2]}, "contiguous"),
         ({"gated": False, "bias": torch.zeros(4, device="meta")}, "meta"),
         ({"first_row": -1}, "row -1"),
+        ({"cutoff": -0.1}, "cutoff"),
+        ({"cutoff": float("nan")}, "cutoff"),
+        ({"cutoff": 1e39}, "cutoff"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments: dict[str, Any], match: str) -> None:

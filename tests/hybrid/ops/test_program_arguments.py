@@ -1,5 +1,6 @@
 """What a program refuses: when an operator is recorded, and when a step is run."""
 
+import math
 from array import array
 from typing import Any
 
@@ -39,8 +40,8 @@ GOOD: dict[str, dict[str, Any]] = {
     },
     "sparse_ffn": {
         "pool": POOL, "rows": HERE, "stride_bytes": 192, "n_rows": 4, "hidden": 32, "weight_format": _native.BF16,
-        "gated": True, "activation": _native.RELU, "skip_inactive": True, "bias": 0, "x": HERE, "named": HERE,
-        "named_stride": 4, "more": False, "y": HERE, "counts": HERE,
+        "gated": True, "activation": _native.RELU, "cutoff": 0.0, "skip_inactive": True, "bias": 0, "x": HERE,
+        "named": HERE, "named_stride": 4, "more": False, "y": HERE, "counts": HERE,
     },
 }  # fmt: skip
 
@@ -70,7 +71,8 @@ WRONG: dict[str, dict[str, list[Any]]] = {
     "predict": {"neuron_ids": [0, HERE + 2], "x": [0], "named": [0]},
     "sparse_ffn": {
         "rows": [0], "stride_bytes": [190, 193], "n_rows": [-1, MANY], "weight_format": [_native.F32], "x": [0],
-        "activation": [6, -1], "bias": [HERE], "named_stride": [3, 0, -4], "y": [0], "counts": [0, HERE + 4],
+        "activation": [6, -1], "cutoff": [-1.0, math.nan, math.inf], "bias": [HERE], "named_stride": [3, 0, -4],
+        "y": [0], "counts": [0, HERE + 4],
     },
 }  # fmt: skip
 

@@ -30,7 +30,7 @@ def activated(activation: str, score: float) -> float:
 
 def loop_ffn(
     rows: torch.Tensor, hidden: int, gated: bool, activation: str, bias: torch.Tensor | None, x: torch.Tensor,
-    named: torch.Tensor | None, skip_inactive: bool,
+    named: torch.Tensor | None, skip_inactive: bool, cutoff: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, Counts]:  # fmt: skip
     """Token by token and row by row, in double precision: the result, the activations and the counts."""
     y = torch.zeros(len(x), hidden, dtype=torch.float64)
@@ -43,6 +43,7 @@ def loop_ffn(
             parts = row[: (3 if gated else 2) * hidden].split(hidden)
             score = float(parts[0] @ token) + (0.0 if bias is None else float(bias[r]))
             value = activated(activation, score)
+            value = 0.0 if abs(value) <= cutoff else value
             gated_count += 1
             if skip_inactive and value == 0:
                 continue
@@ -63,14 +64,15 @@ def loop_ffn(
     with_bias=st.booleans(),
     with_named=st.booleans(),
     skip_inactive=st.booleans(),
+    cutoff=st.sampled_from([0.0, 0.25, 0.3, 2.0]),
     seed=st.integers(0, 1000),
 )
 def test_sparse_ffn(
     hidden: int, n: int, tokens: int, gated: bool, activation: str, with_bias: bool, with_named: bool,
-    skip_inactive: bool, seed: int,
+    skip_inactive: bool, cutoff: float, seed: int,
 ) -> None:  # fmt: skip
     gated = gated or activation == "drelu"
-    skip_inactive = skip_inactive and "gelu" not in activation  # whose zeros depend on the precision
+    skip_inactive = skip_inactive and ("gelu" not in activation or cutoff > 0)  # its zeros depend on the precision
     generator = torch.Generator().manual_seed(seed)
     rows = (torch.randint(-4, 5, (n, 3 * hidden + 2), generator=generator) / 4).bfloat16()
     bias = torch.randint(-4, 5, (n,), generator=generator) / 4 if with_bias and not gated else None
@@ -78,8 +80,8 @@ def test_sparse_ffn(
     named = torch.rand(tokens, n, generator=generator) < 0.5 if with_named else None
     filled = torch.full((tokens, n), 9.0)
     arguments = (hidden, gated, activation, bias, x, named, skip_inactive)
-    y, counts = reference.sparse_ffn(rows, "bf16", *arguments, filled)
-    expected, activations, expected_counts = loop_ffn(rows, *arguments)
+    y, counts = reference.sparse_ffn(rows, "bf16", *arguments, filled, cutoff)
+    expected, activations, expected_counts = loop_ffn(rows, *arguments, cutoff)
     torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(filled.double(), activations, atol=1e-5, rtol=1e-5)
     assert counts == expected_counts
