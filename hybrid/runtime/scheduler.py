@@ -72,9 +72,9 @@ class Scheduler:
     def _activations(
         self, unit: Unit, banks: Sequence[RowBank], x: torch.Tensor, activations: torch.Tensor
     ) -> torch.Tensor:
-        """fp32 `[tokens, hidden]`, what all rows of a unit add; their activations go into `[tokens, rows of the layer]`.
+        """fp32 `[tokens, hidden]`, what all rows of a unit add; fills their part of `activations [tokens, rows]`.
 
-        Both are where `x` is.
+        Everything is where `x` is.
         """
         there, y = x.to(unit.device), torch.zeros_like(x)
         for bank in banks:

@@ -36,9 +36,13 @@ class EvaluatedText:
 
 @dataclass(frozen=True)
 class EvaluatedDocument:
-    """What the bootstrap draws: a document, or a part of a long one. tokens: predicted ones."""
+    """What the bootstrap draws: a document, or a part of a long one.
+
+    digest: of all of the document, 16 hexadecimal digits. tokens: predicted ones.
+    """
 
     name: str
+    digest: str
     tokens: int
 
 
