@@ -141,7 +141,8 @@ def read_evaluation(path: Path, mend: str = "hybrid eval DIR --text FILE") -> Ev
     try:
         return _evaluation({k: v for k, v in body.items() if k not in ("kind", "format_version")})
     except (UserError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} is damaged ({what}); make it anew with: {mend}") from error
 
 
 def _evaluation(body: dict[str, Any]) -> Evaluation:
