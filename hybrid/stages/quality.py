@@ -25,6 +25,7 @@ from profiler.quality import LayerQuality, Quality
 
 Progress = Callable[[int, int], None]
 TOKENS_AT_ONCE = 128  # whose logits are in memory, of each engine
+FEWEST_TOKENS = 16
 LARGEST_PART = 1 / 20  # of the text; a longer document is cut for the bootstrap
 
 
@@ -92,7 +93,7 @@ def read_passages(corpus: Corpus, context: int, tokens: int | None) -> tuple[lis
     """The windows of a corpus, and its documents; with `tokens` the beginning of each domain, so many altogether.
 
     Raises:
-        UserError: a text that is none, or no document of two tokens.
+        UserError: a text that is none, or one of a few tokens.
     """
     passages: list[Passage] = []
     sources: list[Source] = []
@@ -102,8 +103,8 @@ def read_passages(corpus: Corpus, context: int, tokens: int | None) -> tuple[lis
             latest = window.source
             sources.append(Source(latest.name, latest.digest))
         passages.append(Passage(array("i", window.ids), len(sources) - 1))
-    if not passages:
-        raise UserError("the text is too short to measure anything on: it has fewer than two tokens")
+    if (tokens_found := sum(passage.predicted for passage in passages)) < FEWEST_TOKENS:
+        raise UserError(f"the text is too short to measure anything on: {tokens_found} tokens; give some thousands")
     return passages, sources
 
 

@@ -10,6 +10,7 @@ from hybrid.reports import evaluation_lines
 from hybrid.stages.demo import HELDOUT_TEXT
 from hybrid.stages.evaluate import EvaluationSettings, evaluate
 from hybrid.stages.inspect import inspect
+from hybrid.stages.plan import PlanSettings, plan
 from hybrid.stages.profile import ProfileSettings, profile
 from hybrid.store.evaluation_file import read_evaluation
 from profiler.artifacts import UserError, directory_lock
@@ -95,7 +96,7 @@ def test_one_file_has_an_interval_and_a_short_one_says_why_not(model, tmp_path):
     assert evaluation.modes[1].quality.interval.documents == len(evaluation.documents) >= 15
     assert any("were cut" in note for note in evaluation.notes)
     short = tmp_path / "short.txt"
-    short.write_text("The brown fox runs over the lazy dog.")
+    short.write_text("The brown fox runs over the lazy dog. Numbers: 0 1 2 3 4 5 6 7 8 9 10 42 1999.")
     evaluation = evaluate(model, [short], settings()).evaluation
     assert evaluation.modes[1].quality.interval is None
     assert any("no interval" in note for note in evaluation.notes)
@@ -121,6 +122,17 @@ def test_names_and_modes_are_checked_before_anything_is_measured(model, llama_di
         evaluate(model, [tmp_path], settings(modes=("sparse",)))
     with pytest.raises(UserError, match="hybrid profile"):
         evaluate(llama_directory, [tmp_path], settings(modes=("predicted",)))
+
+
+def test_placement_changes_no_figure(demo_copy):
+    wanted = EvaluationSettings(tokens=600, layer_tokens=600, context=256, kv_format="f32")
+    plan(demo_copy, PlanSettings(vram=8 << 20, context=256, name="split", kv_format="f32"))
+    split = evaluate(demo_copy, [HELDOUT_TEXT], replace(wanted, plan="split", device="cpu")).evaluation
+    whole = evaluate(demo_copy, [HELDOUT_TEXT], wanted).evaluation
+    for one, other in zip(split.modes, whole.modes, strict=True):
+        assert one.quality.perplexity == pytest.approx(other.quality.perplexity, rel=1e-4)
+        for here, there in zip(one.layers, other.layers, strict=True):
+            assert vars(here) == pytest.approx(vars(there), abs=1e-3)
 
 
 def test_silenced_predictors_carry_no_mass_and_ruin_perplexity(demo_copy):
