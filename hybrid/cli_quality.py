@@ -94,7 +94,8 @@ def evaluate(
     device: DeviceOption = None,
     profile: Annotated[str, typer.Option(help="The profile whose predictors are used.")] = "default",
     tokens: Annotated[
-        int | None, typer.Option(min=2, help="Use the beginning of the text, with so many tokens.")
+        int | None,
+        typer.Option(min=2, help="Use so many tokens: the beginning of each --text, by its share of the bytes."),
     ] = None,
     layer_tokens: Annotated[
         int, typer.Option(min=1, help="Measure layers on about so many tokens, from all over the text.")
