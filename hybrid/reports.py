@@ -49,9 +49,9 @@ def profile_lines(report: ProfileReport) -> list[str]:
     ]
     removed = [f"removed what a killed run left: {path}" for path in report.removed]
     size = format_size(report.predictor_bytes)
-    summary = (
-        f"{report.path}: {report.tokens:,} tokens counted; predictors of rank {report.rank}, {size}; rows reordered"
-    )
+    ranks = ", ".join(map(str, report.ranks))
+    counted = f"{report.path}: {report.tokens:,} tokens counted"
+    summary = f"{counted}; predictors of rank {ranks}, {size}; rows reordered"
     return [*removed, *table(header, rows), "", summary]
 
 

@@ -85,8 +85,8 @@ class Operators(Protocol):
     def attend(self, layer: LayerParts, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Positions applied, keys and values stored, attention of each token over its sequence: `[tokens, q_size]`."""
 
-    def feed_forward(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        """The FFN of a layer."""
+    def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The FFN of a layer, of the normalised state; the state before that norm may be what its predictor reads."""
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The sum, in whose place x may be given up."""
@@ -114,7 +114,7 @@ class Decoder:
         q, k, v = ops.project(layer.unit, ops.norm(x, layer.attention_norm), (layer.q, layer.k, layer.v))
         (mixed,) = ops.project(layer.unit, ops.attend(layer, q, k, v), (layer.o,))
         x = ops.add(x, mixed)
-        return ops.add(x, ops.feed_forward(index, ops.norm(x, layer.ffn_norm)))
+        return ops.add(x, ops.feed_forward(index, ops.norm(x, layer.ffn_norm), x))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, vocab]` of what `forward` returned, or of some of its rows."""

@@ -13,7 +13,7 @@ from hybrid.model.rotary import inverse_frequencies
 from hybrid.ops import reference
 from hybrid.spec import ModelSpec
 
-FeedForward = Callable[[int, torch.Tensor], torch.Tensor]  # (layer, fp32 [tokens, hidden]) -> fp32 [tokens, hidden]
+FeedForward = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]  # see `Operators.feed_forward`
 
 
 @dataclass(frozen=True)

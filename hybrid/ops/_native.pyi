@@ -55,7 +55,8 @@ class Program:
     def predict(
         self,
         pool: Pool,
-        fc1: MatrixArguments,
+        fc1: MatrixArguments | None,
+        rectified: bool,
         fc2: MatrixArguments,
         threshold: float,
         neuron_ids: int,

@@ -203,16 +203,28 @@ def attention(
     return out.view(tokens, heads, head_dim)
 
 
-def predict(x: torch.Tensor, fc1: Matrix, fc2: Matrix, threshold: float) -> torch.Tensor:
-    """The rows that a low-rank predictor names: `fc2 @ relu(fc1 @ x) > threshold` (Deja Vu, PowerInfer).
+def predict(
+    x: torch.Tensor,
+    fc1: Matrix | None,
+    rectified: bool,
+    fc2: Matrix,
+    bias: torch.Tensor | None,
+    threshold: float,
+) -> torch.Tensor:
+    """The rows that a predictor names: `fc2 @ relu(fc1 @ x) + bias > threshold` (Deja Vu, PowerInfer).
 
     Args:
         x: fp32 `[tokens, d]`.
-        fc1: `[rank, d]`.
-        fc2: `[n, rank]`.
+        fc1: `[rank, d]`, or None where fc2 reads x itself.
+        rectified: whether negative numbers between the two become zero.
+        fc2: `[n, rank]`, or `[n, d]`.
+        bias: fp32 `[n]` or None.
         threshold: on the logits.
 
     Returns:
         bool `[tokens, n]`.
     """
-    return linear(functional.relu(linear(x, fc1)), fc2) > threshold
+    if fc1 is not None:
+        x = linear(x, fc1)
+        x = functional.relu(x) if rectified else x
+    return linear(x, fc2, bias) > threshold

@@ -9,7 +9,7 @@ import torch
 from hybrid.model.decoder import LayerParts, NormWeights, OuterParts, Projection
 from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS, LayerPages
 from hybrid.ops.bank import RowBank
-from hybrid.predictors.low_rank import RowPredictor
+from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.scheduler import SplitLayer
 from hybrid.runtime.unit import Unit
@@ -84,10 +84,10 @@ class Placer:
         if self.options.mode != "predicted":
             return None
         assert self.options.predictors is not None
-        predictor = self.options.predictors.layers[index]
-        fc1 = unit.place_matrix(predictor.fc1, "predictors")
-        fc2 = unit.place_matrix(predictor.fc2, "predictors")
-        return RowPredictor(fc1, fc2, predictor.threshold, neuron_ids.to(unit.device), unit.linear)
+        placed = self.options.predictors.layers[index].moved(
+            lambda matrix: unit.place_matrix(matrix, "predictors"), lambda bias: unit.place(bias, "predictors")
+        )
+        return RowPredictor(placed, neuron_ids.to(unit.device), unit.linear)
 
     def _projection(self, name: str, unit: Unit) -> Projection:
         weight = unit.place_matrix(self.directory.matrix(f"{name}.weight"), "attention")

@@ -123,7 +123,7 @@ def bytes_by_part(files: ModelFiles) -> dict[str, int]:
 
 
 def _verify_predictors(files: ModelFiles) -> None:
-    from profiler.predictor import read_predictors  # loads torch, which takes seconds and nothing else here needs
+    from profiler.predictor_file import read_predictors  # loads torch, which takes seconds and nothing else here needs
 
     for name in files.added_names("predictors"):
         path, mend = files.predictors_path(name), f"hybrid profile {files.path} --text FILE"

@@ -13,7 +13,8 @@ from hybrid.store.directory import ModelDirectory
 from placement.plan import Mode, Plan
 from placement.plan_file import read_plan
 from profiler.artifacts import UserError
-from profiler.predictor import PredictorSet, read_predictors
+from profiler.predictor import PredictorSet
+from profiler.predictor_file import read_predictors
 
 
 def resolve(path: str | Path) -> Path:
@@ -42,8 +43,8 @@ def find_predictors(directory: ModelDirectory, profile: str) -> PredictorSet | N
     mend = f"hybrid profile {directory.path} --text FILE"
     if predictors.source_digest != directory.source_digest:
         raise UserError(f"{path} was made for another model; make predictors of this one with: {mend}")
-    spec, first = directory.spec, predictors.layers[0]
-    if (len(predictors.layers), first.hidden, first.neurons) != (spec.n_layers, spec.hidden_size, spec.n_neurons):
+    spec = directory.spec
+    if not predictors.fits(spec.n_layers, spec.hidden_size, spec.n_neurons):
         raise UserError(f"{path} is damaged: its sizes are not the model's; make predictors anew with: {mend}")
     return predictors
 

@@ -19,7 +19,7 @@ from hybrid.runtime.sequence import Sequence
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
 from profiler.matrix import WEIGHT_FORMATS, Matrix
-from profiler.predictor import LowRankPredictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorQuality, PredictorSet
 
 TOKENS = 100
 CLOSE = 1e-4  # of the logits' scale: summation order
@@ -61,7 +61,7 @@ def random_predictors(directory, weight_format):
         return Matrix.quantised(torch.randn(rows, columns, generator=generator), weight_format)
 
     layers = [
-        LowRankPredictor(matrix(32, spec.hidden_size), matrix(spec.n_neurons, 32), 0.0) for _ in range(spec.n_layers)
+        Predictor.low_rank(matrix(32, spec.hidden_size), matrix(spec.n_neurons, 32), 0.0) for _ in range(spec.n_layers)
     ]
     return PredictorSet(directory.source_digest, tuple(layers), (PredictorQuality(0, 1, 1, 1, 1, 1),) * spec.n_layers)
 

@@ -122,30 +122,40 @@ def test_several_matrices_of_one_input(
 
 
 @settings(deadline=None, max_examples=40)
-@given(formats=st.tuples(FORMATS, FORMATS), n=st.integers(1, 500), tokens=TOKENS, seed=SEEDS)
+@given(
+    formats=st.tuples(FORMATS, FORMATS),
+    n=st.integers(1, 500),
+    tokens=TOKENS,
+    seed=SEEDS,
+    family=st.sampled_from(["perceptron", "factors", "gates"]),
+    biased=st.booleans(),
+)
 def test_predictors_name_rows_by_the_neurons_they_hold(
-    run_program: RunProgram, formats: tuple[str, str], n: int, tokens: int, seed: int
+    run_program: RunProgram, formats: tuple[str, str], n: int, tokens: int, seed: int, family: str, biased: bool
 ) -> None:
     torch.manual_seed(seed)
     hidden, rank = (32 * int(torch.randint(1, 9, ())) if is_quantised(name) else 45 for name in formats)
-    fc1, fc2 = (
-        Matrix.quantised(torch.randn(rank, hidden), formats[0]),
-        Matrix.quantised(torch.randn(n, rank), formats[1]),
-    )
+    rank = hidden if family == "gates" else rank
+    formats = (formats[0], formats[0]) if family == "gates" else formats
+    fc1 = None if family == "gates" else Matrix.quantised(torch.randn(rank, hidden), formats[0])
+    fc2, bias = Matrix.quantised(torch.randn(n, rank), formats[1]), torch.randn(n) if biased else None
     neuron_ids = torch.randperm(n, dtype=torch.int32)
     x = buffer(hidden)
     x[:tokens] = torch.randn(tokens, hidden)
-    logits = cpu.linear(POOLS[0], cpu.linear(POOLS[0], x[:tokens], fc1).relu_(), fc2)
+    rectified = family == "perceptron"
+    middle = x[:tokens] if fc1 is None else cpu.linear(POOLS[0], x[:tokens], fc1)
+    logits = cpu.linear(POOLS[0], middle.relu() if rectified else middle, fc2, bias)
     threshold = float(logits.median())  # itself not above
     for pool in POOLS:
         named, program = torch.full((cpu.MAX_TOKENS, n), 9, dtype=torch.uint8), cpu.Program()
-        matrices, addresses = (cpu.matrix_arguments(fc1), cpu.matrix_arguments(fc2)), (x.data_ptr(), hidden)
+        first = None if fc1 is None else cpu.matrix_arguments(fc1)
+        matrices, addresses = (first, rectified, cpu.matrix_arguments(fc2, bias)), (x.data_ptr(), hidden)
         program.predict(pool, *matrices, threshold, neuron_ids.data_ptr(), *addresses, named.data_ptr())
         run_program(program, tokens)
         assert torch.equal(named[:tokens], (logits > threshold)[:, neuron_ids].to(torch.uint8))
         assert bool((named[tokens:] == 9).all())
     # The reference's products differ in the last bits, and a code of the middle values may fall to its neighbour.
-    theirs = reference.predict(x[:tokens], fc1, fc2, threshold)
+    theirs = reference.predict(x[:tokens], fc1, rectified, fc2, bias, threshold)
     clear = (logits - threshold).abs() > 0.02 * logits.abs().max()
     assert torch.equal(theirs[clear], (logits > threshold)[clear])
 

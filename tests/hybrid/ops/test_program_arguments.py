@@ -32,8 +32,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "add": {"a": HERE, "b": HERE, "width": 8, "y": HERE},
     "add_vector": {"vector": HERE, "width": 8, "y": HERE},
     "predict": {
-        "pool": POOL, "fc1": MATRIX, "fc2": (HERE, 64, _native.F16, 5, 0, 0), "threshold": 0.5, "neuron_ids": HERE,
-        "x": HERE, "hidden": 32, "named": HERE,
+        "pool": POOL, "fc1": MATRIX, "rectified": True, "fc2": (HERE, 64, _native.F16, 5, 0, 0), "threshold": 0.5,
+        "neuron_ids": HERE, "x": HERE, "hidden": 32, "named": HERE,
     },
     "sparse_ffn": {
         "pool": POOL, "rows": HERE, "stride_bytes": 192, "n_rows": 4, "hidden": 32, "weight_format": _native.BF16,

@@ -269,6 +269,14 @@ def test_predict() -> None:
     x, fc1, fc2 = torch.randn(4, 10), Matrix.of(torch.randn(3, 10).half()), Matrix.of(torch.randn(25, 3).half())
     logits = torch.relu(x @ fc1.data.float().T) @ fc2.data.float().T
     for threshold in (-1.0, 0.0, 0.5):
-        named = reference.predict(x, fc1, fc2, threshold)
+        named = reference.predict(x, fc1, True, fc2, None, threshold)
         assert named.dtype == torch.bool
         assert torch.equal(named, logits > threshold)
+
+
+def test_predict_without_relu_or_without_a_bottleneck_and_with_a_bias() -> None:
+    x, fc1, fc2 = torch.randn(4, 10), Matrix.of(torch.randn(3, 10).half()), Matrix.of(torch.randn(25, 3).half())
+    gates, bias = Matrix.of(torch.randn(25, 10).half()), torch.randn(25)
+    product = x @ fc1.data.float().T @ fc2.data.float().T
+    assert torch.equal(reference.predict(x, fc1, False, fc2, bias, 0.25), product + bias > 0.25)
+    assert torch.equal(reference.predict(x, None, False, gates, bias, 0.25), x @ gates.data.float().T + bias > 0.25)

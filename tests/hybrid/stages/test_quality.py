@@ -15,7 +15,7 @@ from hybrid.stages.quality import Part, Passage, evaluate, measure, measure_laye
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
 from profiler.matrix import Matrix
-from profiler.predictor import LowRankPredictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorQuality, PredictorSet
 
 TEXTS = [f"The {a} fox runs over the {b} dog: {i}" * 9 for i, (a, b) in enumerate([("hot", "cold")] * 3 + [("a", "b")])]
 SHARES = PredictorQuality(1, 0.5, 0.5, 0.5, 0.5, 0.5)
@@ -28,10 +28,10 @@ def predictors(llama_directory):
     with ModelDirectory.open(llama_directory) as directory:
         spec, source = directory.spec, directory.source_digest
     layers = [
-        LowRankPredictor(
+        Predictor.low_rank(
             Matrix.of(torch.randn(16, spec.hidden_size, generator=generator).half()),
             Matrix.of(torch.randn(spec.n_neurons, 16, generator=generator).half()),
-            5.0,
+            threshold=5.0,
         )
         for _ in range(spec.n_layers)
     ]
