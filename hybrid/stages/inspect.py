@@ -11,6 +11,7 @@ from typing import Any
 
 from hybrid.checkpoint.names import tensor_shapes
 from hybrid.spec import ModelSpec
+from hybrid.store.evaluation_file import read_evaluation, why_stale
 from hybrid.store.files import ModelFiles
 from hybrid.store.layout import PADDING
 from hybrid.store.manifest import DENSE_FILE
@@ -28,6 +29,15 @@ class ProfileState:
     name: str
     tokens: int
     binds: bool
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class EvaluationState:
+    """One evaluation of the directory: a line for each mode. problem: why it says nothing of the model now, if so."""
+
+    name: str
+    headlines: tuple[str, ...]
     problem: str | None
 
 
@@ -52,6 +62,7 @@ class InspectReport:
     profiles: tuple[ProfileState, ...]
     predictors: tuple[str, ...]
     plans: tuple[str, ...]
+    evaluations: tuple[EvaluationState, ...]
     verified: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -91,6 +102,7 @@ def inspect(path: Path, verify: bool = False, progress: Callable[[int, int], Non
         profiles=tuple(_profile_state(files, name) for name in files.added_names("profiles")),
         predictors=tuple(files.added_names("predictors")),
         plans=tuple(files.added_names("plans")),
+        evaluations=tuple(_evaluation_state(files, name) for name in files.added_names("evaluations")),
         verified=verify,
     )
 
@@ -133,3 +145,15 @@ def _profile_state(files: ModelFiles, name: str) -> ProfileState:
     if (profile.layers, profile.neurons) != (spec.n_layers, spec.n_neurons):
         return ProfileState(name, profile.tokens, False, "counts other layers or neurons than the model has")
     return ProfileState(name, profile.tokens, True, None)
+
+
+def _evaluation_state(files: ModelFiles, name: str) -> EvaluationState:
+    mend = f"hybrid eval {files.path} --text FILE"
+    try:
+        evaluation = read_evaluation(files.evaluation_path(name), mend)
+    except UserError as error:
+        return EvaluationState(name, (), str(error))
+    stale = why_stale(evaluation, files)
+    if stale is not None:
+        return EvaluationState(name, (), f"stale, {stale}; evaluate again with: {mend}")
+    return EvaluationState(name, tuple(evaluation.headlines()), None)

@@ -49,6 +49,16 @@ def find_predictors(directory: ModelDirectory, profile: str) -> PredictorSet | N
     return predictors
 
 
+def offered_modes(directory: ModelDirectory, profile: str = "default") -> list[Mode]:
+    """What the model can be run in, dense first; predicted mode where the profile has predictors."""
+    modes: list[Mode] = ["dense"]
+    if directory.spec.has_exact_zeros:
+        modes.append("exact")
+    if find_predictors(directory, profile) is not None:
+        modes.append("predicted")
+    return modes
+
+
 def choose_mode(mode: str | None, directory: ModelDirectory, predictors: PredictorSet | None) -> Mode:
     """The mode asked for, or the cheapest one that the model offers."""
     if mode is None:

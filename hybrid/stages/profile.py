@@ -7,7 +7,6 @@ which a kill leaves a directory that works: predictors, profile (both by neuron 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import torch
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.spec import ModelSpec
-from hybrid.stages.evaluate import read_text, windows
+from hybrid.stages.texts import Corpus, Window
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.neurons import LayerRows
 from hybrid.store.rows import Ids
@@ -93,7 +92,6 @@ def profile(
         UserError: a text that is none, too little of it, a directory that cannot be written or is being written.
     """
     tell = progress or (lambda stage, done, total: None)
-    contents = [read_text(text) for text in texts]
     with directory_lock(path, "profile"):
         if not os.access(path, os.W_OK):
             raise UserError(f"cannot profile: {path} cannot be written; work on a copy of your own")
@@ -102,7 +100,10 @@ def profile(
         spec = directory.spec
         context = min(spec.max_positions, PROFILE_CONTEXT)
         with Engine(directory, EngineOptions(mode="dense", context=context)) as engine:
-            pieces = choose_pieces(engine, contents, settings.tokens)
+            corpus = Corpus.open(texts, engine.tokenizer, path)
+            windows = choose_windows(corpus, engine.context, settings.tokens)
+            pieces = [window.ids for window in windows]
+            seen = {window.document: window.source.digest for window in windows}
             orders = [directory.layer(i).neuron_ids for i in range(spec.n_layers)]
             lengths = [len(piece) for piece in pieces]
             limits = CaptureLimits(memory=settings.memory)
@@ -113,10 +114,7 @@ def profile(
             recorder = Recorder(spec.n_layers, spec.n_neurons, orders)
             run_through(engine, pieces, Naming(recorder, predictors, orders), "counting", tell)
         counted = recorder.to_profile(
-            directory.source_digest,
-            hashlib.sha256("\0".join(contents).encode()).hexdigest(),
-            [0.0] * spec.n_layers,
-            has_predictors=True,
+            directory.source_digest, corpus.digest(), [0.0] * spec.n_layers, True, seen.values()
         )
         write(directory, counted, predictors, settings.name, tell)
     layers = [LayerReport(quality, hot_share(counted, i)) for i, quality in enumerate(predictors.quality)]
@@ -140,13 +138,10 @@ class Naming:
         self._recorder.ffn(layer, hidden, activation, by_id[:, self._orders[layer]])
 
 
-def choose_pieces(engine: Engine, contents: Sequence[str], tokens: int | None) -> list[list[int]]:
+def choose_windows(corpus: Corpus, longest: int, tokens: int | None) -> list[Window]:
     """The texts in windows; short texts in shorter ones, so that there are enough to keep some apart."""
-    whole = sum(len(engine.tokenizer.encode(content)) for content in contents)
-    wanted = min(whole, tokens or whole)
-    context = max(16, min(engine.context, wanted // 16))
-    pieces = windows(engine.tokenizer, contents, context)
-    return pieces if tokens is None else pieces[: -(-tokens // context)]
+    wanted = sum(len(window.ids) for window in corpus.windows(longest, tokens))
+    return list(corpus.windows(max(16, min(longest, wanted // 16)), tokens))
 
 
 def run_through(engine: Engine, pieces: Sequence[Sequence[int]], tap: Tap, stage: str, tell: Progress) -> None:

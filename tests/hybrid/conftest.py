@@ -24,7 +24,7 @@ fallback (`<unk>` 0, `<s>` 1, `</s>` 2, a beginning-of-sequence token is added);
 `merges.txt` (`<s>` 0, `<pad>` 1, `</s>` 2 which opens every text, `<unk>` 3).
 
 `llama_checkpoint`, `opt_checkpoint` are one of each; `llama_directory`, `opt_directory` the same packed: for reading.
-`complete` continues prompts with any engine.
+`complete` continues prompts with any engine, `passages_of` cuts texts for `hybrid.stages.quality`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ from hybrid.runtime.engine import Engine
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.stages.pack import pack
+from hybrid.stages.quality import Passage, read_passages
+from hybrid.stages.texts import Corpus
 
 MakeCheckpoint = Callable[..., Path]
 Complete = Callable[[Engine, Sequence[Sequence[int]], int], list[list[int]]]
@@ -284,3 +286,15 @@ def complete() -> Complete:
         return [sequence.output_ids for sequence in sequences]
 
     return run
+
+
+@pytest.fixture
+def passages_of(tmp_path: Path) -> Callable[[Engine, Sequence[str], int], list[Passage]]:
+    """`passages_of(engine, texts, context)`: documents as an evaluation cuts them."""
+
+    def cut(engine: Engine, texts: Sequence[str], context: int) -> list[Passage]:
+        path = tmp_path / "texts.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        return read_passages(Corpus.open([path], engine.tokenizer), context, None)[0]
+
+    return cut
