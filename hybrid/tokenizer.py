@@ -40,11 +40,16 @@ class Tokenizer(ABC):
         Raises:
             UserError: the text is not Unicode (it holds lone surrogates).
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from error
+        _check_unicode(text)
         return self._encode(text, add_bos)
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Token ids of what a chat template wrote: names of special tokens stand for those tokens, and no BOS is added.
+
+        Raises:
+            UserError: as `encode`.
+        """
+        return self.encode(text, add_bos=False)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of token ids; special tokens are left out, or written as they are called."""
@@ -132,18 +137,26 @@ class SentencePieceTokenizer(Tokenizer):
         control = {i for i in range(self._pieces) if self._model.is_control(i)}
         named = {i for name in settings.special if (i := self._id(name, -1)) is not None}
         self.special_ids = frozenset(control | named)
-        contents = sorted(filter(None, self._added), key=len, reverse=True)
-        self._split = re.compile(f"({'|'.join(map(re.escape, contents))})" if contents else r"(?!)()")
+        self._split = _splitter(self._added)
+        by_name = {self._model.id_to_piece(i): i for i in self.special_ids if i < self._pieces}
+        self._chat_tokens = {**by_name, **self._added}
+        self._split_chat = _splitter(self._chat_tokens)
 
     def is_byte(self, token_id: int) -> bool:
         """Whether the piece stands for one byte of UTF-8 that had no piece of its own."""
         return token_id < self._pieces and bool(self._model.is_byte(token_id))
 
     def _encode(self, text: str, add_bos: bool) -> list[int]:
-        ids = list(self._opening) if add_bos else []
-        for part in self._split.split(text):
-            ids += [self._added[part]] if part in self._added else self._model.encode(part)
-        return ids
+        opening = list(self._opening) if add_bos else []
+        return opening + self._encode_parts(self._split.split(text), self._added)
+
+    def encode_chat(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        _check_unicode(text)
+        return self._encode_parts(self._split_chat.split(text), self._chat_tokens)
+
+    def _encode_parts(self, parts: Iterable[str], tokens: dict[str, int]) -> list[int]:
+        return [i for part in parts for i in ([tokens[part]] if part in tokens else self._model.encode(part))]
 
     def _decode(self, ids: list[int]) -> str:
         texts: list[str] = []
@@ -209,6 +222,19 @@ class FastTokenizer(Tokenizer):
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._model.decode(ids, skip_special_tokens=False))
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the text is not valid Unicode: {error.reason} at character {error.start}") from error
+
+
+def _splitter(names: Iterable[str]) -> re.Pattern[str]:
+    """Splits a text at names of tokens, keeping them; longer names first."""
+    longest_first = sorted(filter(None, names), key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})" if longest_first else r"(?!)()")
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:

@@ -9,7 +9,7 @@ from typing import Any
 from profiler.artifacts import UserError, read_json_object
 
 ID_LIMIT = 1 << 22  # more than any vocabulary has
-SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class TokenizerSettings:
 
     bos_token, eos_token: their names; bos_id, eos_ids: their ids as the model's configuration has them. add_bos:
     whether a text is opened by BOS; None where nothing says so. added: names and ids of tokens beyond the trained
-    vocabulary; special: names of tokens that are no text.
+    vocabulary; special: names of tokens that are no text; special_names: those that have a part to play, by that part
+    (`bos_token` and so on), as chat templates ask for them.
     """
 
     bos_token: str | None
@@ -29,6 +30,7 @@ class TokenizerSettings:
     add_prefix_space: bool
     added: dict[str, int]
     special: frozenset[str]
+    special_names: dict[str, str]
 
 
 def read_settings(directory: Path) -> TokenizerSettings:
@@ -37,12 +39,13 @@ def read_settings(directory: Path) -> TokenizerSettings:
     Raises:
         UserError: one of the files is damaged.
     """
-    config = _optional(directory / "source_config.json") or _optional(directory / "config.json")
-    generation = _optional(directory / "generation_config.json")
-    own = _optional(directory / "tokenizer_config.json")
-    names = {**_optional(directory / "special_tokens_map.json"), **{k: v for k, v in own.items() if v is not None}}
+    config = read_optional(directory / "source_config.json") or read_optional(directory / "config.json")
+    generation = read_optional(directory / "generation_config.json")
+    own = read_optional(directory / "tokenizer_config.json")
+    names = {**read_optional(directory / "special_tokens_map.json"), **{k: v for k, v in own.items() if v is not None}}
     added, special = _added_tokens(directory, own)
-    special |= {name for key in SPECIAL_NAMES if (name := _name(names.get(key))) is not None}
+    parts = {key: name for key in SPECIAL_NAMES if (name := _name(names.get(key))) is not None}
+    special |= set(parts.values())
     more = names.get("additional_special_tokens")
     special |= {name for m in (more if isinstance(more, list) else []) if (name := _name(m)) is not None}
     eos = generation.get("eos_token_id")
@@ -59,10 +62,12 @@ def read_settings(directory: Path) -> TokenizerSettings:
         add_prefix_space=own.get("add_prefix_space") is True,
         added=added,
         special=frozenset(special),
+        special_names=parts,
     )
 
 
-def _optional(path: Path) -> dict[str, Any]:
+def read_optional(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty where there is no such file; raises as `read_json_object`."""
     return read_json_object(path) if path.is_file() else {}
 
 
@@ -70,7 +75,7 @@ def _added_tokens(directory: Path, own: dict[str, Any]) -> tuple[dict[str, int],
     """Names and ids from added_tokens.json and from tokenizer_config.json, and the names that are marked special."""
     added: dict[str, int] = {}
     special: set[str] = set()
-    for content, token_id in _optional(directory / "added_tokens.json").items():
+    for content, token_id in read_optional(directory / "added_tokens.json").items():
         added[content] = _id(directory, token_id)
     entries = own.get("added_tokens_decoder")
     for key, entry in (entries if isinstance(entries, dict) else {}).items():
