@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from profiler.artifacts import UserError
 from profiler.capture import MINIMUM_TOKENS, LayerSamples, Split
+from profiler.coverage import Tally
 from profiler.matrix import Matrix
 from profiler.predictor import EVERYTHING, NOTHING, LowRankPredictor, PredictorQuality
 
@@ -88,23 +89,12 @@ def calibrate(predictor: LowRankPredictor, split: Split, keep: float) -> float:
 
 def measure(predictor: LowRankPredictor, split: Split) -> PredictorQuality:
     """The predictor's quality on a split."""
-    active = named = both = 0
-    mass, tokens_with_mass = 0.0, 0
+    tally = Tally()
     for states, magnitude in _chunks(split):
-        is_active, is_named = magnitude > 0, predictor.named(states)
-        active, named = active + int(is_active.sum()), named + int(is_named.sum())
-        both += int((is_active & is_named).sum())
-        mass += float((_per_token(magnitude) * is_named).sum(dtype=torch.float64))
-        tokens_with_mass += int(is_active.any(1).sum())
-    size = split.tokens * predictor.neurons
-    return PredictorQuality(
-        tokens=split.tokens,
-        active=active / size,
-        named=named / size,
-        recall=both / active if active else 1.0,
-        precision=both / named if named else 1.0,
-        mass_recall=min(1.0, mass / tokens_with_mass) if tokens_with_mass else 1.0,
-    )
+        tally.add(magnitude, predictor.named(states))
+    found = asdict(tally.quality())
+    del found["dropped_mass"]
+    return PredictorQuality(**found)
 
 
 def _fit(train: Split, recipe: Recipe, seed: int, on_step: Callable[[int], None] | None) -> LowRankPredictor:

@@ -99,10 +99,12 @@ class Engine:
     @torch.inference_mode()
     def logits(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:
         """fp32 `[tokens, vocab]` of a text that fits the context, in pieces of the prefill size or token by token."""
-        hidden = self.hidden_states(token_ids, one_by_one, tap)
-        piece = self.machine.prefill_tokens
-        pieces = [hidden[at : at + piece] for at in range(0, len(hidden), piece)]
-        return torch.cat([self.decoder.logits(part).cpu() for part in pieces])
+        return self.head(self.hidden_states(token_ids, one_by_one, tap))
+
+    @torch.inference_mode()
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """fp32 `[tokens, vocab]` on the host: the logits of some of the rows that `hidden_states` gave."""
+        return torch.cat([self.decoder.logits(part).cpu() for part in hidden.split(self.machine.prefill_tokens)])
 
     @torch.inference_mode()
     def hidden_states(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:
@@ -111,7 +113,9 @@ class Engine:
         if len(token_ids) > self.context:
             raise UserError(f"{len(token_ids)} tokens do not fit the context of {self.context}")
         blocks = array("q", (self.allocator.take() for _ in range(pages_for(len(token_ids)))))
-        usual = self.machine.prefill_tokens if tap is None else PREFILL_TOKENS  # a tap is shown torch's activations
+        usual = self.machine.prefill_tokens
+        if tap is not None and "gpu" not in self.machine.units:  # where a plan counts buffers, they stay as they are
+            usual = PREFILL_TOKENS  # a tap is shown torch's activations
         piece = 1 if one_by_one else usual
         try:
             self.machine.scheduler.tap = tap

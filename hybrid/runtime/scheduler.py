@@ -51,25 +51,39 @@ class Scheduler:
         """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`."""
         layer = self.layers[index]
         named = layer.predictor.named(x) if self.mode == "predicted" and layer.predictor else None
-        if self.tap is not None:
-            return self._watched(self.tap, index, layer, x)
-        compute = self.on_both if layer.far_banks else self._on_one
-        y = compute(layer, x, named)
+        y = self._computed(layer, x, named) if self.tap is None else self._watched(self.tap, index, layer, x, named)
         return y if layer.down_bias is None else y + layer.down_bias
 
-    def _watched(self, tap: Tap, index: int, layer: SplitLayer, x: torch.Tensor) -> torch.Tensor:
-        """The whole FFN, shown to a tap."""
-        assert not layer.far_banks, "profiling computes every row on the unit of the attention"
-        activations = x.new_empty(x.shape[0], sum(len(bank) for bank in layer.near_banks))
-        y = torch.zeros_like(x) if layer.down_bias is None else layer.down_bias.expand_as(x).clone()
-        for bank in layer.near_banks:
-            here = activations[:, bank.first_row : bank.first_row + len(bank)]
-            y += layer.near.sparse_ffn(bank, x, None, False, here)[0]
-        tap.ffn(index, x, activations, None)
+    def _computed(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        return self.on_both(layer, x, named) if layer.far_banks else self._rows(layer.near, layer.near_banks, x, named)
+
+    def _watched(
+        self, tap: Tap, index: int, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What the mode computes; a tap is shown the activations of all rows, and those that the mode adds up."""
+        activations = x.new_empty(x.shape[0], sum(len(bank) for bank in (*layer.near_banks, *layer.far_banks)))
+        whole = self._activations(layer.near, layer.near_banks, x, activations)
+        if layer.far is not None:
+            whole = whole + self._activations(layer.far, layer.far_banks, x, activations)
+        y = whole if self.mode == "dense" else self._computed(layer, x, named)
+        tap.ffn(index, x, activations, activations != 0 if named is None and self.skip_inactive else named)
         return y
 
-    def _on_one(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
-        return self._rows(layer.near, layer.near_banks, x, named)
+    def _activations(
+        self, unit: Unit, banks: Sequence[RowBank], x: torch.Tensor, activations: torch.Tensor
+    ) -> torch.Tensor:
+        """fp32 `[tokens, hidden]`, what all rows of a unit add; their activations go into `[tokens, rows of the layer]`.
+
+        Both are where `x` is.
+        """
+        there, y = x.to(unit.device), torch.zeros_like(x)
+        for bank in banks:
+            columns = activations[:, bank.first_row : bank.first_row + len(bank)]
+            here = columns if unit.device == x.device else there.new_empty(columns.shape)
+            y += unit.sparse_ffn(bank, there, None, False, here)[0].to(x.device)
+            if here is not columns:
+                columns.copy_(here)
+        return y
 
     def on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: the rows of a split layer, each on its unit, at the same time."""
