@@ -40,6 +40,8 @@ def sparse_ffn(
     named: torch.Tensor | None = None,
     skip_inactive: bool = True,
     activations: torch.Tensor | None = None,
+    gates: torch.Tensor | None = None,
+    cutoff: float | None = None,
 ) -> tuple[torch.Tensor, Counts]:
     """What the bank's rows contribute; see `reference.sparse_ffn`.
 
@@ -50,6 +52,8 @@ def sparse_ffn(
         named: bool `[tokens, len(bank)]`, perhaps a slice of the columns of a wider one; None names every row.
         skip_inactive: leave out pairs whose activation is exactly zero.
         activations: fp32 `[tokens, len(bank)]` to fill with what multiplies the down vectors; the reference does that.
+        gates: the same for what the activation function gives.
+        cutoff: of activations, in the place of the bank's; the reference takes it.
 
     Raises:
         ValueError: shapes or dtypes do not fit the bank.
@@ -62,9 +66,10 @@ def sparse_ffn(
             raise ValueError(f"named should be bool [{tokens}, {len(bank)}] in host memory")
         if named.stride(1) != 1 or named.stride(0) < len(bank):
             named = named.contiguous()
-    if activations is not None or not 1 <= tokens <= MAX_TOKENS:
+    if activations is not None or gates is not None or cutoff is not None or not 1 <= tokens <= MAX_TOKENS:
+        cutoff = bank.cutoff if cutoff is None else cutoff
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
-        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, bank.cutoff)
+        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
     y = torch.empty_like(x)
     counts = array("q", (0, 0))
     _native.sparse_ffn(

@@ -19,11 +19,13 @@ from hybrid.runtime.summary import summarise
 from hybrid.stages.evaluate import Quality, evaluate, read_text, windows
 from hybrid.stages.opening import find_plan, find_predictors, open_engine, resolve
 from hybrid.stages.plan import baseline_plan
+from hybrid.stages.thresholds import find_thresholds
 from hybrid.store.directory import ModelDirectory
 from placement.plan import Mode, Plan
 from profiler.artifacts import UserError
 
 PROMPT_TOKENS = 16
+LOSSY = {"threshold": "threshold, lossy"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Comparison:
 def compare(
     path: str | Path, texts: Sequence[Path], settings: Settings, progress: Callable[[str, int, int], None] | None = None
 ) -> Comparison:
-    """Measure the baseline, exact and (where the model is profiled) predicted mode; see `Row`."""
+    """Measure the baseline, exact and, where the model is profiled or calibrated, predicted and threshold mode."""
     tell = progress or (lambda stage, done, total: None)
     model = resolve(path)
     contents = [read_text(text) for text in texts]
@@ -110,8 +112,10 @@ def _contenders(model: Path, settings: Settings) -> list[tuple[str, Mode, Plan |
         modes: list[Mode] = ["exact"] if directory.spec.has_exact_zeros else []
         if find_predictors(directory, "default") is not None:
             modes.append("predicted")
+        if find_thresholds(directory) is not None:
+            modes.append("threshold")
     name = "dense, on the CPU" if baseline is None else f"dense, {baseline.name}"
-    return [(name, "dense", baseline), *((str(mode), mode, plan) for mode in modes)]
+    return [(name, "dense", baseline), *((LOSSY.get(mode, str(mode)), mode, plan) for mode in modes)]
 
 
 def _open(model: Path, mode: Mode, placement: Plan | None, settings: Settings, beside: Engine | None) -> Engine:
