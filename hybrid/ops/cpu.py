@@ -29,6 +29,7 @@ isa = _native.isa
 
 MAX_TOKENS = _native.MAX_TOKENS
 WEIGHT_FORMATS = {"bf16": _native.BF16, "f16": _native.F16, "q8_0": _native.Q8_0, "q4_0": _native.Q4_0}
+MATRIX_FORMATS = {**WEIGHT_FORMATS, "b1": _native.B1}
 PAGE_FORMATS = {torch.bfloat16: _native.BF16, torch.float16: _native.F16, torch.float32: _native.F32}
 ACTIVATIONS = {"relu": _native.RELU, "relu2": _native.RELU2, "silu": _native.SILU}
 
@@ -113,7 +114,7 @@ def linear(pool: Pool, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | Non
         pool,
         weight.data.data_ptr(),
         weight.stride_bytes,
-        WEIGHT_FORMATS[weight.weight_format],
+        MATRIX_FORMATS[weight.weight_format],
         weight.rows,
         weight.columns,
         0 if bias is None else bias.data_ptr(),
@@ -157,7 +158,7 @@ def matrix_arguments(
     return (
         weight.data.data_ptr(),
         weight.stride_bytes,
-        WEIGHT_FORMATS[weight.weight_format],
+        MATRIX_FORMATS[weight.weight_format],
         weight.rows,
         0 if bias is None else bias.data_ptr(),
         0 if y is None else y.data_ptr(),

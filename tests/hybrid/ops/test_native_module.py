@@ -63,7 +63,8 @@ def test_the_arguments_that_the_others_vary_are_good() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"weight_format": 4},
+        {"weight_format": _native.B1},
+        {"weight_format": _native.F32},
         {"weight_format": -1},
         {"activation": 3},
         {"activation": -1},
