@@ -33,6 +33,7 @@ from hybrid.cli_options import (
     WeightFormat,
     device_name,
 )
+from hybrid.cli_quality import compare, evaluate
 from profiler.artifacts import UserError, parse_size
 
 app = typer.Typer(
@@ -199,48 +200,8 @@ def run(
         display.note(line)
 
 
-@app.command()
-def compare(
-    model: ModelArgument,
-    text: Annotated[list[Path] | None, typer.Option("--text", help="The text that quality is measured on.")] = None,
-    plan: PlanOption = None,
-    device: DeviceOption = None,
-    tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=2, help="Tokens to decode after each prompt.")] = 48,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts, taken from the text.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of timing.")] = 3,
-    text_tokens: Annotated[int | None, typer.Option(min=2, help="Measure quality on so many tokens only.")] = None,
-    context: ContextOption = None,
-    kv_format: KvOption = KvFormat.f16,
-    threads: ThreadsOption = None,
-    no_mmap: NoMmapOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure a layer-wise baseline and the model's other modes side by side.
-
-    Example: hybrid compare demo
-    """
-    from hybrid.stages.compare import Settings
-    from hybrid.stages.compare import compare as run_stage
-    from hybrid.stages.demo import DEMO, HELDOUT_TEXT
-
-    texts = text or ([HELDOUT_TEXT] if model == DEMO else [])
-    if not texts:
-        raise UserError("compare needs a text to measure quality on: add --text FILE")
-    settings = Settings(
-        plan=plan or ("default" if device else None),
-        device=device_name(device),
-        tokens=tokens,
-        prompts=prompts,
-        rounds=rounds,
-        text_tokens=text_tokens,
-        context=context,
-        kv_format=kv_format.value,
-        threads=threads,
-        mmap=not no_mmap,
-    )
-    with display.stages() as tell:
-        result = run_stage(model, texts, settings, tell)
-    display.show(as_json, result, lambda: reports.comparison_lines(result))
+app.command()(compare)
+app.command("eval")(evaluate)
 
 
 @app.command()

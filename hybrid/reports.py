@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     from hybrid.runtime.summary import RunSummary
     from hybrid.stages.calibrate import CalibrationReport
     from hybrid.stages.compare import Comparison
+    from hybrid.stages.evaluate import EvaluationReport
     from hybrid.stages.inspect import InspectReport
     from hybrid.stages.pack import PackReport
     from hybrid.stages.plan import PlanReport
     from hybrid.stages.profile import ProfileReport
+    from hybrid.store.evaluation_file import ModeEvaluation
     from placement.plan import Memory
+    from profiler.quality import Quality
+
+FEW_LAYERS = 12  # that are shown without being asked for
 
 
 def pack_lines(report: PackReport) -> list[str]:
@@ -46,9 +51,9 @@ def profile_lines(report: ProfileReport) -> list[str]:
     ]
     removed = [f"removed what a killed run left: {path}" for path in report.removed]
     size = format_size(report.predictor_bytes)
-    summary = (
-        f"{report.path}: {report.tokens:,} tokens counted; predictors of rank {report.rank}, {size}; rows reordered"
-    )
+    ranks = ", ".join(map(str, report.ranks))
+    counted = f"{report.path}: {report.tokens:,} tokens counted"
+    summary = f"{counted}; predictors of rank {ranks}, {size}; rows reordered"
     return [*removed, *table(header, rows), "", summary]
 
 
@@ -117,6 +122,7 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
 def inspect_lines(report: InspectReport) -> list[str]:
     """What a model directory holds."""
     spec, parts = report.spec, ", ".join(f"{part} {format_size(size)}" for part, size in report.bytes.items() if size)
+    activation = spec.activation + (f" above {spec.activation_cutoff:g}" if spec.activation_cutoff else "")
     order = "in the checkpoint's order" if report.in_checkpoint_order else "hottest first"
     profiles = [
         f"{p.name} ({p.tokens:,} tokens)" if p.problem is None else f"{p.name} ({p.problem})" for p in report.profiles
@@ -124,7 +130,7 @@ def inspect_lines(report: InspectReport) -> list[str]:
     return [
         f"{report.path}: {spec.family}, {report.parameters / 1e6:,.1f} M parameters in {report.weight_format}, "
         f"{report.bits_per_weight:.2f} bits each",
-        f"{spec.n_layers} layers of hidden size {spec.hidden_size}, {spec.n_neurons} neurons ({spec.activation}), "
+        f"{spec.n_layers} layers of hidden size {spec.hidden_size}, {spec.n_neurons} neurons ({activation}), "
         f"{spec.n_heads} heads, {spec.n_kv_heads} for keys and values; {spec.vocab_size} pieces; "
         f"{spec.max_positions} tokens of context",
         f"bytes: {format_size(sum(report.bytes.values()))} ({parts})",
@@ -135,6 +141,8 @@ def inspect_lines(report: InspectReport) -> list[str]:
             f"thresholds {t.name}: {t.problem or f'{t.active:.1%} of the neurons stay active; {t.warning}'}"
             for t in report.thresholds
         ),
+        *(f"evaluation {e.name}: {line}" for e in report.evaluations for line in e.headlines),
+        *(f"evaluation {e.name}: {e.problem}" for e in report.evaluations if e.problem is not None),
         f"source {report.source_digest[:16]}, pack {report.pack_digest[:16]}, order {report.row_order_digest[:16]}",
         "verified: every byte is as it was packed" if report.verified else "not verified; --verify reads every byte",
     ]
@@ -162,6 +170,57 @@ def comparison_lines(result: Comparison) -> list[str]:
     tokens = result.rows[0].quality.tokens
     note = f"quality over {tokens:,} tokens of {', '.join(result.text)}; speed: median of interleaved rounds"
     return [*table(header, rows), "", note]
+
+
+def evaluation_lines(report: EvaluationReport, all_layers: bool) -> list[str]:
+    """The tables of `hybrid eval`: modes, then for each the layers, where they are few or asked for."""
+    evaluation = report.evaluation
+    header = ["mode", "perplexity", "over dense", "95 % interval", "KL (nats)", "median", "95 %", "99 %", "top-1"]
+    lines = table(header, [[mode.mode, *_quality_cells(mode.quality)] for mode in evaluation.modes])
+    for mode in evaluation.modes:
+        telling = len(mode.layers) <= FEW_LAYERS and any(q.recall < 1 or q.precision < 1 for q in mode.layers)
+        if mode.layers and (all_layers or telling):
+            lines += ["", *_layer_table(mode)]
+    text, files = evaluation.text, ", ".join(evaluation.text.paths)
+    lines += [
+        "",
+        f"{text.tokens:,} tokens in {text.documents:,} documents of {files}, context {evaluation.settings['context']}",
+    ]
+    if evaluation.layer_tokens:
+        lines.append(f"layers: on {evaluation.layer_tokens:,} tokens from all over the text")
+    stored = [] if report.path is None else [f"stored as {report.path}"]
+    return [*lines, *evaluation.notes, *stored]
+
+
+def _quality_cells(quality: Quality) -> list[str]:
+    ends = quality.interval
+    return [
+        f"{quality.perplexity:.4f}",
+        f"{quality.ratio - 1:+.3%}",
+        "-" if ends is None else f"{ends.low - 1:+.3%} to {ends.high - 1:+.3%}",
+        f"{quality.divergence:.5f}",
+        f"{quality.divergence_p50:.5f}",
+        f"{quality.divergence_p95:.5f}",
+        f"{quality.divergence_p99:.5f}",
+        f"{quality.agreement:.2%}",
+    ]
+
+
+def _layer_table(mode: ModeEvaluation) -> list[str]:
+    header = [f"{mode.mode}, layer", "active", "named", "recall", "precision", "mass kept", "mass dropped"]
+    rows = [
+        [
+            str(index),
+            f"{layer.active:.2%}",
+            f"{layer.named:.2%}",
+            f"{layer.recall:.2%}",
+            f"{layer.precision:.2%}",
+            f"{layer.mass_recall:.3%}",
+            f"{layer.dropped_mass:.3%}",
+        ]
+        for index, layer in enumerate(mode.layers)
+    ]
+    return table(header, rows)
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -20,8 +20,8 @@ def ratio_interval(
 ) -> Interval | None:
     """The percentile interval of perplexity over the reference's; None for fewer than five documents.
 
-    Documents are drawn with replacement, each with its tokens and with the losses of both: what is hard about a document
-    is hard for both, and cancels. The ratio of a draw is that of all of its tokens together, as it is for the text.
+    Documents are drawn with replacement, each with its tokens and both losses: what is hard about a document is hard
+    for both, and cancels. The ratio of a draw is that of all of its tokens together, as it is for the text.
 
     Args:
         losses: fp64 `[documents]`, summed loss in nats of what is judged.

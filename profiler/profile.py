@@ -20,6 +20,7 @@ from profiler.artifacts import UserError, check_version, write_atomic
 PROFILE_VERSION = 1
 Counts = npt.NDArray[np.int64]
 COUNT_NAMES = ("active", "named", "union4", "union16")
+ARRAY_NAMES = (*COUNT_NAMES, "documents")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Profile:
     named: tokens for which the layer's predictor named the neuron; zeros where there is no predictor.
     union4, union16: windows of 4 and 16 consecutive tokens in which it was active at least once, times the window's
     length, so that all counts divide by `tokens`: the rows that a batch of that size must read.
+    documents: of the text, 64-bit digests in rising order, so that an evaluation can say which of its documents were
+    counted or trained on; empty where that was not recorded.
     """
 
     source_digest: str
@@ -41,6 +44,7 @@ class Profile:
     union16: Counts
     thresholds: tuple[float, ...] = field(default=())
     has_predictors: bool = False
+    documents: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
     def __post_init__(self) -> None:
         shape = self.active.shape
@@ -52,6 +56,8 @@ class Profile:
                 raise UserError(f"profile: {name} should be int64 of shape {list(shape)}, as the other counts are")
             if counts.size and (counts.min() < 0 or counts.max() > self.tokens):
                 raise UserError(f"profile: {name} holds counts outside 0..{self.tokens} tokens")
+        if self.documents.ndim != 1 or self.documents.dtype != np.uint64:
+            raise UserError("profile: the digests of documents should be a list of 64-bit numbers")
 
     @property
     def layers(self) -> int:
@@ -76,9 +82,9 @@ class Profile:
 
 def write_profile(path: Path, profile: Profile) -> None:
     """Write a profile as safetensors, atomically."""
-    body = {k: v for k, v in asdict(profile).items() if k not in COUNT_NAMES}
+    body = {k: v for k, v in asdict(profile).items() if k not in ARRAY_NAMES}
     metadata = {"kind": "profile", "format_version": str(PROFILE_VERSION), "profile": json.dumps(body)}
-    write_atomic(path, save({name: getattr(profile, name) for name in COUNT_NAMES}, metadata))
+    write_atomic(path, save({name: getattr(profile, name) for name in ARRAY_NAMES}, metadata))
 
 
 def read_profile(path: Path, mend: str = "hybrid profile DIR --text FILE") -> Profile:
@@ -92,7 +98,7 @@ def read_profile(path: Path, mend: str = "hybrid profile DIR --text FILE") -> Pr
     try:
         with safetensors.safe_open(str(path), framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in COUNT_NAMES if name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in ARRAY_NAMES if name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
     if metadata.get("kind") != "profile":
@@ -101,7 +107,7 @@ def read_profile(path: Path, mend: str = "hybrid profile DIR --text FILE") -> Pr
     check_version(path, int(version) if version.isdigit() else None, PROFILE_VERSION, mend)
     try:
         body: dict[str, Any] = json.loads(metadata["profile"])
-        known = {f.name for f in fields(Profile)} - set(COUNT_NAMES)
+        known = {f.name for f in fields(Profile)} - set(ARRAY_NAMES)
         rest = {k: v for k, v in body.items() if k in known}
         rest["thresholds"] = tuple(float(t) for t in rest.get("thresholds", ()))
         return Profile(**arrays, **rest)

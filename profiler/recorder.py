@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -48,9 +48,14 @@ class Recorder:
         self._layers[layer].add(activation != 0, named)
 
     def to_profile(
-        self, source_digest: str, corpus_digest: str, thresholds: Sequence[float] = (), has_predictors: bool = False
+        self,
+        source_digest: str,
+        corpus_digest: str,
+        thresholds: Sequence[float] = (),
+        has_predictors: bool = False,
+        documents: Iterable[int] = (),
     ) -> Profile:
-        """The counts so far, by neuron id. Recording may go on afterwards.
+        """The counts so far, by neuron id. Recording may go on afterwards. documents: their digests, of 64 bits.
 
         Raises:
             UserError: no token has been recorded.
@@ -69,6 +74,7 @@ class Recorder:
             **by_id,
             thresholds=tuple(thresholds),
             has_predictors=has_predictors,
+            documents=np.unique(np.array(list(documents), dtype=np.uint64)),
         )
 
     def _by_id(self, rows: list[torch.Tensor]) -> Counts:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from profiler.artifacts import UserError, from_json, read_json, write_json
+from profiler.artifacts import UserError, digest_json, from_json, read_json, write_json
 from profiler.quality import Interval
 
 THRESHOLDS_VERSION = 1
@@ -94,6 +94,11 @@ class Thresholds:
     def cutoffs(self) -> tuple[float, ...]:
         """Of each layer."""
         return tuple(layer.cutoff for layer in self.layers)
+
+    @property
+    def digest(self) -> str:
+        """Of the cutoffs alone: what is measured of them is measured with these."""
+        return digest_json(list(self.cutoffs))
 
     @property
     def active(self) -> float:

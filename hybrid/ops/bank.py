@@ -17,7 +17,8 @@ class Counts:
     """Pairs of token and row of one sparse feed-forward call.
 
     gated: the first projection (the gate; without one, up) was computed, which is every named pair.
-    finished: the other projections were computed as well.
+    finished: the activation was not skipped: with a gate, the up projection was computed as well. The down vectors of
+        these are read, under drelu of those whose up projection is positive.
     """
 
     gated: int
@@ -71,6 +72,8 @@ class RowBank:
             raise ValueError(f"a bank's rows lie one after the other, not with strides {rows.stride()}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation {activation!r} is not known; known are {', '.join(ACTIVATIONS)}")
+        if activation == "drelu" and not gated:
+            raise ValueError("drelu is for rows with a gate")
         if bias is not None:
             if gated:
                 raise ValueError("a bias is for rows without a gate")

@@ -31,7 +31,14 @@ MAX_TOKENS = _native.MAX_TOKENS
 WEIGHT_FORMATS = {"bf16": _native.BF16, "f16": _native.F16, "q8_0": _native.Q8_0, "q4_0": _native.Q4_0}
 MATRIX_FORMATS = {**WEIGHT_FORMATS, "b1": _native.B1}
 PAGE_FORMATS = {torch.bfloat16: _native.BF16, torch.float16: _native.F16, torch.float32: _native.F32}
-ACTIVATIONS = {"relu": _native.RELU, "relu2": _native.RELU2, "silu": _native.SILU}
+ACTIVATIONS = {
+    "relu": _native.RELU,
+    "relu2": _native.RELU2,
+    "silu": _native.SILU,
+    "gelu": _native.GELU,
+    "gelu_tanh": _native.GELU_TANH,
+    "drelu": _native.DRELU,
+}
 
 
 def sparse_ffn(

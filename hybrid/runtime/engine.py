@@ -104,7 +104,8 @@ class Engine:
     @torch.inference_mode()
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, vocab]` on the host: the logits of some of the rows that `hidden_states` gave."""
-        return torch.cat([self.decoder.logits(part).cpu() for part in hidden.split(self.machine.prefill_tokens)])
+        parts = torch.split(hidden, self.machine.prefill_tokens)
+        return torch.cat([self.decoder.logits(part).cpu() for part in parts])
 
     @torch.inference_mode()
     def hidden_states(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import torch
+
 from hybrid.model.decoder import Decoder
 from hybrid.model.kv_cache import KV_FORMATS, pages_for
 from hybrid.ops import cpu
@@ -189,7 +191,7 @@ def in_memory(predictors: PredictorSet) -> PredictorSet:
     """Predictors in memory of their own."""
     guards = guard(predictors.mappings())
     try:
-        layers = tuple(replace(p, fc1=p.fc1.to("cpu"), fc2=p.fc2.to("cpu")) for p in predictors.layers)
+        layers = tuple(p.moved(lambda matrix: matrix.to("cpu"), torch.Tensor.clone) for p in predictors.layers)
     finally:
         unguard(guards)
     return replace(predictors, layers=layers, path=None)

@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 
 from hybrid.ops.bank import RowBank
-from hybrid.predictors.low_rank import RowPredictor
+from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
 from hybrid.runtime.unit import Unit
@@ -54,13 +54,33 @@ class Scheduler:
         self.activity = Activity()  # replaced by the engine for each kind of work
         self.tap: Tap | None = None
         self._lane = lane
+        self._ahead = torch.empty(0, dtype=torch.bool)  # what the layer before named for the one that comes
 
-    def feed_forward(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`."""
+    def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`, of states `residual`."""
         layer = self.layers[index]
-        named = layer.predictor.named(x) if self.mode == "predicted" and layer.predictor else None
+        named = self._named(index, x, residual) if self.mode == "predicted" else None
         y = self._computed(layer, x, named) if self.tap is None else self._watched(self.tap, index, layer, x, named)
         return y if layer.down_bias is None else y + layer.down_bias
+
+    def _named(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """bool `[tokens, rows]`: what the layer's predictor names; also asks for the next layer where that one can."""
+        layer = self.layers[index]
+        assert layer.predictor is not None, "predicted mode has predictors"
+        reads = layer.predictor.predictor.reads
+        if reads == "previous_ffn_input":
+            named = self._ahead.to(x.device)
+        else:
+            named = layer.predictor.named(x if reads == "ffn_input" else residual)
+        following = self.ahead_of(index)
+        if following is not None:
+            self._ahead = following.named(x.to(following.neuron_ids.device))
+        return named
+
+    def ahead_of(self, index: int) -> RowPredictor | None:
+        """The next layer's predictor, where it reads what the FFN of layer `index` reads."""
+        following = self.layers[index + 1].predictor if index + 1 < len(self.layers) else None
+        return following if following and following.predictor.reads == "previous_ffn_input" else None
 
     def _computed(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         return self.on_both(layer, x, named) if layer.far_banks else self._rows(layer.near, layer.near_banks, x, named)

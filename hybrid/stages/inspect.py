@@ -12,6 +12,7 @@ from typing import Any
 from hybrid.checkpoint.names import tensor_shapes
 from hybrid.spec import ModelSpec
 from hybrid.stages.thresholds import require_thresholds
+from hybrid.store.evaluation_file import read_evaluation, why_stale
 from hybrid.store.files import ModelFiles
 from hybrid.store.layout import PADDING
 from hybrid.store.manifest import DENSE_FILE
@@ -47,6 +48,15 @@ class ThresholdsState:
 
 
 @dataclass(frozen=True)
+class EvaluationState:
+    """One evaluation of the directory: a line for each mode. problem: why it says nothing of the model now, if so."""
+
+    name: str
+    headlines: tuple[str, ...]
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class InspectReport:
     """A model directory. bits_per_weight: of all weights, scales and padding included. bytes: of its files by part.
     verified: whether every byte was read and found whole.
@@ -68,6 +78,7 @@ class InspectReport:
     predictors: tuple[str, ...]
     thresholds: tuple[ThresholdsState, ...]
     plans: tuple[str, ...]
+    evaluations: tuple[EvaluationState, ...]
     verified: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -108,6 +119,7 @@ def inspect(path: Path, verify: bool = False, progress: Callable[[int, int], Non
         predictors=tuple(files.added_names("predictors")),
         thresholds=tuple(_thresholds_state(files, name) for name in files.added_names("thresholds")),
         plans=tuple(files.added_names("plans")),
+        evaluations=tuple(_evaluation_state(files, name) for name in files.added_names("evaluations")),
         verified=verify,
     )
 
@@ -128,7 +140,7 @@ def bytes_by_part(files: ModelFiles) -> dict[str, int]:
 
 
 def _verify_predictors(files: ModelFiles) -> None:
-    from profiler.predictor import read_predictors  # loads torch, which takes seconds and nothing else here needs
+    from profiler.predictor_file import read_predictors  # loads torch, which takes seconds and nothing else here needs
 
     for name in files.added_names("predictors"):
         path, mend = files.predictors_path(name), f"hybrid profile {files.path} --text FILE"
@@ -158,3 +170,15 @@ def _thresholds_state(files: ModelFiles, name: str) -> ThresholdsState:
     except UserError as error:
         return ThresholdsState(name, 0.0, "", None, str(error))
     return ThresholdsState(name, found.active, loss_label(found.loss, files.path), found.loss, None)
+
+
+def _evaluation_state(files: ModelFiles, name: str) -> EvaluationState:
+    mend = f"hybrid eval {files.path} --text FILE"
+    try:
+        evaluation = read_evaluation(files.evaluation_path(name), mend)
+    except UserError as error:
+        return EvaluationState(name, (), str(error))
+    stale = why_stale(evaluation, files)
+    if stale is not None:
+        return EvaluationState(name, (), f"stale, {stale}; evaluate again with: {mend}")
+    return EvaluationState(name, tuple(evaluation.headlines()), None)

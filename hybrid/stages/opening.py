@@ -9,12 +9,13 @@ from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.scheduler import MODES
 from hybrid.stages.demo import DEMO, demo_directory
-from hybrid.stages.thresholds import require_thresholds
+from hybrid.stages.thresholds import find_thresholds, require_thresholds
 from hybrid.store.directory import ModelDirectory
 from placement.plan import Mode, Plan
 from placement.plan_file import read_plan
 from profiler.artifacts import UserError
-from profiler.predictor import PredictorSet, read_predictors
+from profiler.predictor import PredictorSet
+from profiler.predictor_file import read_predictors
 
 
 def resolve(path: str | Path) -> Path:
@@ -43,10 +44,24 @@ def find_predictors(directory: ModelDirectory, profile: str) -> PredictorSet | N
     mend = f"hybrid profile {directory.path} --text FILE"
     if predictors.source_digest != directory.source_digest:
         raise UserError(f"{path} was made for another model; make predictors of this one with: {mend}")
-    spec, first = directory.spec, predictors.layers[0]
-    if (len(predictors.layers), first.hidden, first.neurons) != (spec.n_layers, spec.hidden_size, spec.n_neurons):
+    spec = directory.spec
+    if not predictors.fits(spec.n_layers, spec.hidden_size, spec.n_neurons):
         raise UserError(f"{path} is damaged: its sizes are not the model's; make predictors anew with: {mend}")
     return predictors
+
+
+def offered_modes(directory: ModelDirectory, profile: str = "default", thresholds: str = "default") -> list[Mode]:
+    """What the model can be run in, dense first; predicted mode where the profile has predictors, and threshold mode,
+    which is lossy, where thresholds were calibrated.
+    """
+    modes: list[Mode] = ["dense"]
+    if directory.spec.has_exact_zeros:
+        modes.append("exact")
+    if find_predictors(directory, profile) is not None:
+        modes.append("predicted")
+    if find_thresholds(directory, thresholds) is not None:
+        modes.append("threshold")
+    return modes
 
 
 def choose_mode(mode: str | None, directory: ModelDirectory, predictors: PredictorSet | None) -> Mode:

@@ -7,7 +7,6 @@ which a kill leaves a directory that works: predictors, profile (both by neuron 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -19,16 +18,23 @@ import torch
 
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
-from hybrid.stages.evaluate import read_text, windows
+from hybrid.spec import ModelSpec
+from hybrid.stages.texts import Corpus, Window
 from hybrid.store.directory import ModelDirectory
+from hybrid.store.neurons import LayerRows
 from hybrid.store.rows import Ids
 from profiler.artifacts import UserError, directory_lock, explain_os_errors, remove_stale_partials
 from profiler.capture import Capture, CaptureLimits
-from profiler.predictor import PredictorQuality, PredictorSet, write_predictors
+from profiler.formats import vector_bytes
+from profiler.matrix import Matrix
+from profiler.predictor import PredictorQuality, PredictorSet
+from profiler.predictor_file import write_predictors
 from profiler.profile import Profile, write_profile
 from profiler.recorder import Recorder
+from profiler.selection import Candidate, Target, allocate, search
 from profiler.tap import Tap
-from profiler.training import Recipe, train_predictor
+from profiler.training import Recipe
+from profiler.training_free import Gates
 
 Progress = Callable[[str, int, int], None]
 PROFILE_CONTEXT = 2048  # tokens of one window; the model's own context where that is shorter
@@ -36,13 +42,16 @@ PROFILE_CONTEXT = 2048  # tokens of one window; the model's own context where th
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None for an
-    eighth of the width. memory: bytes for samples. keep: share of activation mass that predictors keep.
+    """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None to search
+    one for each layer. predictor_bytes: of all of them at most. steps: of training. memory: bytes for samples. keep:
+    share of activation mass that predictors keep.
     """
 
     name: str = "default"
     tokens: int | None = None
     rank: int | None = None
+    predictor_bytes: int | None = None
+    steps: int = 1500
     memory: int = 1 << 30
     seed: int = 0
     keep: float = 0.99
@@ -68,7 +77,7 @@ class ProfileReport:
 
     path: Path
     tokens: int
-    rank: int
+    ranks: list[int]
     predictor_bytes: int
     layers: list[LayerReport]
     removed: list[Path]
@@ -83,7 +92,6 @@ def profile(
         UserError: a text that is none, too little of it, a directory that cannot be written or is being written.
     """
     tell = progress or (lambda stage, done, total: None)
-    contents = [read_text(text) for text in texts]
     with directory_lock(path, "profile"):
         if not os.access(path, os.W_OK):
             raise UserError(f"cannot profile: {path} cannot be written; work on a copy of your own")
@@ -92,7 +100,10 @@ def profile(
         spec = directory.spec
         context = min(spec.max_positions, PROFILE_CONTEXT)
         with Engine(directory, EngineOptions(mode="dense", context=context)) as engine:
-            pieces = choose_pieces(engine, contents, settings.tokens)
+            corpus = Corpus.open(texts, engine.tokenizer, path)
+            windows = choose_windows(corpus, engine.context, settings.tokens)
+            pieces = [window.ids for window in windows]
+            seen = {window.document: window.source.digest for window in windows}
             orders = [directory.layer(i).neuron_ids for i in range(spec.n_layers)]
             lengths = [len(piece) for piece in pieces]
             limits = CaptureLimits(memory=settings.memory)
@@ -103,14 +114,11 @@ def profile(
             recorder = Recorder(spec.n_layers, spec.n_neurons, orders)
             run_through(engine, pieces, Naming(recorder, predictors, orders), "counting", tell)
         counted = recorder.to_profile(
-            directory.source_digest,
-            hashlib.sha256("\0".join(contents).encode()).hexdigest(),
-            [0.0] * spec.n_layers,
-            has_predictors=True,
+            directory.source_digest, corpus.digest(), [0.0] * spec.n_layers, True, seen.values()
         )
         write(directory, counted, predictors, settings.name, tell)
     layers = [LayerReport(quality, hot_share(counted, i)) for i, quality in enumerate(predictors.quality)]
-    return ProfileReport(path, counted.tokens, predictors.layers[0].rank, predictors.nbytes, layers, removed)
+    return ProfileReport(path, counted.tokens, [p.rank for p in predictors.layers], predictors.nbytes, layers, removed)
 
 
 class Naming:
@@ -130,13 +138,10 @@ class Naming:
         self._recorder.ffn(layer, hidden, activation, by_id[:, self._orders[layer]])
 
 
-def choose_pieces(engine: Engine, contents: Sequence[str], tokens: int | None) -> list[list[int]]:
+def choose_windows(corpus: Corpus, longest: int, tokens: int | None) -> list[Window]:
     """The texts in windows; short texts in shorter ones, so that there are enough to keep some apart."""
-    whole = sum(len(engine.tokenizer.encode(content)) for content in contents)
-    wanted = min(whole, tokens or whole)
-    context = max(16, min(engine.context, wanted // 16))
-    pieces = windows(engine.tokenizer, contents, context)
-    return pieces if tokens is None else pieces[: -(-tokens // context)]
+    wanted = sum(len(window.ids) for window in corpus.windows(longest, tokens))
+    return list(corpus.windows(max(16, min(longest, wanted // 16)), tokens))
 
 
 def run_through(engine: Engine, pieces: Sequence[Sequence[int]], tap: Tap, stage: str, tell: Progress) -> None:
@@ -150,15 +155,22 @@ def run_through(engine: Engine, pieces: Sequence[Sequence[int]], tap: Tap, stage
 def train(capture: Capture, directory: ModelDirectory, settings: ProfileSettings, tell: Progress) -> PredictorSet:
     """A predictor for each layer."""
     spec = directory.spec
-    recipe = Recipe(rank=settings.rank, keep=settings.keep)
-    trained = []
+    recipe = Recipe(keep=settings.keep, steps=settings.steps)
+    target = Target(vector_bytes(directory.weight_format, spec.hidden_size), len(spec.row_parts), rank=settings.rank)
+    found: list[list[Candidate]] = []
     for layer in range(spec.n_layers):
+        gates = gates_of(directory.layer(layer), spec)
+        found.append(search(capture.samples(layer), gates, recipe, target, settings.seed))
+        tell("training predictors", layer + 1, spec.n_layers)
+    return allocate(directory.source_digest, found, target, settings.predictor_bytes)
 
-        def step(done: int, before: int = layer * recipe.steps) -> None:
-            tell("training predictors", before + done, spec.n_layers * recipe.steps)
 
-        trained.append(train_predictor(capture.samples(layer), recipe, settings.seed, step))
-    return PredictorSet(directory.source_digest, tuple(p for p, _ in trained), tuple(q for _, q in trained))
+def gates_of(layer: LayerRows, spec: ModelSpec) -> Gates:
+    """What decides whether a layer's neurons are active, by neuron id: the first vector of each row, and its bias."""
+    order = torch.from_numpy(np.argsort(layer.neuron_ids))
+    width = vector_bytes(layer.weight_format, spec.hidden_size) // layer.rows.element_size()
+    first = Matrix(layer.rows[:, :width], layer.weight_format, spec.hidden_size).widened(order)
+    return Gates(first, None if layer.bias is None else layer.bias[order].clone())
 
 
 def write(directory: ModelDirectory, counted: Profile, predictors: PredictorSet, name: str, tell: Progress) -> None:

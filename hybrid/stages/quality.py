@@ -10,13 +10,14 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from hybrid.runtime.engine import Engine
+from hybrid.stages.texts import Corpus
 from profiler.artifacts import UserError
 from profiler.bootstrap import Floats, ratio, ratio_interval
 from profiler.coverage import Coverage
@@ -24,6 +25,7 @@ from profiler.quality import LayerQuality, Quality
 
 Progress = Callable[[int, int], None]
 TOKENS_AT_ONCE = 128  # whose logits are in memory, of each engine
+FEWEST_TOKENS = 16
 LARGEST_PART = 1 / 20  # of the text; a longer document is cut for the bootstrap
 
 
@@ -38,6 +40,14 @@ class Passage:
     def predicted(self) -> int:
         """Tokens that have one before them."""
         return len(self.ids) - 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A document: its name, and the digest of its text; see `Document`."""
+
+    name: str
+    digest: int
 
 
 @dataclass(frozen=True)
@@ -64,19 +74,38 @@ class Measured:
     def quality(self, reference: Measured, tokens: npt.NDArray[np.int64], parts: Sequence[Part]) -> Quality:
         """The figures of the whole text, of which `tokens` are the predicted ones of each passage."""
         total = int(tokens.sum())
-        per_part = [sums(values, parts) for values in (self.losses, reference.losses, tokens)]
+        ours, theirs, weights = (sums(values, parts) for values in (self.losses, reference.losses, tokens))
         middle, high, higher = (float(q) for q in np.percentile(self.divergence_of, [50, 95, 99]))
         return Quality(
             tokens=total,
             perplexity=math.exp(min(self.losses.sum() / total, 700.0)),
             ratio=float(ratio(self.losses - reference.losses, tokens.astype(np.float64))),
-            interval=None if self is reference else ratio_interval(*per_part),
+            interval=None if self is reference else ratio_interval(ours, theirs, weights),
             agreement=int(self.agreeing.sum()) / total,
             divergence=float(self.divergences.sum()) / total,
             divergence_p50=middle,
             divergence_p95=high,
             divergence_p99=higher,
         )
+
+
+def read_passages(corpus: Corpus, context: int, tokens: int | None) -> tuple[list[Passage], list[Source]]:
+    """The windows of a corpus, and its documents; with `tokens` the beginning of each domain, so many altogether.
+
+    Raises:
+        UserError: a text that is none, or one of a few tokens.
+    """
+    passages: list[Passage] = []
+    sources: list[Source] = []
+    latest = None
+    for window in corpus.windows(context, tokens):
+        if window.source is not latest:
+            latest = window.source
+            sources.append(Source(latest.name, latest.digest))
+        passages.append(Passage(array("i", window.ids), len(sources) - 1))
+    if (tokens_found := sum(passage.predicted for passage in passages)) < FEWEST_TOKENS:
+        raise UserError(f"the text is too short to measure anything on: {tokens_found} tokens; give some thousands")
+    return passages, sources
 
 
 def sums(values: npt.NDArray[np.float64] | npt.NDArray[np.int64], parts: Sequence[Part]) -> Floats:
@@ -95,7 +124,7 @@ def parts_of(passages: Sequence[Passage]) -> list[Part]:
         sizes = [passage.predicted for passage in group]
         pieces = min(len(sizes), math.ceil(sum(sizes) / longest))
         edges = [at + len(sizes) * i // pieces for i in range(pieces + 1)]
-        parts += [Part(first, stop, document) for first, stop in zip(edges, edges[1:], strict=False)]
+        parts += [Part(first, stop, document) for first, stop in pairwise(edges)]
         at += len(sizes)
     return parts
 
@@ -119,11 +148,9 @@ def measure(engines: Sequence[Engine], passages: Sequence[Passage], progress: Pr
     `progress(done, total)` is told predicted tokens.
 
     Raises:
-        UserError: the text has fewer than two tokens, or an engine's output is not finite.
+        UserError: an engine's output is not finite.
     """
     total, done = sum(passage.predicted for passage in passages), 0
-    if total < 1:
-        raise UserError("the text is too short to measure anything on: it has fewer than two tokens")
     shape = (len(engines), len(passages))
     losses, divergences, agreeing = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int64)
     divergence_of = np.empty((len(engines), total), dtype=np.float32)

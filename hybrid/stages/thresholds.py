@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hybrid.store.files import ModelFiles
 from profiler.artifacts import UserError
-from profiler.thresholds import Thresholds, read_thresholds
+from profiler.thresholds import Loss, Thresholds, read_thresholds, write_thresholds
 
 
 def find_thresholds(files: ModelFiles, name: str = "default") -> Thresholds | None:
@@ -26,6 +28,16 @@ def require_thresholds(files: ModelFiles, name: str = "default") -> Thresholds:
     if thresholds is None:
         raise UserError(f"{files.path} has no thresholds {name!r}; make them with: {_mend(files, name)}")
     return thresholds
+
+
+def record_loss(files: ModelFiles, name: str, digest: str, loss: Loss) -> None:
+    """Write what was measured of thresholds beside them, unless they have become others; see `Thresholds.digest`.
+
+    The caller holds the directory's lock.
+    """
+    found = find_thresholds(files, name)
+    if found is not None and found.digest == digest:
+        write_thresholds(files.thresholds_path(name), replace(found, loss=loss))
 
 
 def _mend(files: ModelFiles, name: str) -> str:

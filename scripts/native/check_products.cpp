@@ -92,7 +92,7 @@ void check_ffn(const Kernels& table, const Kernels& portable, Format format, int
   const Rows w = random_rows(random, format, width, gated ? 3 : 2, n_rows);
   const Guarded<float> bias = random_floats(random, n_rows);
   FfnCall call = {w.bytes.get(), w.stride_bytes, hybrid::vector_bytes(format, width), gated,
-                  static_cast<hybrid::Activation>(random.below(hybrid::relu2 + 1)),
+                  static_cast<hybrid::Activation>(random.below(hybrid::drelu + gated)),
                   random.chance(0.5) ? static_cast<float>(random.unit()) * batch.usual() : 0, random.chance(0.8),
                   !gated && random.chance(0.7) ? bias.get() : nullptr, batch.all()};
   const Named named = random_names(random, n_rows, tokens);

@@ -19,7 +19,7 @@ def make(layers: int = 2, neurons: int = 5, tokens: int = 100, seed: int = 0, **
 def same(one: Profile, other: Profile) -> bool:
     plain = ("source_digest", "corpus_digest", "tokens", "thresholds", "has_predictors")
     return all(getattr(one, n) == getattr(other, n) for n in plain) and all(
-        np.array_equal(getattr(one, n), getattr(other, n)) for n in COUNT_NAMES
+        np.array_equal(getattr(one, n), getattr(other, n)) for n in (*COUNT_NAMES, "documents")
     )
 
 
@@ -33,7 +33,10 @@ def same(one: Profile, other: Profile) -> bool:
 )
 def test_a_profile_comes_back_as_it_was_written(tmp_path_factory, layers, neurons, tokens, seed, thresholds):
     path = tmp_path_factory.mktemp("profile") / "default.safetensors"
-    profile = make(layers, neurons, tokens, seed, thresholds=tuple(thresholds), has_predictors=bool(seed % 2))
+    documents = np.arange(seed, dtype=np.uint64) + np.uint64(2**64 - 100)
+    profile = make(
+        layers, neurons, tokens, seed, thresholds=tuple(thresholds), has_predictors=bool(seed % 2), documents=documents
+    )
     write_profile(path, profile)
     assert same(read_profile(path), profile)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -57,6 +60,7 @@ def test_frequency_is_the_share_of_tokens():
     [
         {"active": np.full((2, 5), 101)},
         {"union4": np.full((2, 5), -1)},
+        {"documents": np.zeros(3, dtype=np.int64)},
         {"named": np.zeros((2, 4), dtype=np.int64)},
         {"union16": np.zeros((2, 5), dtype=np.int32)},
         {"active": np.zeros(5, dtype=np.int64)},

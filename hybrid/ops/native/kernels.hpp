@@ -19,7 +19,8 @@ constexpr int unit_columns = 64;     // columns of 16-bit formats that one threa
 // its n / 32 half-precision scales; q8_0 and q4_0 are numerically the blocks of ggml. b1 has one bit for each weight, plus or
 // minus the scale, and is for matrices of linear operators alone.
 enum Format : int { bf16 = 0, f16 = 1, q8_0 = 2, q4_0 = 3, b1 = 4, f32 = 5 };
-enum Activation : int { relu = 0, silu = 1, relu2 = 2 };  // relu2 is the square of relu
+// relu2 is the square of relu, gelu_tanh approximates gelu; drelu is relu of the gate times relu of the up projection.
+enum Activation : int { relu = 0, silu = 1, relu2 = 2, gelu = 3, gelu_tanh = 4, drelu = 5 };
 constexpr int weight_formats = 4;  // of rows and tables; matrices have one more
 constexpr int matrix_formats = 5;
 constexpr int formats = 6;
@@ -70,7 +71,7 @@ struct FfnCall {
 
 struct Counts {
   int64_t gated;     // pairs of token and row whose first projection was computed
-  int64_t finished;  // pairs whose other projections were computed as well
+  int64_t finished;  // pairs whose activation was not skipped: with a gate, the up projection was computed as well
 };
 
 // Rows that have something to add for some token: which, for which tokens, and the factor of each token's sum.
@@ -119,7 +120,8 @@ struct Kernels {
   void (*narrow[formats])(const float* x, int64_t n, void* out);  // to the format of pages
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y);
-  void (*rotate)(float* x, const float* cosines, const float* sines, int64_t heads, int64_t head_dim);
+  // Of each head the first `rotary` values, by [rotary / 2] angles.
+  void (*rotate)(float* x, const float* cosines, const float* sines, int64_t heads, int64_t head_dim, int64_t rotary);
   void (*add)(const float* a, const float* b, int64_t n, float* y);
   // The place of the greatest value, the first of equals; -1 where a value is not finite.
   int64_t (*greatest)(const float* x, int64_t n);

@@ -87,6 +87,9 @@ NB_MODULE(_native, m) {
   m.attr("RELU") = static_cast<int>(hybrid::relu);
   m.attr("RELU2") = static_cast<int>(hybrid::relu2);
   m.attr("SILU") = static_cast<int>(hybrid::silu);
+  m.attr("GELU") = static_cast<int>(hybrid::gelu);
+  m.attr("GELU_TANH") = static_cast<int>(hybrid::gelu_tanh);
+  m.attr("DRELU") = static_cast<int>(hybrid::drelu);
   m.attr("MAX_TOKENS") = hybrid::max_tokens;
 
   m.def("isa", [] { return std::string(hybrid::kernels().name); });

@@ -17,6 +17,17 @@ from profiler.blocks import vector_bytes
 from profiler.matrix import WEIGHT_FORMATS, Matrix
 
 
+def activated(activation: str, score: float) -> float:
+    """The activations as they are published."""
+    if activation == "silu":
+        return score / (1 + math.exp(-score))
+    if activation == "gelu":
+        return score * (1 + math.erf(score / math.sqrt(2))) / 2
+    if activation == "gelu_tanh":
+        return score / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (score + 0.044715 * score**3)))
+    return max(score, 0.0) ** (2 if activation == "relu2" else 1)
+
+
 def loop_ffn(
     rows: torch.Tensor, hidden: int, gated: bool, activation: str, bias: torch.Tensor | None, x: torch.Tensor,
     named: torch.Tensor | None, skip_inactive: bool, cutoff: float = 0.0,
@@ -31,14 +42,14 @@ def loop_ffn(
                 continue
             parts = row[: (3 if gated else 2) * hidden].split(hidden)
             score = float(parts[0] @ token) + (0.0 if bias is None else float(bias[r]))
-            value = score / (1 + math.exp(-score)) if activation == "silu" else max(score, 0.0)
-            value = value**2 if activation == "relu2" else value
+            value = activated(activation, score)
             value = 0.0 if abs(value) <= cutoff else value
             gated_count += 1
             if skip_inactive and value == 0:
                 continue
             finished += 1
-            activations[t, r] = value * float(parts[1] @ token) if gated else value
+            up = float(parts[1] @ token)
+            activations[t, r] = value * (max(up, 0.0) if activation == "drelu" else up) if gated else value
             y[t] += activations[t, r] * parts[-1]
     return y, activations, Counts(gated_count, finished)
 
@@ -60,6 +71,8 @@ def test_sparse_ffn(
     hidden: int, n: int, tokens: int, gated: bool, activation: str, with_bias: bool, with_named: bool,
     skip_inactive: bool, cutoff: float, seed: int,
 ) -> None:  # fmt: skip
+    gated = gated or activation == "drelu"
+    skip_inactive = skip_inactive and ("gelu" not in activation or cutoff > 0)  # its zeros depend on the precision
     generator = torch.Generator().manual_seed(seed)
     rows = (torch.randint(-4, 5, (n, 3 * hidden + 2), generator=generator) / 4).bfloat16()
     bias = torch.randint(-4, 5, (n,), generator=generator) / 4 if with_bias and not gated else None
@@ -271,6 +284,14 @@ def test_predict() -> None:
     x, fc1, fc2 = torch.randn(4, 10), Matrix.of(torch.randn(3, 10).half()), Matrix.of(torch.randn(25, 3).half())
     logits = torch.relu(x @ fc1.data.float().T) @ fc2.data.float().T
     for threshold in (-1.0, 0.0, 0.5):
-        named = reference.predict(x, fc1, fc2, threshold)
+        named = reference.predict(x, fc1, True, fc2, None, threshold)
         assert named.dtype == torch.bool
         assert torch.equal(named, logits > threshold)
+
+
+def test_predict_without_relu_or_without_a_bottleneck_and_with_a_bias() -> None:
+    x, fc1, fc2 = torch.randn(4, 10), Matrix.of(torch.randn(3, 10).half()), Matrix.of(torch.randn(25, 3).half())
+    gates, bias = Matrix.of(torch.randn(25, 10).half()), torch.randn(25)
+    product = x @ fc1.data.float().T @ fc2.data.float().T
+    assert torch.equal(reference.predict(x, fc1, False, fc2, bias, 0.25), product + bias > 0.25)
+    assert torch.equal(reference.predict(x, None, False, gates, bias, 0.25), x @ gates.data.float().T + bias > 0.25)

@@ -92,10 +92,12 @@ def cases(draw: st.DrawFn) -> Case:
         vectors, x = grid(shape, 1 / 8, generator), grid((tokens, hidden), small, generator)
     bias = grid((n,), 1 / 8, generator) if not gated and draw(st.booleans()) else None
     rows = make_rows(vectors, weight_format, 2 * draw(st.integers(0, 2)))
-    activation, cutoff = draw(st.sampled_from(ACTIVATIONS)), draw(st.sampled_from([0.0, 0.0, 1 / 8, 0.3, 1.0]))
+    activation = draw(st.sampled_from([name for name in ACTIVATIONS if gated or name != "drelu"]))
+    cutoff = draw(st.sampled_from([0.0, 0.0, 1 / 8, 0.3, 1.0]))
     bank = RowBank(rows, weight_format, hidden, gated, activation, bias, cutoff=cutoff)
     named = make_named(draw(st.sampled_from(["none", "empty", "full", "few", "many", "strided"])), tokens, n, generator)
-    return Case(bank, x, named, draw(st.booleans()))
+    # Where gelu becomes zero by itself depends on the last bit of erf and tanh, which backends need not share.
+    return Case(bank, x, named, ("gelu" not in activation or cutoff > 0) and draw(st.booleans()))
 
 
 @settings(deadline=None, max_examples=150)
@@ -122,7 +124,7 @@ def test_threads_and_neighbouring_tokens_do_not_change_a_bit(case: Case) -> None
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
 @pytest.mark.parametrize(
     ("gated", "activation", "skip_inactive"),
-    [(True, "silu", True), (False, "relu", False), (False, "relu2", False), (True, "relu2", False)],
+    [(True, "silu", True), (False, "relu", False), (False, "gelu", False), (True, "relu2", False)],
 )
 def test_values_of_any_size(weight_format: str, gated: bool, activation: str, skip_inactive: bool) -> None:
     """Where no row is left out, or an activation of almost zero adds almost nothing, any numbers may be compared."""
@@ -215,7 +217,7 @@ def test_a_square_may_leave_the_range_of_floats_on_either_side(gated: bool) -> N
 
 
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
-@pytest.mark.parametrize(("gated", "activation"), [(True, "relu"), (False, "relu"), (False, "relu2")])
+@pytest.mark.parametrize(("gated", "activation"), [(True, "relu"), (False, "relu"), (False, "relu2"), (True, "drelu")])
 @pytest.mark.parametrize("skip_inactive", [True, False])
 def test_a_nan_is_not_hidden_and_stays_with_its_token(
     gated: bool, activation: str, skip_inactive: bool, weight_format: str

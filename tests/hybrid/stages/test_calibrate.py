@@ -15,6 +15,7 @@ from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.stages.calibrate import HELD_OUT, CalibrateSettings, HoldOut, calibrate
 from hybrid.stages.compare import Settings, compare
+from hybrid.stages.evaluate import EvaluationSettings, evaluate
 from hybrid.stages.inspect import inspect
 from hybrid.stages.opening import choose_mode
 from hybrid.stages.pack import pack
@@ -147,6 +148,32 @@ def test_the_commands_say_that_it_is_lossy(calibrated, text, tmp_path):
     summary = json.loads(runner.invoke(cli.app, [*arguments, "--json"]).stdout)["summary"]
     assert summary["loss"]["ratio"] == 1.05
     assert "lossy" in summary["warning"]
+
+
+def test_eval_measures_what_thresholds_cost_and_they_say_so(calibrated, text, tmp_path):
+    path = Path(shutil.copytree(calibrated, tmp_path / "model"))
+    report = evaluate(path, [text], EvaluationSettings(modes=("threshold",), layer_tokens=200))
+    dense, found = report.evaluation.modes
+    loss = read_thresholds(path / "thresholds" / "default.json").loss
+    assert loss == Loss(
+        "documents.jsonl",
+        found.quality.tokens,
+        dense.quality.perplexity,
+        found.quality.perplexity,
+        found.quality.ratio,
+        found.quality.interval,
+    )
+    assert loss.ratio != 1 and loss.interval is not None
+    assert all(layer.named == pytest.approx(0.4, abs=0.1) and layer.active > 0.99 for layer in found.layers)
+    assert all(0 < layer.dropped_mass < 0.5 for layer in found.layers)
+    with LLM(path, mode="threshold") as llm:
+        assert f"{loss.ratio - 1:+.2%} perplexity" in llm.summary().warning
+    (state,) = inspect(path).evaluations
+    assert state.problem is None
+    calibrate(path, [text], CalibrateSettings(sparsity=0.2))
+    assert read_thresholds(path / "thresholds" / "default.json").loss is None
+    (state,) = inspect(path).evaluations
+    assert "the thresholds are others now" in state.problem
 
 
 def test_compare_has_a_row_for_it(calibrated, text):
