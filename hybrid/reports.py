@@ -9,6 +9,7 @@ from profiler.thresholds import loss_label
 
 if TYPE_CHECKING:
     from hybrid.runtime.summary import RunSummary
+    from hybrid.stages.budget import BudgetReport
     from hybrid.stages.calibrate import CalibrationReport
     from hybrid.stages.compare import Comparison
     from hybrid.stages.evaluate import EvaluationReport
@@ -71,6 +72,33 @@ def calibration_lines(report: CalibrationReport) -> list[str]:
         f"{report.path}: set on {found.tokens:,} tokens, checked on {found.heldout_tokens:,} others; "
         f"{found.active:.1%} of the neurons stay active",
         loss_label(found.loss, report.path.parent.parent),
+    ]
+
+
+def budget_lines(report: BudgetReport) -> list[str]:
+    """The settings that a search tried, what each kept and cost, and the layers at the one that was taken."""
+    named = "named" if report.mode == "predicted" else "kept"
+    tried = [
+        [
+            f"{setting.share:.2%}",
+            f"{min(setting.masses):.2%}",
+            f"{setting.ratio - 1:+.3%}",
+            "" if setting.interval is None else f"{setting.interval.low - 1:+.3%} to {setting.interval.high - 1:+.3%}",
+            "taken" if setting is report.search.found else "",
+        ]
+        for setting in report.search.tried
+    ]
+    layers = [
+        [str(i), f"{q.active:.1%}", f"{q.named:.1%}", f"{q.recall:.1%}", f"{q.precision:.1%}", f"{q.mass_recall:.2%}"]
+        for i, q in enumerate(report.layers)
+    ]
+    return [
+        *table([named, "least mass", "perplexity", "95 % interval", ""], tried),
+        "",
+        *table(["layer", "active", named, "recall", "precision", "mass kept"], layers),
+        "",
+        f"{report.path}: {report.mode} mode within {report.search.budget:.3%} of dense perplexity on {report.tokens:,} "
+        "tokens; measure it on other documents with hybrid eval",
     ]
 
 
