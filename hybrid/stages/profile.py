@@ -162,7 +162,7 @@ def train(capture: Capture, directory: ModelDirectory, settings: ProfileSettings
         gates = gates_of(directory.layer(layer), spec)
         found.append(search(capture.samples(layer), gates, recipe, target, settings.seed))
         tell("training predictors", layer + 1, spec.n_layers)
-    return allocate(directory.source_digest, found, target, settings.predictor_bytes)
+    return allocate(directory.source_digest, found, settings.predictor_bytes)
 
 
 def gates_of(layer: LayerRows, spec: ModelSpec) -> Gates:
