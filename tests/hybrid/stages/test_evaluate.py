@@ -14,7 +14,7 @@ from hybrid.stages.plan import PlanSettings, plan
 from hybrid.stages.profile import ProfileSettings, profile
 from hybrid.store.evaluation_file import read_evaluation
 from profiler.artifacts import UserError, directory_lock
-from profiler.predictor import read_predictors, write_predictors
+from profiler.predictor_file import read_predictors, write_predictors
 
 
 def write_texts(path, numbers):
