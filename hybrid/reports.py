@@ -103,6 +103,7 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
 def inspect_lines(report: InspectReport) -> list[str]:
     """What a model directory holds."""
     spec, parts = report.spec, ", ".join(f"{part} {format_size(size)}" for part, size in report.bytes.items() if size)
+    activation = spec.activation + (f" above {spec.activation_cutoff:g}" if spec.activation_cutoff else "")
     order = "in the checkpoint's order" if report.in_checkpoint_order else "hottest first"
     profiles = [
         f"{p.name} ({p.tokens:,} tokens)" if p.problem is None else f"{p.name} ({p.problem})" for p in report.profiles
@@ -110,7 +111,7 @@ def inspect_lines(report: InspectReport) -> list[str]:
     return [
         f"{report.path}: {spec.family}, {report.parameters / 1e6:,.1f} M parameters in {report.weight_format}, "
         f"{report.bits_per_weight:.2f} bits each",
-        f"{spec.n_layers} layers of hidden size {spec.hidden_size}, {spec.n_neurons} neurons ({spec.activation}), "
+        f"{spec.n_layers} layers of hidden size {spec.hidden_size}, {spec.n_neurons} neurons ({activation}), "
         f"{spec.n_heads} heads, {spec.n_kv_heads} for keys and values; {spec.vocab_size} pieces; "
         f"{spec.max_positions} tokens of context",
         f"bytes: {format_size(sum(report.bytes.values()))} ({parts})",

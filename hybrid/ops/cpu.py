@@ -30,7 +30,14 @@ isa = _native.isa
 MAX_TOKENS = _native.MAX_TOKENS
 WEIGHT_FORMATS = {"bf16": _native.BF16, "f16": _native.F16, "q8_0": _native.Q8_0, "q4_0": _native.Q4_0}
 PAGE_FORMATS = {torch.bfloat16: _native.BF16, torch.float16: _native.F16, torch.float32: _native.F32}
-ACTIVATIONS = {"relu": _native.RELU, "relu2": _native.RELU2, "silu": _native.SILU}
+ACTIVATIONS = {
+    "relu": _native.RELU,
+    "relu2": _native.RELU2,
+    "silu": _native.SILU,
+    "gelu": _native.GELU,
+    "gelu_tanh": _native.GELU_TANH,
+    "drelu": _native.DRELU,
+}
 
 
 def sparse_ffn(
@@ -64,7 +71,7 @@ def sparse_ffn(
             named = named.contiguous()
     if activations is not None or not 1 <= tokens <= MAX_TOKENS:
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
-        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations)
+        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, bank.cutoff)
     y = torch.empty_like(x)
     counts = array("q", (0, 0))
     _native.sparse_ffn(
@@ -126,8 +133,8 @@ def greatest(row: torch.Tensor) -> int | None:
     return None if place < 0 else place
 
 
-def bank_arguments(bank: RowBank) -> tuple[int, int, int, int, int, bool, int]:
-    """A bank as the native module takes it: address, stride, rows, hidden, format, gated, activation."""
+def bank_arguments(bank: RowBank) -> tuple[int, int, int, int, int, bool, int, float]:
+    """A bank as the native module takes it: address, stride, rows, hidden, format, gated, activation, cutoff."""
     return (
         bank.addresses[0],
         bank.stride_bytes,
@@ -136,6 +143,7 @@ def bank_arguments(bank: RowBank) -> tuple[int, int, int, int, int, bool, int]:
         WEIGHT_FORMATS[bank.weight_format],
         bank.gated,
         ACTIVATIONS[bank.activation],
+        bank.cutoff,
     )
 
 

@@ -65,7 +65,7 @@ class Recorder:
         y = self._buffer("normalised", x.shape[1])
         bias = 0 if norm.bias is None else norm.bias.data_ptr()
         centred, width, eps = self.spec.norm == "layer", x.shape[1], self.spec.norm_eps
-        self._program.norm(centred, x.data_ptr(), norm.weight.data_ptr(), bias, width, eps, y.data_ptr())
+        self._program.norm(centred, x.data_ptr(), norm.weight.data_ptr(), bias, width, 1, eps, y.data_ptr())
         self.kept.append(norm)
         return y
 
@@ -82,10 +82,15 @@ class Recorder:
     def attend(self, layer: LayerParts, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """See `Operators`."""
         spec, y = self.spec, self._buffer("mixed", self.spec.q_size)
+        if layer.head_norms is not None:
+            for x, heads, weight in ((q, spec.n_heads, layer.head_norms.q), (k, spec.n_kv_heads, layer.head_norms.k)):
+                at = x.data_ptr()
+                self._program.norm(False, at, weight.data_ptr(), 0, spec.head_dim, heads, spec.norm_eps, at)
+            self.kept.append(layer.head_norms)
         if spec.positions == "rope":
-            cosines, sines = (angles.data_ptr() for angles in self._angles())
-            self._program.rotate(q.data_ptr(), spec.n_heads, spec.head_dim, cosines, sines)
-            self._program.rotate(k.data_ptr(), spec.n_kv_heads, spec.head_dim, cosines, sines)
+            angles = [angle.data_ptr() for angle in self._angles()]
+            self._program.rotate(q.data_ptr(), spec.n_heads, spec.head_dim, spec.rotary_size, *angles)
+            self._program.rotate(k.data_ptr(), spec.n_kv_heads, spec.head_dim, spec.rotary_size, *angles)
         keys, values = layer.pages.keys, layer.pages.values
         pages = (keys.data_ptr(), values.data_ptr(), cpu.PAGE_FORMATS[keys.dtype])
         self._program.store(k.data_ptr(), v.data_ptr(), *pages, spec.n_kv_heads, spec.head_dim)
@@ -166,7 +171,7 @@ class Recorder:
         return program
 
     def _angles(self) -> tuple[torch.Tensor, torch.Tensor]:
-        half = self.spec.head_dim // 2
+        half = self.spec.rotary_size // 2
         return self._buffer("cosines", half), self._buffer("sines", half)
 
     def _buffer(self, name: str, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

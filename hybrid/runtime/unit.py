@@ -118,7 +118,7 @@ class Unit:
             return cpu.sparse_ffn(self.pool, bank, x, named, skip_inactive, activations)
         rows, bias = bank.memory
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
-        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations)
+        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, bank.cutoff)
 
     def close(self) -> None:
         """Forget the memory; tensors go with their owners."""

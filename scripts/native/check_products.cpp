@@ -92,7 +92,8 @@ void check_ffn(const Kernels& table, const Kernels& portable, Format format, int
   const Rows w = random_rows(random, format, width, gated ? 3 : 2, n_rows);
   const Guarded<float> bias = random_floats(random, n_rows);
   FfnCall call = {w.bytes.get(), w.stride_bytes, hybrid::vector_bytes(format, width), gated,
-                  static_cast<hybrid::Activation>(random.below(hybrid::relu2 + 1)), random.chance(0.8),
+                  static_cast<hybrid::Activation>(random.below(hybrid::drelu + gated)),
+                  random.chance(0.5) ? static_cast<float>(random.unit()) * batch.usual() : 0, random.chance(0.8),
                   !gated && random.chance(0.7) ? bias.get() : nullptr, batch.all()};
   const Named named = random_names(random, n_rows, tokens);
   Counts counts = {0, 0}, expected = {0, 0};
@@ -161,7 +162,7 @@ void check_sparse_ffn_operator(const char* isa) {
     const Guarded<uint8_t> named(tokens * n_rows);
     for (int64_t i = 0; i < named.size(); ++i) named[i] = random.chance(0.3);
     const hybrid::Bank bank = {w.bytes.get(), w.stride_bytes, n_rows, hidden, format,
-                               true,          hybrid::relu,   true,   nullptr};
+                               true,          hybrid::relu,   0,      true,   nullptr};
     const Guarded<float> y(tokens * hidden), shared(tokens * hidden), alone(tokens * hidden);
     const float* const x = batch.all().x;
     hybrid::Team team(one), team_of_three(three);

@@ -1,6 +1,7 @@
 // Preconditions of the operators, checked where Python's numbers become pointers.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -68,9 +69,12 @@ inline Matrix matrix(uintptr_t weight, int64_t stride_bytes, int format, int64_t
 }
 
 inline Bank bank(uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t hidden, int format, bool gated,
-                 int activation, bool skip_inactive, uintptr_t bias) {
+                 int activation, float cutoff, bool skip_inactive, uintptr_t bias) {
   const Format known = weight_format(format);
-  require(activation >= relu && activation <= relu2, "activation should be RELU, RELU2 or SILU");
+  require(activation >= relu && activation <= drelu,
+          "activation should be RELU, RELU2, SILU, GELU, GELU_TANH or DRELU");
+  require(activation != drelu || gated, "DRELU is for rows with a gate");
+  require(std::isfinite(cutoff) && cutoff >= 0, "cutoff should be finite and not negative");
   require(n_rows >= 0 && n_rows <= max_features, "n_rows is out of range");
   require_size(hidden, "hidden");
   require_stride(stride_bytes, known, hidden, gated ? 3 : 2);
@@ -82,6 +86,7 @@ inline Bank bank(uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t h
           known,
           gated,
           static_cast<Activation>(activation),
+          cutoff,
           skip_inactive,
           array_or_null<const float>(bias, "bias")};
 }

@@ -18,7 +18,8 @@ constexpr int unit_columns = 64;     // columns of 16-bit formats that one threa
 // Weights, and the elements of KV pages (16 bits or f32). A vector of n weights in a block format is its quants, then
 // its n / 32 half-precision scales; numerically the blocks of ggml.
 enum Format : int { bf16 = 0, f16 = 1, q8_0 = 2, q4_0 = 3, f32 = 4 };
-enum Activation : int { relu = 0, silu = 1, relu2 = 2 };  // relu2 is the square of relu
+// relu2 is the square of relu, gelu_tanh approximates gelu; drelu is relu of the gate times relu of the up projection.
+enum Activation : int { relu = 0, silu = 1, relu2 = 2, gelu = 3, gelu_tanh = 4, drelu = 5 };
 constexpr int weight_formats = 4;
 
 // Of internal linkage, as all that is defined here.
@@ -59,6 +60,7 @@ struct FfnCall {
   int64_t vector_bytes;
   bool gated;
   Activation activation;
+  float cutoff;  // activations of at most this magnitude count as zero
   bool skip_inactive;
   const float* bias;  // one for each record, or null
   Input in;
@@ -66,7 +68,7 @@ struct FfnCall {
 
 struct Counts {
   int64_t gated;     // pairs of token and row whose first projection was computed
-  int64_t finished;  // pairs whose other projections were computed as well
+  int64_t finished;  // pairs whose activation was not skipped: with a gate, the up projection was computed as well
 };
 
 // Rows that have something to add for some token: which, for which tokens, and the factor of each token's sum.
@@ -115,7 +117,8 @@ struct Kernels {
   void (*narrow[weight_formats + 1])(const float* x, int64_t n, void* out);  // to the format of pages
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y);
-  void (*rotate)(float* x, const float* cosines, const float* sines, int64_t heads, int64_t head_dim);
+  // Of each head the first `rotary` values, by [rotary / 2] angles.
+  void (*rotate)(float* x, const float* cosines, const float* sines, int64_t heads, int64_t head_dim, int64_t rotary);
   void (*add)(const float* a, const float* b, int64_t n, float* y);
   // The place of the greatest value, the first of equals; -1 where a value is not finite.
   int64_t (*greatest)(const float* x, int64_t n);

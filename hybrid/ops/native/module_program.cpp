@@ -45,11 +45,12 @@ void linear(Program& program, Pool& pool, uintptr_t x, int64_t width, const std:
   program.linear(pool, array<float>(x, "x"), width, matrices);
 }
 
-void norm(Program& program, bool centred, uintptr_t x, uintptr_t weight, uintptr_t bias, int64_t width, float eps,
-          uintptr_t y) {
+void norm(Program& program, bool centred, uintptr_t x, uintptr_t weight, uintptr_t bias, int64_t width,
+          int64_t vectors, float eps, uintptr_t y) {
   hybrid::require_size(width, "width");
+  hybrid::require_size(vectors, "vectors");
   program.norm({centred, array<float>(x, "x"), array<float>(weight, "weight"),
-                hybrid::array_or_null<const float>(bias, "bias"), width, eps, array<float>(y, "y")});
+                hybrid::array_or_null<const float>(bias, "bias"), width, vectors, eps, array<float>(y, "y")});
 }
 
 hybrid::Matrix without_output(const MatrixArguments& matrix, int64_t in_features) {
@@ -68,10 +69,10 @@ void predict(Program& program, Pool& pool, const std::optional<MatrixArguments>&
 }
 
 void sparse_ffn(Program& program, Pool& pool, uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t hidden,
-                int weight_format, bool gated, int activation, bool skip_inactive, uintptr_t bias, uintptr_t x,
-                uintptr_t named, int64_t named_stride, bool more, uintptr_t y, uintptr_t counts) {
+                int weight_format, bool gated, int activation, float cutoff, bool skip_inactive, uintptr_t bias,
+                uintptr_t x, uintptr_t named, int64_t named_stride, bool more, uintptr_t y, uintptr_t counts) {
   const hybrid::Bank bank =
-      hybrid::bank(rows, stride_bytes, n_rows, hidden, weight_format, gated, activation, skip_inactive, bias);
+      hybrid::bank(rows, stride_bytes, n_rows, hidden, weight_format, gated, activation, cutoff, skip_inactive, bias);
   require(!named || named_stride >= n_rows, "named_stride should be at least n_rows");
   program.sparse_ffn(pool, bank, array<float>(x, "x"), reinterpret_cast<const uint8_t*>(named), named_stride, more, array<float>(y, "y"),
                      array<int64_t>(counts, "counts"));
@@ -121,15 +122,18 @@ void bind_program(nb::module_& m) {
                       array<float>(sines, "sines"));
            },
            "frequencies"_a, "half"_a, "cosines"_a, "sines"_a)
-      .def("norm", &norm, "centred"_a, "x"_a, "weight"_a, "bias"_a, "width"_a, "eps"_a, "y"_a)
+      .def("norm", &norm, "centred"_a, "x"_a, "weight"_a, "bias"_a, "width"_a, "vectors"_a, "eps"_a, "y"_a)
       .def("linear", &linear, "pool"_a, "x"_a, "width"_a, "matrices"_a, nb::keep_alive<1, 2>())
       .def("rotate",
-           [](Program& p, uintptr_t x, int64_t heads, int64_t head_dim, uintptr_t cosines, uintptr_t sines) {
+           [](Program& p, uintptr_t x, int64_t heads, int64_t head_dim, int64_t rotary, uintptr_t cosines,
+              uintptr_t sines) {
              hybrid::require_size(heads, "heads");
-             require(head_dim >= 2 && head_dim % 2 == 0, "rotary heads have an even size");
-             p.rotate(array<float>(x, "x"), heads, head_dim, array<float>(cosines, "cosines"), array<float>(sines, "sines"));
+             hybrid::require_size(head_dim, "head_dim");
+             require(rotary >= 2 && rotary % 2 == 0 && rotary <= head_dim, "an even number of a head's values rotates");
+             p.rotate(array<float>(x, "x"), heads, head_dim, rotary, array<float>(cosines, "cosines"),
+                      array<float>(sines, "sines"));
            },
-           "x"_a, "heads"_a, "head_dim"_a, "cosines"_a, "sines"_a)
+           "x"_a, "heads"_a, "head_dim"_a, "rotary"_a, "cosines"_a, "sines"_a)
       .def("store",
            [](Program& p, uintptr_t k, uintptr_t v, uintptr_t keys, uintptr_t values, int page_format,
               int64_t kv_heads, int64_t head_dim) {
@@ -160,8 +164,8 @@ void bind_program(nb::module_& m) {
       .def("predict", &predict, "pool"_a, "fc1"_a.none(), "rectified"_a, "fc2"_a, "threshold"_a, "neuron_ids"_a, "x"_a,
            "hidden"_a, "named"_a, nb::keep_alive<1, 2>())
       .def("sparse_ffn", &sparse_ffn, "pool"_a, "rows"_a, "stride_bytes"_a, "n_rows"_a, "hidden"_a, "weight_format"_a,
-           "gated"_a, "activation"_a, "skip_inactive"_a, "bias"_a, "x"_a, "named"_a, "named_stride"_a, "more"_a, "y"_a,
-           "counts"_a, nb::keep_alive<1, 2>())
+           "gated"_a, "activation"_a, "cutoff"_a, "skip_inactive"_a, "bias"_a, "x"_a, "named"_a, "named_stride"_a,
+           "more"_a, "y"_a, "counts"_a, nb::keep_alive<1, 2>())
       .def_prop_ro("seconds", &seconds)
       .def("run", &run, "tokens"_a, "ids"_a, "positions"_a, "blocks"_a);
 }

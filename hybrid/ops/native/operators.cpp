@@ -110,8 +110,9 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
                   const uint8_t* named, int64_t named_stride, float* y) {
   using W = Workspace;
   const Input in = make_input(workspace, x, bank.hidden, tokens, in_blocks(bank.format));
-  const FfnCall call = {bank.rows,       bank.stride_bytes,  vector_bytes(bank.format, bank.hidden), bank.gated,
-                        bank.activation, bank.skip_inactive, bank.bias,                              in};
+  const FfnCall call = {bank.rows,       bank.stride_bytes, vector_bytes(bank.format, bank.hidden), bank.gated,
+                        bank.activation, bank.cutoff,       bank.skip_inactive,                     bank.bias,
+                        in};
   int32_t* rows = workspace.get<int32_t>(W::rows, bank.n_rows);
   uint16_t* sets = workspace.get<uint16_t>(W::sets, bank.n_rows);
   float* values = workspace.get<float>(W::values, bank.n_rows * tokens);

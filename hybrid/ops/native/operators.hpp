@@ -39,6 +39,7 @@ struct Bank {
   Format format;
   bool gated;
   Activation activation;
+  float cutoff;  // see FfnCall
   bool skip_inactive;
   const float* bias;
 };

@@ -93,13 +93,17 @@ ROWS = torch.zeros(4, 24, dtype=torch.bfloat16)
         ({"hidden": 0}, "do not hold"),
         ({"rows": ROWS.T.contiguous().T}, "strides"),
         ({"rows": ROWS[:1].expand(4, 24)}, "strides"),
-        ({"activation": "gelu"}, "gelu"),
+        ({"activation": "tanh"}, "tanh"),
+        ({"activation": "drelu", "gated": False}, "drelu"),
         ({"bias": torch.zeros(4)}, "without a gate"),
         ({"gated": False, "bias": torch.zeros(3)}, "shape"),
         ({"gated": False, "bias": torch.zeros(4).double()}, "float32"),
         ({"gated": False, "bias": torch.zeros(8)[::2]}, "contiguous"),
         ({"gated": False, "bias": torch.zeros(4, device="meta")}, "meta"),
         ({"first_row": -1}, "row -1"),
+        ({"cutoff": -0.1}, "cutoff"),
+        ({"cutoff": float("nan")}, "cutoff"),
+        ({"cutoff": 1e39}, "cutoff"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments: dict[str, Any], match: str) -> None:

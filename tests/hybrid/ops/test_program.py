@@ -63,35 +63,42 @@ def test_embeddings_and_learned_positions(
 
 
 @settings(deadline=None, max_examples=40)
-@given(heads=st.integers(1, 5), half=st.integers(1, 70), tokens=TOKENS, seed=SEEDS)
-def test_rotary_positions(run_program: RunProgram, heads: int, half: int, tokens: int, seed: int) -> None:
+@given(heads=st.integers(1, 5), half=st.integers(1, 70), rest=st.integers(0, 40), tokens=TOKENS, seed=SEEDS)
+def test_rotary_positions(run_program: RunProgram, heads: int, half: int, rest: int, tokens: int, seed: int) -> None:
     torch.manual_seed(seed)
-    x, cosines, sines = buffer(heads * 2 * half), buffer(half), buffer(half)
-    given_x = torch.randn(tokens, heads, 2 * half)
+    size = 2 * half + rest
+    x, cosines, sines = buffer(heads * size), buffer(half), buffer(half)
+    given_x = torch.randn(tokens, heads, size)
     x[:tokens] = given_x.flatten(1)
     positions, frequencies = torch.randint(5000, (tokens,)), 10000 ** (-torch.arange(half) / half)
     program = cpu.Program()
     program.angles(frequencies.data_ptr(), half, cosines.data_ptr(), sines.data_ptr())
-    program.rotate(x.data_ptr(), heads, 2 * half, cosines.data_ptr(), sines.data_ptr())
+    program.rotate(x.data_ptr(), heads, size, 2 * half, cosines.data_ptr(), sines.data_ptr())
     run_program(program, tokens, positions=positions.tolist())
     expected = reference.rope(given_x, positions, frequencies).flatten(1)
     torch.testing.assert_close(written(x, tokens), expected, atol=2e-6, rtol=0)
 
 
 @settings(deadline=None, max_examples=60)
-@given(width=WIDTHS, tokens=TOKENS, centred=st.booleans(), with_bias=st.booleans(), size=st.integers(-3, 3), seed=SEEDS)
+@given(
+    width=WIDTHS, vectors=st.integers(1, 3), tokens=TOKENS, centred=st.booleans(), with_bias=st.booleans(),
+    in_place=st.booleans(), size=st.integers(-3, 3), seed=SEEDS,
+)  # fmt: skip
 def test_norms(
-    run_program: RunProgram, width: int, tokens: int, centred: bool, with_bias: bool, size: int, seed: int
-) -> None:
+    run_program: RunProgram, width: int, vectors: int, tokens: int, centred: bool, with_bias: bool, in_place: bool,
+    size: int, seed: int,
+) -> None:  # fmt: skip
     torch.manual_seed(seed)
-    x, y, weight = buffer(width), buffer(width), torch.randn(width)
-    x[:tokens] = (torch.randn(tokens, width) + 0.5) * 10**size
+    x, weight = buffer(vectors * width), torch.randn(width)
+    y = x if in_place else buffer(vectors * width)
+    states = (torch.randn(tokens * vectors, width) + 0.5) * 10**size
+    x[:tokens] = states.view(tokens, -1)
     bias = torch.randn(width) if centred and with_bias else None
     program = cpu.Program()
     address = 0 if bias is None else bias.data_ptr()
-    program.norm(centred, x.data_ptr(), weight.data_ptr(), address, width, 1e-5, y.data_ptr())
+    program.norm(centred, x.data_ptr(), weight.data_ptr(), address, width, vectors, 1e-5, y.data_ptr())
     run_program(program, tokens)
-    found, states = written(y, tokens), x[:tokens]
+    found = written(y, tokens).reshape(-1, width)
     if not centred:
         torch.testing.assert_close(found, reference.rms_norm(states, weight, 1e-5), atol=1e-6, rtol=2e-6)
         return
@@ -208,11 +215,11 @@ def test_tokens_have_the_same_bits_alone_and_among_others(run_program: RunProgra
         program = cpu.Program()
         address, stride, number, *_ = cpu.matrix_arguments(words)
         program.embed(address, stride, number, 96, x.data_ptr())
-        program.norm(False, x.data_ptr(), norm.data_ptr(), 0, 96, 1e-6, y.data_ptr())
-        program.norm(True, y.data_ptr(), norm.data_ptr(), norm.data_ptr(), 96, 1e-6, y.data_ptr())
+        program.norm(False, x.data_ptr(), norm.data_ptr(), 0, 96, 1, 1e-6, y.data_ptr())
+        program.norm(True, y.data_ptr(), norm.data_ptr(), norm.data_ptr(), 96, 1, 1e-6, y.data_ptr())
         program.linear(pool, y.data_ptr(), 96, [cpu.matrix_arguments(weight, None, z)])
         program.angles(frequencies.data_ptr(), 35, cosines.data_ptr(), sines.data_ptr())
-        program.rotate(z.data_ptr(), 1, 70, cosines.data_ptr(), sines.data_ptr())
+        program.rotate(z.data_ptr(), 1, 70, 70, cosines.data_ptr(), sines.data_ptr())
         run_program(program, 16, ids=ids, positions=positions)
         found.append(z.clone())
         for t in range(16):

@@ -12,7 +12,7 @@ from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
 from hybrid.stages.quality import evaluate
 from hybrid.store.directory import ModelDirectory
-from profiler.predictor import read_predictors
+from profiler.predictor_file import read_predictors
 
 MODES = ["dense", "exact", "predicted"]
 CLOSE = 2e-4  # of logits whose spread is of the order of ten, with fp32 pages: what summation order explains
