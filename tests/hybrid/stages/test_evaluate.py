@@ -131,7 +131,7 @@ def test_names_and_modes_are_checked_before_anything_is_measured(model, llama_di
 
 
 def test_placement_changes_no_figure(demo_copy):
-    wanted = EvaluationSettings(tokens=600, layer_tokens=600, context=256, kv_format="f32")
+    wanted = EvaluationSettings(modes=("predicted",), tokens=300, layer_tokens=300, context=256, kv_format="f32")
     plan(demo_copy, PlanSettings(vram=8 << 20, context=256, name="split", kv_format="f32"))
     split = evaluate(demo_copy, [HELDOUT_TEXT], replace(wanted, plan="split", device="cpu")).evaluation
     whole = evaluate(demo_copy, [HELDOUT_TEXT], wanted).evaluation
