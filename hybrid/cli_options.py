@@ -62,7 +62,10 @@ NoMmapOption = Annotated[
         "--no-mmap", help="Read the model into memory when it is opened, instead of using its files in place."
     ),
 ]
-TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
+TextOption = Annotated[
+    list[Path] | None,
+    typer.Option("--text", help="A UTF-8 text file, a folder of them, or a .jsonl file; may be given several times."),
+]
 
 
 def device_name(device: Device | None) -> Literal["cpu", "cuda"] | None:

@@ -9,11 +9,12 @@ from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.scheduler import MODES
 from hybrid.stages.demo import DEMO, demo_directory
+from hybrid.stages.model_predictors import read_model_predictors
 from hybrid.store.directory import ModelDirectory
 from placement.plan import Mode, Plan
 from placement.plan_file import read_plan
 from profiler.artifacts import UserError
-from profiler.predictor import PredictorSet, read_predictors
+from profiler.predictor import PredictorSet
 
 
 def resolve(path: str | Path) -> Path:
@@ -38,14 +39,7 @@ def find_predictors(directory: ModelDirectory, profile: str) -> PredictorSet | N
     path = directory.predictors_path(profile)
     if not path.exists():
         return None
-    predictors = read_predictors(path)
-    mend = f"hybrid profile {directory.path} --text FILE"
-    if predictors.source_digest != directory.source_digest:
-        raise UserError(f"{path} was made for another model; make predictors of this one with: {mend}")
-    spec, first = directory.spec, predictors.layers[0]
-    if (len(predictors.layers), first.hidden, first.neurons) != (spec.n_layers, spec.hidden_size, spec.n_neurons):
-        raise UserError(f"{path} is damaged: its sizes are not the model's; make predictors anew with: {mend}")
-    return predictors
+    return read_model_predictors(directory, path)
 
 
 def choose_mode(mode: str | None, directory: ModelDirectory, predictors: PredictorSet | None) -> Mode:
