@@ -16,11 +16,12 @@ from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.stages.profile_estimate import Sizes, estimate
 from hybrid.stages.profile_passes import Trained
-from hybrid.stages.profile_results import ProfileReport, make_folders, make_report, write_counts
+from hybrid.stages.profile_results import ProfileReport, make_report, write_counts
 from hybrid.stages.profile_setup import (
     Note,
     ProfileSettings,
     Tell,
+    given_path,
     keeping,
     open_checkpoint,
     prepare,
@@ -31,7 +32,14 @@ from hybrid.stages.profile_text import choose_context
 from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
 from placement.plan import Mode
-from profiler.artifacts import UserError, directory_lock, remove_stale_partials, require_free_space, sha256_file
+from profiler.artifacts import (
+    UserError,
+    directory_lock,
+    remove_stale_partials,
+    require_free_space,
+    sha256_file,
+    write_atomic,
+)
 from profiler.predictor import PredictorSet, write_predictors
 
 PROFILE_CONTEXT = 2048  # tokens of one window; the model's own context where that is shorter
@@ -100,17 +108,27 @@ def profile(
                 require_free_space(path, expected.scratch, "profiling")
                 trained = passes.run()
         predictors = predictor_set(directory, trained)
-        make_folders(directory, settings.name)
-        named_by = None
-        if predictors is not None:
-            write_predictors(directory.predictors_path(settings.name), predictors)
-            named_by = sha256_file(directory.predictors_path(settings.name))
-        elif directory.has_predictors(settings.name):
-            directory.predictors_path(settings.name).unlink()  # those of an earlier profile of this name
+        named_by = put_predictors(directory, settings, predictors)
         counted = passes.recorder.to_profile(directory.source_digest, digest, (), named_by)
         write_counts(directory, counted, settings.name, tell)
         checkpoint.remove()
     return make_report(path, settings.name, counted, predictors, removed, expected, passes.clock, tuple(notes))
+
+
+def put_predictors(directory: ModelDirectory, settings: ProfileSettings, predictors: PredictorSet | None) -> str | None:
+    """Write those that were trained, or copy those that were given, byte by byte; the digest of the file.
+
+    Without any, those of an earlier profile of this name go.
+    """
+    target = directory.predictors_path(settings.name)
+    if predictors is None:
+        target.unlink(missing_ok=True)
+        return None
+    if settings.predictors is None:
+        write_predictors(target, predictors)
+    elif (source := given_path(directory, settings.predictors)) != target:
+        write_atomic(target, source.read_bytes())
+    return sha256_file(target)
 
 
 def predictor_set(directory: ModelDirectory, trained: list[Trained]) -> PredictorSet | None:

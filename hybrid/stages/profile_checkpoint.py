@@ -66,16 +66,21 @@ class Checkpoint:
         """Take up what is there; says what was found: None where nothing was, or why it is not used."""
         if not self.folder.exists():
             return None
-        try:
-            body = read_json(self.folder / RUN, "profiling run", VERSION, "hybrid profile DIR --text FILE")
-            if body.get("identity") != self._identity:
-                self.remove()
-                return "an unfinished run with other settings, another text or another row order was dropped"
-            self.progress = Progress(**body["progress"])
-        except (UserError, TypeError, KeyError):
+        stored = self._read()
+        if stored is None or stored[1].counts is None:
             self.remove()
             return "the remains of a run that was killed before its first checkpoint were removed"
+        if stored[0] != self._identity:
+            self.remove()
+            return "an unfinished run with other settings, another text or another row order was dropped"
+        self.progress = stored[1]
         return "going on from the last checkpoint of an unfinished run"
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether a run can go on from what is on the disk, whatever was being written when it stopped."""
+        stored = self._read()
+        return stored is not None and stored[1].counts is not None
 
     def begin(self, progress: Progress) -> None:
         """Make the folder of a new run."""
@@ -152,6 +157,13 @@ class Checkpoint:
     def tokens_path(self) -> Path:
         """Where the text's tokens are."""
         return self.folder / TOKENS
+
+    def _read(self) -> tuple[object, Progress] | None:
+        try:
+            body = read_json(self.folder / RUN, "profiling run", VERSION, "hybrid profile DIR --text FILE")
+            return body.get("identity"), Progress(**body["progress"])
+        except (UserError, TypeError, KeyError):
+            return None
 
     def _layer(self, layer: int) -> Path:
         return self.folder / f"predictor-{layer}.safetensors"

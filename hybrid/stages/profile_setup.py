@@ -163,8 +163,7 @@ def keeping(checkpoint: Checkpoint, say: Note) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        progress = checkpoint.progress
-        if progress is None or progress.counts is None:
+        if not checkpoint.holds_something:
             checkpoint.remove()
         elif isinstance(error, KeyboardInterrupt):
             say("interrupted; the same command goes on from the last checkpoint")
