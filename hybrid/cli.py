@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from hybrid import display, reports
+from hybrid.cli_calibrate import calibrate
 from hybrid.cli_options import (
     ContextOption,
     DeviceOption,
@@ -27,10 +28,12 @@ from hybrid.cli_options import (
     NoMmapOption,
     PlanOption,
     ThreadsOption,
+    ThresholdsOption,
     WeightFormat,
     device_name,
 )
 from hybrid.cli_profile import profile_app
+from hybrid.cli_quality import compare, evaluate
 from profiler.artifacts import UserError, parse_size
 
 app = typer.Typer(
@@ -68,6 +71,9 @@ def pack(
 app.add_typer(profile_app, name="profile")
 
 
+app.command()(calibrate)
+
+
 @app.command()
 def plan(
     model: ModelArgument,
@@ -78,6 +84,7 @@ def plan(
     hardware: Annotated[str, typer.Option(help="A machine that hybrid knows, or a JSON file.")] = "cpu-stand-in",
     name: Annotated[str, typer.Option(help="Name of the plan in the directory.")] = "default",
     profile_name: Annotated[str, typer.Option("--profile", help="The profile that counts.")] = "default",
+    thresholds: ThresholdsOption = "default",
     kv_format: KvOption = KvFormat.f16,
     time_limit: Annotated[float, typer.Option(min=0.0, help="Seconds that the solver may take.")] = 10.0,
     as_json: JsonOption = False,
@@ -98,6 +105,7 @@ def plan(
         hardware=hardware,
         name=name,
         profile=profile_name,
+        thresholds=thresholds,
         kv_format=kv_format.value,
         time_limit=time_limit,
     )
@@ -110,7 +118,10 @@ def run(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to complete.", show_default=False)],
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Tokens to generate.")] = 64,
-    mode: Annotated[Mode | None, typer.Option(help="By default the cheapest that the model offers.")] = None,
+    mode: Annotated[
+        Mode | None, typer.Option(help="By default the cheapest that the model offers; threshold is lossy.")
+    ] = None,
+    thresholds: ThresholdsOption = "default",
     plan: PlanOption = None,
     device: DeviceOption = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
@@ -149,6 +160,7 @@ def run(
         kv_format=kv_format.value,
         threads=threads,
         mmap=not no_mmap,
+        thresholds=thresholds,
     ) as llm:
         show = (lambda text: None) if as_json else display.write
         pieces = llm.stream(prompt, params)
@@ -164,48 +176,8 @@ def run(
         display.note(line)
 
 
-@app.command()
-def compare(
-    model: ModelArgument,
-    text: Annotated[list[Path] | None, typer.Option("--text", help="The text that quality is measured on.")] = None,
-    plan: PlanOption = None,
-    device: DeviceOption = None,
-    tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=2, help="Tokens to decode after each prompt.")] = 48,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts, taken from the text.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of timing.")] = 3,
-    text_tokens: Annotated[int | None, typer.Option(min=2, help="Measure quality on so many tokens only.")] = None,
-    context: ContextOption = None,
-    kv_format: KvOption = KvFormat.f16,
-    threads: ThreadsOption = None,
-    no_mmap: NoMmapOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure a layer-wise baseline, exact and predicted mode side by side.
-
-    Example: hybrid compare demo
-    """
-    from hybrid.stages.compare import Settings
-    from hybrid.stages.compare import compare as run_stage
-    from hybrid.stages.demo import DEMO, HELDOUT_TEXT
-
-    texts = text or ([HELDOUT_TEXT] if model == DEMO else [])
-    if not texts:
-        raise UserError("compare needs a text to measure quality on: add --text FILE")
-    settings = Settings(
-        plan=plan or ("default" if device else None),
-        device=device_name(device),
-        tokens=tokens,
-        prompts=prompts,
-        rounds=rounds,
-        text_tokens=text_tokens,
-        context=context,
-        kv_format=kv_format.value,
-        threads=threads,
-        mmap=not no_mmap,
-    )
-    with display.stages() as tell:
-        result = run_stage(model, texts, settings, tell)
-    display.show(as_json, result, lambda: reports.comparison_lines(result))
+app.command()(compare)
+app.command("eval")(evaluate)
 
 
 @app.command()

@@ -15,6 +15,7 @@ class Mode(str, Enum):
     dense = "dense"
     exact = "exact"
     predicted = "predicted"
+    threshold = "threshold"
 
 
 class Device(str, Enum):
@@ -62,10 +63,9 @@ NoMmapOption = Annotated[
         "--no-mmap", help="Read the model into memory when it is opened, instead of using its files in place."
     ),
 ]
-TextOption = Annotated[
-    list[Path] | None,
-    typer.Option("--text", help="A UTF-8 text file, a folder of them, or a .jsonl file; may be given several times."),
-]
+TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
+
+ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]
 
 
 def device_name(device: Device | None) -> Literal["cpu", "cuda"] | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from hybrid import display, reports
-from hybrid.cli_options import JsonOption, ModelArgument, TextOption
+from hybrid.cli_options import JsonOption, ModelArgument
 from profiler.artifacts import UserError, parse_size
 
 COUNT = "count"
@@ -34,7 +35,12 @@ NameOption = Annotated[str, typer.Option(help="Name of the profile in the direct
 @profile_app.command(COUNT)
 def count(
     model: ModelArgument,
-    text: TextOption = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--text", help="A UTF-8 text file, a folder of them, or a .jsonl file; may be given several times."
+        ),
+    ] = None,
     name: NameOption = "default",
     tokens: Annotated[
         str | None, typer.Option(metavar="NUMBER", help="Use at most so many tokens of the text, such as 100k or 2M.")
@@ -44,7 +50,10 @@ def count(
         typer.Option(metavar="SIZE", help="Memory to use, such as 2GiB; by default half of what is free, up to 4GiB."),
     ] = None,
     rank: Annotated[
-        int | None, typer.Option(min=1, help="Rank of the predictors; by default an eighth of the width.")
+        int | None, typer.Option(min=1, help="One rank for all predictors; by default one is searched for each layer.")
+    ] = None,
+    predictor_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Bytes that the predictors of all layers may take.")
     ] = None,
     predictors: Annotated[
         str | None,
@@ -85,6 +94,7 @@ def count(
         name=name,
         tokens=wanted,
         rank=rank,
+        predictor_bytes=None if predictor_bytes is None else parse_size(predictor_bytes),
         memory=None if memory is None else parse_size(memory),
         seed=seed,
         train=not no_predictors,

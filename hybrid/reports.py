@@ -6,15 +6,23 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from profiler.artifacts import format_size
+from profiler.thresholds import loss_label
 
 if TYPE_CHECKING:
     from hybrid.runtime.summary import RunSummary
+    from hybrid.stages.budget import BudgetReport
+    from hybrid.stages.calibrate import CalibrationReport
     from hybrid.stages.compare import Comparison
+    from hybrid.stages.evaluate import EvaluationReport
     from hybrid.stages.inspect import InspectReport
     from hybrid.stages.pack import PackReport
     from hybrid.stages.plan import PlanReport
     from hybrid.stages.profile_results import ProfileReport
+    from hybrid.store.evaluation_file import ModeEvaluation
     from placement.plan import Memory
+    from profiler.quality import Quality
+
+FEW_LAYERS = 12  # that are shown without being asked for
 
 
 def pack_lines(report: PackReport) -> list[str]:
@@ -31,7 +39,7 @@ def pack_lines(report: PackReport) -> list[str]:
 def profile_lines(report: ProfileReport) -> list[str]:
     """What was counted and trained, by layer, and how far hotness holds on other text."""
     header = ["layer", "active", "80 % from"]
-    if report.rank:
+    if report.ranks:
         header += ["named", "recall", "precision", "mass kept"]
     rows = []
     for i, layer in enumerate(report.layers):
@@ -49,7 +57,8 @@ def profile_lines(report: ProfileReport) -> list[str]:
             f"training {clock.training:.1f} s"
         )
     size = format_size(report.predictor_bytes)
-    predictors = f"predictors of rank {report.rank}, {size}" if report.rank else "no predictors"
+    ranks = ", ".join(map(str, report.ranks))
+    predictors = f"predictors of rank {ranks}, {size}" if report.ranks else "no predictors"
     counted = f"{report.path}: profile {report.name}, {report.tokens:,} tokens counted"
     return [*lines, f"{counted}; {predictors}; rows reordered"]
 
@@ -69,6 +78,50 @@ def skew_lines(report: ProfileReport) -> list[str]:
         rows.append(row(f"{domain.name}: chosen on the other half of all", domain.held_out))
         rows += [row(f"{domain.name}: chosen on {other}", shares) for other, shares in domain.chosen_on.items()]
     return ["", *table(header, rows)]
+
+
+def calibration_lines(report: CalibrationReport) -> list[str]:
+    """Each layer's cutoff and what it leaves of text that did not set it."""
+    found = report.thresholds
+    header = ["layer", "cutoff", "active", "mass kept"]
+    rows = [
+        [str(i), f"{layer.cutoff:.4g}", f"{layer.active:.1%}", f"{layer.mass_kept:.2%}"]
+        for i, layer in enumerate(found.layers)
+    ]
+    return [
+        *table(header, rows),
+        "",
+        f"{report.path}: set on {found.tokens:,} tokens, checked on {found.heldout_tokens:,} others; "
+        f"{found.active:.1%} of the neurons stay active",
+        loss_label(found.loss, report.path.parent.parent),
+    ]
+
+
+def budget_lines(report: BudgetReport) -> list[str]:
+    """The settings that a search tried, what each kept and cost, and the layers at the one that was taken."""
+    named = "named" if report.mode == "predicted" else "kept"
+    tried = [
+        [
+            f"{setting.share:.2%}",
+            f"{min(setting.masses):.2%}",
+            f"{setting.ratio - 1:+.3%}",
+            "" if setting.interval is None else f"{setting.interval.low - 1:+.3%} to {setting.interval.high - 1:+.3%}",
+            "taken" if setting is report.search.found else "",
+        ]
+        for setting in report.search.tried
+    ]
+    layers = [
+        [str(i), f"{q.active:.1%}", f"{q.named:.1%}", f"{q.recall:.1%}", f"{q.precision:.1%}", f"{q.mass_recall:.2%}"]
+        for i, q in enumerate(report.layers)
+    ]
+    return [
+        *table([named, "least mass", "perplexity", "95 % interval", ""], tried),
+        "",
+        *table(["layer", "active", named, "recall", "precision", "mass kept"], layers),
+        "",
+        f"{report.path}: {report.mode} mode within {report.search.budget:.3%} of dense perplexity on {report.tokens:,} "
+        "tokens; measure it on other documents with hybrid eval",
+    ]
 
 
 def plan_lines(report: PlanReport) -> list[str]:
@@ -101,7 +154,7 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
     speed = [
         f"{summary.tokens_per_second:.1f} tokens/s" if summary.tokens else "no token after the first to time",
         f"first token after {first_token_seconds * 1000:.0f} ms",
-        f"{summary.mode} mode",
+        summary.warning or f"{summary.mode} mode",
         f"rows computed per token: {rows}",
         f"{format_size(summary.bytes_per_token)} touched per token",
     ]
@@ -119,6 +172,7 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
 def inspect_lines(report: InspectReport) -> list[str]:
     """What a model directory holds."""
     spec, parts = report.spec, ", ".join(f"{part} {format_size(size)}" for part, size in report.bytes.items() if size)
+    activation = spec.activation + (f" above {spec.activation_cutoff:g}" if spec.activation_cutoff else "")
     order = "in the checkpoint's order" if report.in_checkpoint_order else "hottest first"
     profiles = [
         f"{p.name} ({p.tokens:,} tokens)" if p.problem is None else f"{p.name} ({p.problem})" for p in report.profiles
@@ -126,13 +180,19 @@ def inspect_lines(report: InspectReport) -> list[str]:
     return [
         f"{report.path}: {spec.family}, {report.parameters / 1e6:,.1f} M parameters in {report.weight_format}, "
         f"{report.bits_per_weight:.2f} bits each",
-        f"{spec.n_layers} layers of hidden size {spec.hidden_size}, {spec.n_neurons} neurons ({spec.activation}), "
+        f"{spec.n_layers} layers of hidden size {spec.hidden_size}, {spec.n_neurons} neurons ({activation}), "
         f"{spec.n_heads} heads, {spec.n_kv_heads} for keys and values; {spec.vocab_size} pieces; "
         f"{spec.max_positions} tokens of context",
         f"bytes: {format_size(sum(report.bytes.values()))} ({parts})",
         f"rows: {order}, {report.stride_bytes} bytes each",
         f"profiles: {', '.join(profiles) or 'none'}; predictors: {', '.join(report.predictors) or 'none'}; "
         f"plans: {', '.join(report.plans) or 'none'}",
+        *(
+            f"thresholds {t.name}: {t.problem or f'{t.active:.1%} of the neurons stay active; {t.warning}'}"
+            for t in report.thresholds
+        ),
+        *(f"evaluation {e.name}: {line}" for e in report.evaluations for line in e.headlines),
+        *(f"evaluation {e.name}: {e.problem}" for e in report.evaluations if e.problem is not None),
         f"source {report.source_digest[:16]}, pack {report.pack_digest[:16]}, order {report.row_order_digest[:16]}",
         "verified: every byte is as it was packed" if report.verified else "not verified; --verify reads every byte",
     ]
@@ -160,6 +220,57 @@ def comparison_lines(result: Comparison) -> list[str]:
     tokens = result.rows[0].quality.tokens
     note = f"quality over {tokens:,} tokens of {', '.join(result.text)}; speed: median of interleaved rounds"
     return [*table(header, rows), "", note]
+
+
+def evaluation_lines(report: EvaluationReport, all_layers: bool) -> list[str]:
+    """The tables of `hybrid eval`: modes, then for each the layers, where they are few or asked for."""
+    evaluation = report.evaluation
+    header = ["mode", "perplexity", "over dense", "95 % interval", "KL (nats)", "median", "95 %", "99 %", "top-1"]
+    lines = table(header, [[mode.mode, *_quality_cells(mode.quality)] for mode in evaluation.modes])
+    for mode in evaluation.modes:
+        telling = len(mode.layers) <= FEW_LAYERS and any(q.recall < 1 or q.precision < 1 for q in mode.layers)
+        if mode.layers and (all_layers or telling):
+            lines += ["", *_layer_table(mode)]
+    text, files = evaluation.text, ", ".join(evaluation.text.paths)
+    lines += [
+        "",
+        f"{text.tokens:,} tokens in {text.documents:,} documents of {files}, context {evaluation.settings['context']}",
+    ]
+    if evaluation.layer_tokens:
+        lines.append(f"layers: on {evaluation.layer_tokens:,} tokens from all over the text")
+    stored = [] if report.path is None else [f"stored as {report.path}"]
+    return [*lines, *evaluation.notes, *stored]
+
+
+def _quality_cells(quality: Quality) -> list[str]:
+    ends = quality.interval
+    return [
+        f"{quality.perplexity:.4f}",
+        f"{quality.ratio - 1:+.3%}",
+        "-" if ends is None else f"{ends.low - 1:+.3%} to {ends.high - 1:+.3%}",
+        f"{quality.divergence:.5f}",
+        f"{quality.divergence_p50:.5f}",
+        f"{quality.divergence_p95:.5f}",
+        f"{quality.divergence_p99:.5f}",
+        f"{quality.agreement:.2%}",
+    ]
+
+
+def _layer_table(mode: ModeEvaluation) -> list[str]:
+    header = [f"{mode.mode}, layer", "active", "named", "recall", "precision", "mass kept", "mass dropped"]
+    rows = [
+        [
+            str(index),
+            f"{layer.active:.2%}",
+            f"{layer.named:.2%}",
+            f"{layer.recall:.2%}",
+            f"{layer.precision:.2%}",
+            f"{layer.mass_recall:.3%}",
+            f"{layer.dropped_mass:.3%}",
+        ]
+        for index, layer in enumerate(mode.layers)
+    ]
+    return table(header, rows)
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from placement.plan import Budgets, Digests, Expected, LayerPlan, Plan, Segment, SolverReport
-from profiler.artifacts import UserError, read_json, write_json
+from profiler.artifacts import UserError, from_json, read_json, write_json
 
 PLAN_VERSION = 1
 MEND = "hybrid plan DIR --vram SIZE"
-T = TypeVar("T")
 
 
 def write_plan(path: Path, plan: Plan) -> None:
@@ -35,35 +34,25 @@ def read_plan(path: Path) -> Plan:
 def _plan(body: dict[str, Any]) -> Plan:
     """The plan of `asdict`, each nested object built, and so checked, before the whole."""
     nested = {"budgets": Budgets, "digests": Digests, "expected": Expected}
-    built = {k: _build(nested[k], v) if k in nested else v for k, v in body.items()}
+    built = {k: from_json(nested[k], v, "plan") if k in nested else v for k, v in body.items()}
     built["layers"] = tuple(_layer(layer) for layer in _list("layers", body.get("layers")))
     if body.get("solver") is not None:
         built["solver"] = _solver(body["solver"])
-    return _build(Plan, built)
+    return from_json(Plan, built, "plan")
 
 
 def _layer(value: Any) -> LayerPlan:
     segments = value.get("segments") if isinstance(value, dict) else None
-    built = tuple(_build(Segment, segment) for segment in _list("segments", segments))
-    return _build(LayerPlan, {**value, "segments": built})
+    built = tuple(from_json(Segment, segment, "plan") for segment in _list("segments", segments))
+    return from_json(LayerPlan, {**value, "segments": built}, "plan")
 
 
 def _solver(value: Any) -> SolverReport:
     warnings = value.get("warnings") if isinstance(value, dict) else None
-    return _build(SolverReport, {**value, "warnings": tuple(_list("warnings", warnings))})
+    return from_json(SolverReport, {**value, "warnings": tuple(_list("warnings", warnings))}, "plan")
 
 
 def _list(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise UserError(f"plan: {name} should be a list")
     return value
-
-
-def _build(kind: type[T], value: Any) -> T:
-    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if not isinstance(value, dict) or set(value) != names:
-        found = set(value) if isinstance(value, dict) else set()
-        what = [f"{name} is missing" for name in sorted(names - found)]
-        what += [f"{name!r:.40} is not known" for name in sorted(found - names)]
-        raise UserError(f"plan: {kind.__name__} is damaged ({', '.join(what[:3])})")
-    return kind(**value)

@@ -14,14 +14,17 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 PARTIAL = ".partial-"
 CHUNK = 1 << 20
+T = TypeVar("T")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -42,6 +45,19 @@ def parse_size(text: str) -> int:
     if size > 1 << 60:
         raise UserError(f"{text!r} is more memory than any machine has")
     return size
+
+
+def parse_count(text: str) -> int:
+    """A number of tokens as people write it: `100k`, `2M`, `1.5m`, `5000`; k and M are thousands and millions.
+
+    Raises:
+        UserError: the text is no such number, or not from 1 to 10**15.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)\s*", text)
+    count = round(float(match[1]) * COUNTS[match[2].upper()]) if match and len(text) < 40 else 0
+    if not 1 <= count <= 10**15:
+        raise UserError(f"{text!r} is not a number of tokens; write one as 5000, 100k or 2M")
+    return count
 
 
 def format_size(size: float) -> str:
@@ -151,6 +167,21 @@ def read_json_object(path: Path, limit: int = 64 << 20) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} should hold a JSON object")
     return value
+
+
+def from_json(kind: type[T], value: Any, artifact: str) -> T:
+    """A dataclass from the JSON object of its fields; its own checks run, nested objects are built before.
+
+    Raises:
+        UserError: fields are missing or not known: names the artifact and the class.
+    """
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(value, dict) or set(value) != names:
+        found = set(value) if isinstance(value, dict) else set()
+        what = [f"{name} is missing" for name in sorted(names - found)]
+        what += [f"{name!r:.40} is not known" for name in sorted(found - names)]
+        raise UserError(f"{artifact}: {kind.__name__} is damaged ({', '.join(what[:3])})")
+    return kind(**value)
 
 
 def check_version(path: Path, found: object, known: int, mend: str) -> None:

@@ -61,6 +61,7 @@ def merge_profiles(profiles: Mapping[str, Profile]) -> Profile:
         domains=domains,
         part_tokens=tuple((int(one), int(other)) for one, other in part_tokens),
         parts=compact(parts),
+        documents=np.unique(np.concatenate([profile.documents for profile in every])),
     )
 
 

@@ -1,97 +1,145 @@
-"""Predictors: for every layer, which neurons a token will activate, told from the state that its FFN reads."""
+"""Predictors: for every layer, which neurons a token will activate, told from a state that is known beforehand.
+
+What a predictor is, for all families; `predictor_file` keeps them, `training` and `training_free` make them.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-import safetensors
 import torch
-from safetensors.torch import save
 
-from profiler.artifacts import UserError, check_version, write_atomic
-from profiler.matrix import SIXTEEN_BIT, Matrix
+from profiler.artifacts import UserError
+from profiler.formats import BLOCK
+from profiler.matrix import Matrix
 
-PREDICTOR_VERSION = 2  # version 1, which is read too, states no weight format: its matrices are 16 bit
-READS = "ffn_input"  # the normalised state, as the FFN itself reads it
+Family = Literal["perceptron", "factors", "gates", "none"]
+Reads = Literal["ffn_input", "residual", "previous_ffn_input"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+READS: tuple[Reads, ...] = get_args(Reads)
 QUANTISED = "q8_0"
 NOTHING, EVERYTHING = float("inf"), float("-inf")  # thresholds that name no neuron, and all of them
 
 
 @dataclass(frozen=True, eq=False)
-class LowRankPredictor:
-    """`relu(x fc1ᵀ) fc2ᵀ > threshold` (Deja Vu, Liu et al., 2023, section 4; PowerInfer, Song et al., 2024, section 5).
+class Predictor:
+    """One layer's: names the neurons whose logit is above a threshold.
 
-    fc1: `[rank, hidden]`; fc2: `[neurons, rank]`, by neuron id; both 16 bit of one type, or q8_0. threshold: a logit,
-    may be infinite.
+    hidden, neurons: elements of the state that it reads, and neurons that it speaks of.
+    family: how logits come about. `perceptron`: `relu(x fc1ᵀ) fc2ᵀ`, trained (Deja Vu, Liu et al., 2023, section 4;
+    PowerInfer, Song et al., 2024, section 5). `factors`: `(x fc1ᵀ) fc2ᵀ`, a product of low rank in the place of the
+    gate matrix. `gates`: `x fc2ᵀ`, the gate matrix itself in few bits. `none`: all logits are zero, so that all neurons
+    are named and the layer's own gates decide.
+    fc1: `[rank, hidden]`, of the first two families. fc2: `[neurons, rank]`, or `[neurons, hidden]` of `gates`, by
+    neuron id. bias: fp32 `[neurons]`, added to the logits, or None. threshold: a logit, may be infinite.
+    reads: the state it is told by. `ffn_input`: the normalised one that the FFN itself reads; `residual`: the one
+    before that norm (PowerInfer's published predictors); `previous_ffn_input`: what the FFN of the layer before reads,
+    so that rows are named a layer ahead.
     """
 
-    fc1: Matrix
-    fc2: Matrix
+    family: Family
+    hidden: int
+    neurons: int
+    fc1: Matrix | None
+    fc2: Matrix | None
     threshold: float
+    bias: torch.Tensor | None = None
+    reads: Reads = "ffn_input"
 
     def __post_init__(self) -> None:
-        if not self.fc1.rows or not self.fc2.rows:
-            raise UserError("a predictor has two matrices, [rank, hidden] and [neurons, rank]")
-        if self.fc1.rows != self.fc2.columns:
+        if self.family not in FAMILIES or self.reads not in READS:
+            raise UserError(f"a predictor of the family {self.family!r} that reads {self.reads!r} is not known")
+        if (self.fc1 is None) != (self.family in ("gates", "none")) or (self.fc2 is None) != (self.family == "none"):
+            raise UserError(f"a predictor of the family {self.family!r} has other matrices")
+        if any(not matrix.rows for matrix in self.matrices):
+            raise UserError("a predictor's matrices are [rank, hidden] and [neurons, rank], and neither is empty")
+        if self.fc1 is not None and self.fc2 is not None and self.fc1.rows != self.fc2.columns:
             raise UserError(f"a predictor's matrices have ranks {self.fc1.rows} and {self.fc2.columns}")
-        if self.fc2.weight_format != self.fc1.weight_format or self.weight_format not in (*SIXTEEN_BIT, QUANTISED):
-            raise UserError(f"a predictor's matrices are both f16, both bf16 or both {QUANTISED}")
+        if self.matrices and (self.matrices[0].columns, self.matrices[-1].rows) != (self.hidden, self.neurons):
+            raise UserError(f"a predictor's matrices are not for {self.neurons} neurons of {self.hidden} elements")
+        if self.bias is not None and (self.bias.shape != (self.neurons,) or self.bias.dtype != torch.float32):
+            raise UserError("a predictor's bias is float32, one number for each neuron")
         if self.threshold != self.threshold:
             raise UserError("a predictor's threshold is not a number")
 
+    @staticmethod
+    def low_rank(fc1: Matrix, fc2: Matrix, threshold: float, **rest: Any) -> Predictor:
+        """Of two matrices: the trained perceptron, or with `family="factors"` a product."""
+        rest = {"family": "perceptron", **rest}
+        return Predictor(hidden=fc1.columns, neurons=fc2.rows, fc1=fc1, fc2=fc2, threshold=threshold, **rest)
+
+    @staticmethod
+    def gates(matrix: Matrix, threshold: float, **rest: Any) -> Predictor:
+        """The gate matrix `[neurons, hidden]` in few bits."""
+        return Predictor("gates", matrix.columns, matrix.rows, None, matrix, threshold, **rest)
+
+    @staticmethod
+    def none(hidden: int, neurons: int, threshold: float = EVERYTHING) -> Predictor:
+        """No predictor: every neuron is named, or with a threshold of `NOTHING` none is."""
+        return Predictor("none", hidden, neurons, None, None, threshold)
+
     @property
-    def weight_format(self) -> str:
-        """Format of both matrices."""
-        return self.fc1.weight_format
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Those it has, in the order in which they are used."""
+        return tuple(matrix for matrix in (self.fc1, self.fc2) if matrix is not None)
+
+    @property
+    def weight_formats(self) -> tuple[str, ...]:
+        """Of each matrix."""
+        return tuple(matrix.weight_format for matrix in self.matrices)
 
     @property
     def rank(self) -> int:
-        """Width of the bottleneck."""
-        return self.fc1.rows
-
-    @property
-    def hidden(self) -> int:
-        """Elements of the state that it reads."""
-        return self.fc1.columns
-
-    @property
-    def neurons(self) -> int:
-        """Neurons that it speaks of."""
-        return self.fc2.rows
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights."""
-        return self.rank * (self.hidden + self.neurons)
+        """Width of the bottleneck; 0 where there is none."""
+        return 0 if self.fc1 is None else self.fc1.rows
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights."""
-        return self.fc1.nbytes + self.fc2.nbytes
+        """Bytes of weights and bias: what a token reads of it."""
+        return sum(matrix.nbytes for matrix in self.matrices) + (0 if self.bias is None else self.bias.nbytes)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """fp32 `[tokens, neurons]` of states `[tokens, hidden]`: weights widened, sums in fp32."""
-        every = slice(None)
-        return torch.relu(x.float() @ self.fc1.widened(every).T) @ self.fc2.widened(every).T
+        """fp32 `[tokens, neurons]` of states `[tokens, hidden]`: weights widened, sums in fp32.
+
+        Raises:
+            ValueError: of the family `none`, which has no logits of its own.
+        """
+        if self.fc2 is None:
+            raise ValueError("a predictor without weights has no logits")
+        every, x = slice(None), x.float()
+        if self.fc1 is not None:
+            x = x @ self.fc1.widened(every).T
+            x = x.relu() if self.family == "perceptron" else x
+        y = x @ self.fc2.widened(every).T
+        return y if self.bias is None else y + self.bias
 
     def named(self, x: torch.Tensor) -> torch.Tensor:
         """bool `[tokens, neurons]`: the neurons that each token's own state names."""
+        if self.fc2 is None:
+            return torch.full((len(x), self.neurons), self.threshold < 0, device=x.device)
         return self.logits(x) > self.threshold
 
-    def quantised(self) -> LowRankPredictor:
-        """The same predictor in q8_0, half the bytes; itself where it is in that format.
+    def quantised(self, weight_format: str = QUANTISED) -> Predictor:
+        """The same predictor with all matrices in a format whose blocks fit them; those that do not fit stay.
 
         Raises:
-            UserError: rank or hidden size is not divisible by 32, or a weight is too large for the format.
+            UserError: a weight is too large for the format.
         """
-        if self.weight_format == QUANTISED:
-            return self
-        fc1, fc2 = (Matrix.quantised(matrix.widened(slice(None)), QUANTISED) for matrix in (self.fc1, self.fc2))
-        return replace(self, fc1=fc1, fc2=fc2)
+
+        def rounded(matrix: Matrix) -> Matrix:
+            if matrix.weight_format == weight_format or matrix.columns % BLOCK:
+                return matrix
+            return Matrix.quantised(matrix.widened(slice(None)), weight_format)
+
+        return self.moved(rounded, lambda bias: bias)
+
+    def moved(self, move: Callable[[Matrix], Matrix], move_vector: Callable[[torch.Tensor], torch.Tensor]) -> Predictor:
+        """The same predictor with each matrix, and its bias, replaced by what the functions make of it."""
+        fc1, fc2 = (None if matrix is None else move(matrix) for matrix in (self.fc1, self.fc2))
+        return replace(self, fc1=fc1, fc2=fc2, bias=None if self.bias is None else move_vector(self.bias))
 
     def check_finite(self) -> None:
         """Read all weights.
@@ -99,7 +147,8 @@ class LowRankPredictor:
         Raises:
             UserError: one is NaN or infinite.
         """
-        if not (self.fc1.is_finite() and self.fc2.is_finite()):
+        finite = all(matrix.is_finite() for matrix in self.matrices)
+        if not finite or (self.bias is not None and not bool(torch.isfinite(self.bias).all())):
             raise UserError("a predictor holds values that are not numbers")
 
 
@@ -128,121 +177,86 @@ class PredictorQuality:
             raise UserError(f"a predictor's quality was measured on {self.tokens!r} tokens")
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A predictor that was tried for a layer: what it is, and what its best threshold gave on held-out tokens.
+
+    mass_at_active: share of a token's activation mass that as many neurons carry as are active, the best by its
+    logits. named_at_keep: share of the neurons that it has to name to keep the wanted share of mass. bytes_per_token:
+    of the predictor, of the gates of named rows and of the rest of those that are active too.
+    """
+
+    family: Family
+    rank: int
+    weight_formats: tuple[str, ...]
+    nbytes: int
+    mass_at_active: float
+    named_at_keep: float
+    bytes_per_token: float
+    chosen: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The trial as a JSON object."""
+        return {**asdict(self), "weight_formats": list(self.weight_formats)}
+
+    @staticmethod
+    def from_json(body: dict[str, Any]) -> Trial:
+        """The trial of `to_json`."""
+        return Trial(**{**body, "weight_formats": tuple(body["weight_formats"])})
+
+
 @dataclass(frozen=True, eq=False)
 class PredictorSet:
     """The predictors of all layers of the model `source_digest`, and the quality of each.
 
+    trials: per layer, what was tried before one was chosen; empty where nothing was.
     path: the file whose mapped pages the matrices are views of; None where they lie in memory of their own.
     """
 
     source_digest: str
-    layers: tuple[LowRankPredictor, ...]
+    layers: tuple[Predictor, ...]
     quality: tuple[PredictorQuality, ...]
+    trials: tuple[tuple[Trial, ...], ...] = ()
     path: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.layers or len(self.layers) != len(self.quality):
             raise UserError("predictors come with one measured quality per layer")
-        if len({(p.hidden, p.neurons) for p in self.layers}) > 1:
-            raise UserError("all predictors of a model are for layers of one size")
-        if len({p.weight_format for p in self.layers}) > 1:
-            raise UserError("all predictors of a model are in one weight format")
-
-    @property
-    def weight_format(self) -> str:
-        """Format of all matrices."""
-        return self.layers[0].weight_format
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights of all layers."""
-        return sum(p.parameters for p in self.layers)
+        if self.trials and len(self.trials) != len(self.layers):
+            raise UserError("what was tried is told for every layer or for none")
+        if self.layers[0].reads == "previous_ffn_input":
+            raise UserError("no layer stands before the first one, so its predictor cannot read that layer's state")
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weights of all layers."""
         return sum(p.nbytes for p in self.layers)
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Of all layers."""
+        return tuple(p.threshold for p in self.layers)
+
+    def fits(self, layers: int, hidden: int, neurons: int) -> bool:
+        """Whether they are for a model of these sizes."""
+        return len(self.layers) == layers and all((p.hidden, p.neurons) == (hidden, neurons) for p in self.layers)
+
+    def with_thresholds(self, thresholds: Iterable[float]) -> PredictorSet:
+        """The same predictors at other thresholds. What was measured of them no longer holds, and is kept."""
+        pairs = zip(self.layers, thresholds, strict=True)
+        return replace(self, layers=tuple(replace(p, threshold=t) for p, t in pairs))
+
     def silenced(self) -> PredictorSet:
         """The same predictors naming nothing: what the model is without them must then be lost."""
-        return replace(self, layers=tuple(replace(p, threshold=NOTHING) for p in self.layers))
+        return self.with_thresholds([NOTHING] * len(self.layers))
 
     def quantised(self) -> PredictorSet:
-        """The same predictors in q8_0; themselves where they are in that format. See `LowRankPredictor.quantised`."""
-        if self.weight_format == QUANTISED:
-            return self
+        """The same predictors in q8_0; see `Predictor.quantised`."""
         return replace(self, layers=tuple(p.quantised() for p in self.layers), path=None)
 
     def mappings(self) -> list[tuple[int, int, str]]:
         """(address, length, path) of each matrix that lies in a mapped file."""
         if self.path is None:
             return []
-        matrices = [matrix for p in self.layers for matrix in (p.fc1, p.fc2)]
+        matrices = [matrix for p in self.layers for matrix in p.matrices]
         return [(m.data.data_ptr(), m.nbytes, str(self.path)) for m in matrices]
-
-
-def write_predictors(path: Path, predictors: PredictorSet) -> None:
-    """Write predictors as safetensors, atomically.
-
-    Raises:
-        UserError: a weight is NaN or infinite.
-    """
-    tensors = {"thresholds": torch.tensor([p.threshold for p in predictors.layers], dtype=torch.float64)}
-    for layer, predictor in enumerate(predictors.layers):
-        predictor.check_finite()
-        tensors |= {f"{layer}.fc1": predictor.fc1.data.contiguous(), f"{layer}.fc2": predictor.fc2.data.contiguous()}
-    body = {
-        "source_digest": predictors.source_digest,
-        "reads": READS,
-        "weight_format": predictors.weight_format,
-        "hidden": predictors.layers[0].hidden,
-        "quality": list(map(asdict, predictors.quality)),
-    }
-    metadata = {"kind": "predictors", "format_version": str(PREDICTOR_VERSION), "predictors": json.dumps(body)}
-    write_atomic(path, save(tensors, metadata))
-
-
-def read_predictors(path: Path, mend: str = "hybrid profile DIR --text FILE") -> PredictorSet:
-    """Open predictors: their matrices are mapped, private to this process, and read when they are used.
-
-    So nothing is said here of the weights' values; see `LowRankPredictor.check_finite`.
-
-    Raises:
-        UserError: missing, damaged, or of another format version; the message names the command `mend`.
-    """
-    if not path.is_file():
-        raise UserError(f"there are no predictors at {path}; make them with: {mend}")
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            version = _check_kind(path, metadata, mend)
-            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _from_parts(path, version, json.loads(metadata["predictors"]), tensors)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
-
-
-def _check_kind(path: Path, metadata: dict[str, str], mend: str) -> int:
-    if metadata.get("kind") != "predictors":
-        raise UserError(f"{path} holds no predictors of hybrid; make them with: {mend}")
-    version = metadata.get("format_version", "")
-    if version != "1":
-        check_version(path, int(version) if version.isdigit() else None, PREDICTOR_VERSION, mend)
-    return int(version)
-
-
-def _from_parts(path: Path, version: int, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> PredictorSet:
-    if body["reads"] != READS:
-        raise UserError(f"these predictors read {body['reads']!r}, not the state that the FFN reads")
-
-    def predictor(index: int, threshold: float) -> LowRankPredictor:
-        fc1, fc2 = tensors[f"{index}.fc1"], tensors[f"{index}.fc2"]
-        if version == 1:
-            return LowRankPredictor(Matrix.of(fc1), Matrix.of(fc2), threshold)
-        first = Matrix(fc1, body["weight_format"], body["hidden"])
-        return LowRankPredictor(first, Matrix(fc2, body["weight_format"], first.rows), threshold)
-
-    thresholds: Sequence[float] = tensors["thresholds"].double().flatten().tolist()
-    layers = tuple(predictor(i, t) for i, t in enumerate(thresholds))
-    quality = tuple(PredictorQuality(**q) for q in body["quality"])
-    return PredictorSet(str(body["source_digest"]), layers, quality, path)

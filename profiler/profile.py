@@ -21,7 +21,7 @@ PROFILE_VERSION = 2  # version 1, which is read too, counts neither domains nor 
 Counts = npt.NDArray[np.int64]
 Parts = npt.NDArray[np.unsignedinteger[Any]]
 COUNT_NAMES = ("active", "named", "union4", "union16")
-STORED = ("named", "union4", "union16", "parts")  # active is the sum of the parts
+STORED = ("named", "union4", "union16", "parts", "documents")  # active is the sum of the parts
 DOMAIN_LIMIT = 16
 HALVES = 2
 
@@ -38,6 +38,8 @@ class Profile:
     predictors_digest: of the predictors that named; None where there were none, or a version 1 wrote the file.
     domains: names of the kinds of text. Documents were dealt out to two halves at random: part_tokens are the tokens of
     each domain's halves, and parts, `[domains, 2, layers, neurons]`, what was active in them; None in version 1.
+    documents: of the text, 64-bit digests in rising order, so that an evaluation can say which of its documents were
+    counted or trained on; empty where that was not recorded.
     """
 
     source_digest: str
@@ -53,6 +55,7 @@ class Profile:
     domains: tuple[str, ...] = ()
     part_tokens: tuple[tuple[int, int], ...] = ()
     parts: Parts | None = None
+    documents: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
     def __post_init__(self) -> None:
         shape = self.active.shape
@@ -64,6 +67,8 @@ class Profile:
                 raise UserError(f"profile: {name} should be int64 of shape {list(shape)}, as the other counts are")
             if counts.size and (counts.min() < 0 or counts.max() > self.tokens):
                 raise UserError(f"profile: {name} holds counts outside 0..{self.tokens} tokens")
+        if self.documents.ndim != 1 or self.documents.dtype != np.uint64:
+            raise UserError("profile: the digests of documents should be a list of 64-bit numbers")
         if len(self.domains) > DOMAIN_LIMIT or len(set(self.domains)) != len(self.domains):
             raise UserError(f"profile: domains have names of their own, and are at most {DOMAIN_LIMIT}")
         if self.parts is not None or self.domains:
@@ -107,9 +112,10 @@ def write_profile(path: Path, profile: Profile) -> None:
     plain = ("source_digest", "corpus_digest", "tokens", "thresholds", "has_predictors")
     body = {name: getattr(profile, name) for name in plain}
     if profile.parts is None:
-        version, arrays = 1, {name: getattr(profile, name) for name in COUNT_NAMES}
+        version, arrays = 1, {name: getattr(profile, name) for name in (*COUNT_NAMES, "documents")}
     else:
-        version, arrays = PROFILE_VERSION, {name: compact(getattr(profile, name)) for name in STORED}
+        version, arrays = PROFILE_VERSION, {name: getattr(profile, name) for name in STORED}
+        arrays |= {name: compact(arrays[name]) for name in STORED if name != "documents"}
         body |= {name: getattr(profile, name) for name in ("predictors_digest", "domains", "part_tokens")}
     metadata = {"kind": "profile", "format_version": str(version), "profile": json.dumps(body)}
     write_atomic(path, save(arrays, metadata))
@@ -150,11 +156,12 @@ def _from_parts(version: int, body: dict[str, Any], arrays: dict[str, npt.NDArra
     more: dict[str, Any] = {}
     if version == 1:
         counts = {name: arrays[name] for name in COUNT_NAMES}
+        more = {"documents": arrays["documents"]} if "documents" in arrays else {}
     else:
         if any(arrays[name].dtype.kind != "u" for name in STORED):
             raise ValueError("counts are whole numbers from 0 on")
         parts = arrays["parts"]
-        counts = {name: arrays[name].astype(np.int64) for name in STORED if name != "parts"}
+        counts = {name: arrays[name].astype(np.int64) for name in ("named", "union4", "union16")}
         counts["active"] = parts.sum((0, 1), dtype=np.int64)
         digest = body["predictors_digest"]
         more = {
@@ -162,6 +169,7 @@ def _from_parts(version: int, body: dict[str, Any], arrays: dict[str, npt.NDArra
             "domains": tuple(map(str, body["domains"])),
             "part_tokens": tuple((int(one), int(other)) for one, other in body["part_tokens"]),
             "parts": parts,
+            "documents": arrays["documents"],
         }
     return Profile(
         str(body["source_digest"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,8 +88,9 @@ class Recorder:
         corpus_digest: str,
         thresholds: Sequence[float] = (),
         predictors_digest: str | None = None,
+        documents: Iterable[int] = (),
     ) -> Profile:
-        """The counts so far, by neuron id. Recording may go on afterwards.
+        """The counts so far, by neuron id. Recording may go on afterwards. documents: their digests, of 64 bits.
 
         Raises:
             UserError: no token has been recorded.
@@ -115,6 +116,7 @@ class Recorder:
             domains=self.domains,
             part_tokens=tuple((int(a), int(b)) for a, b in part_tokens),
             parts=compact(parts.reshape(*shape, *parts.shape[1:])),
+            documents=np.unique(np.array(list(documents), dtype=np.uint64)),
         )
 
     def _by_id(self, rows: Sequence[Counts]) -> Counts:

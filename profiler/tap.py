@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -25,4 +25,13 @@ class Tap(Protocol):
             named: bool `[tokens, rows]`, what the layer's predictor says; None where there is none.
 
         """
+        ...
+
+
+@runtime_checkable
+class GateTap(Tap, Protocol):
+    """A tap that is also shown what the activation function gave, which cutoffs are compared with."""
+
+    def gate(self, layer: int, values: torch.Tensor) -> None:
+        """Called before `ffn` with the same tokens: fp32 `[tokens, rows]`, `act(gate)`, or `act(up)` without a gate."""
         ...

@@ -1,76 +1,97 @@
-"""Training of predictors: from a layer's samples to a low-rank predictor whose threshold and quality are measured."""
+"""Training of the perceptron family of predictors, and what is measured of every family: threshold and quality."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 
 from profiler.artifacts import UserError
 from profiler.capture import MINIMUM_TOKENS, LayerSamples, Split
+from profiler.coverage import Tally
 from profiler.matrix import Matrix
-from profiler.predictor import EVERYTHING, NOTHING, LowRankPredictor, PredictorQuality
+from profiler.predictor import EVERYTHING, NOTHING, Predictor, PredictorQuality
 
 HEAVIEST = 10.0  # an activation counts for at most so many average ones of its token
 WARM_UP = 30  # steps
 CHUNK = 512  # tokens measured at a time
+MOST_RANKED = 1 << 24  # logits that are ranked against each other
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a predictor is trained.
 
-    rank: width of the bottleneck; None takes an eighth of the hidden size, at least 16. steps: of `batch` tokens each;
-    the length of training, no clock, so that a seed repeats it. learning_rate: at the top of the schedule.
-    positive_weight: what an average active neuron counts against one inactive one. keep: share of a token's summed
-    |activation| that the named neurons are to carry, on average; sets the threshold.
+    steps: of `batch` tokens each; the length of training, no clock, so that a seed repeats it. learning_rate: at the
+    top of the schedule. positive_weight: what an average active neuron counts against one inactive one. keep: share of
+    a token's summed |activation| that the named neurons are to carry, on average; sets the threshold.
     """
 
-    rank: int | None = None
-    steps: int = 600
+    steps: int = 1500
     batch: int = 1024
     learning_rate: float = 0.02
     positive_weight: float = 4.0
     keep: float = 0.99
 
     def __post_init__(self) -> None:
-        if min(1 if self.rank is None else self.rank, self.steps, self.batch) < 1:
-            raise UserError("a predictor is trained with a rank, steps and a batch of at least 1")
+        if min(self.steps, self.batch) < 1:
+            raise UserError("a predictor is trained with steps and a batch of at least 1")
         if not (self.learning_rate > 0 and self.positive_weight > 0 and 0 < self.keep < 1):
             raise UserError("learning rate and positive weight are above 0; the share to keep lies between 0 and 1")
 
-    def rank_for(self, hidden: int) -> int:
-        """The rank for a hidden size."""
-        return self.rank or max(16, hidden // 8)
 
-
-def train_predictor(
-    samples: LayerSamples, recipe: Recipe, seed: int, on_step: Callable[[int], None] | None = None
-) -> tuple[LowRankPredictor, PredictorQuality]:
-    """Train a layer's predictor, set its threshold on the calibration tokens, and measure it on the test tokens.
-
-    A layer in which nothing was active gets a predictor that names nothing; one in which everything always was, a
-    predictor that names everything. `on_step` is told the number of each step that has been done.
+def check_samples(samples: LayerSamples) -> None:
+    """Refuse samples that predictors cannot be made of.
 
     Raises:
         UserError: fewer than 256 training tokens, no held-out ones, or values that are not finite.
     """
-    _check(samples)
-    train = samples.train
-    bits = train.magnitude.view(torch.uint8)
-    if not bits.any():
-        predictor = _untrained(train, recipe, NOTHING)
-    elif bits.all():
-        predictor = _untrained(train, recipe, EVERYTHING)
-    else:
-        predictor = _fit(train, recipe, seed, on_step)
-        predictor = replace(predictor, threshold=calibrate(predictor, samples.calibration, recipe.keep))
-    return predictor, measure(predictor, samples.test)
+    if samples.train.tokens < MINIMUM_TOKENS or not samples.calibration.tokens or not samples.test.tokens:
+        raise UserError(
+            f"a predictor needs at least {MINIMUM_TOKENS} tokens to train on and some held out, and there are "
+            f"{samples.train.tokens}: give a longer text, better 50000 tokens"
+        )
+    for split in (samples.train, samples.calibration, samples.test):
+        largest = int(split.magnitude.view(torch.uint8).max())  # from 0x7C on: infinities, NaN, negative numbers
+        if largest >= 0x7C or not torch.isfinite(split.hidden.sum(dtype=torch.float64)):
+            raise UserError("the samples hold values that are not finite numbers: the checkpoint is damaged")
 
 
-def calibrate(predictor: LowRankPredictor, split: Split, keep: float) -> float:
+def train_perceptron(
+    train: Split, rank: int, recipe: Recipe, seed: int, on_step: Callable[[int], None] | None = None
+) -> Predictor:
+    """A low-rank perceptron, in f16, without a threshold yet.
+
+    Binary cross-entropy over all neurons, AdamW, cosine schedule. Positives are rare, and a missed neuron costs what
+    it would have added: an active neuron weighs `positive_weight` times its |activation| over the average active one of
+    the token, an inactive neuron weighs 1. `on_step` is told the number of each step that has been done.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    hidden, neurons = train.hidden.shape[1], train.magnitude.shape[1]
+    scale = train.rows(slice(CHUNK))[0].square().mean().sqrt().clamp(min=1e-12)
+    fc1 = (torch.randn(rank, hidden, generator=generator) / math.sqrt(hidden)).requires_grad_()
+    fc2 = (torch.randn(neurons, rank, generator=generator) * 0.1 / math.sqrt(rank)).requires_grad_()
+    optimizer = torch.optim.AdamW([fc1, fc2], lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    for step in range(recipe.steps):
+        rate = min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate
+        states, magnitude = train.rows(torch.randint(train.tokens, (recipe.batch,), generator=generator))
+        fc1.grad, fc2.grad = _gradients(fc1, fc2, states / scale, magnitude, recipe.positive_weight)
+        optimizer.step()
+        if on_step:
+            on_step(step + 1)
+    return Predictor.low_rank(*balanced(fc1.detach() / scale, fc2.detach()), threshold=0.0)
+
+
+def balanced(fc1: torch.Tensor, fc2: torch.Tensor) -> tuple[Matrix, Matrix]:
+    """The matrices of a product in f16, after a factor went from one to the other so that both have the same range."""
+    balance = (fc2.abs().max() / fc1.abs().max().clamp(min=1e-30)).sqrt().clamp(min=1e-12)
+    return Matrix.of((fc1 * balance).half().contiguous()), Matrix.of((fc2 / balance).half().contiguous())
+
+
+def calibrate(predictor: Predictor, split: Split, keep: float) -> float:
     """The highest threshold at which the named neurons carry `keep` of a token's summed |activation|, on average."""
     logits, masses = [], []
     for states, mass in _chunks(split):
@@ -86,50 +107,25 @@ def calibrate(predictor: LowRankPredictor, split: Split, keep: float) -> float:
     return float(torch.nextafter(lowest, torch.tensor(EVERYTHING)))
 
 
-def measure(predictor: LowRankPredictor, split: Split) -> PredictorQuality:
+def mass_at_active(predictor: Predictor, split: Split) -> float:
+    """Share of a token's summed |activation| that as many pairs carry as are active, those of the highest logits."""
+    states, magnitude = split.rows(slice(MOST_RANKED // predictor.neurons + 1))
+    logits, active = predictor.logits(states).flatten(), int((magnitude > 0).sum())
+    if not active:
+        return 1.0
+    lowest = logits.kthvalue(len(logits) - active + 1).values
+    share = _per_token(magnitude)
+    return float((share.flatten() * (logits >= lowest)).sum(dtype=torch.float64) / share.sum(dtype=torch.float64))
+
+
+def measure(predictor: Predictor, split: Split) -> PredictorQuality:
     """The predictor's quality on a split."""
-    active = named = both = 0
-    mass, tokens_with_mass = 0.0, 0
+    tally = Tally()
     for states, magnitude in _chunks(split):
-        is_active, is_named = magnitude > 0, predictor.named(states)
-        active, named = active + int(is_active.sum()), named + int(is_named.sum())
-        both += int((is_active & is_named).sum())
-        mass += float((_per_token(magnitude) * is_named).sum(dtype=torch.float64))
-        tokens_with_mass += int(is_active.any(1).sum())
-    size = split.tokens * predictor.neurons
-    return PredictorQuality(
-        tokens=split.tokens,
-        active=active / size,
-        named=named / size,
-        recall=both / active if active else 1.0,
-        precision=both / named if named else 1.0,
-        mass_recall=min(1.0, mass / tokens_with_mass) if tokens_with_mass else 1.0,
-    )
-
-
-def _fit(train: Split, recipe: Recipe, seed: int, on_step: Callable[[int], None] | None) -> LowRankPredictor:
-    """Binary cross-entropy over all neurons, AdamW, cosine schedule.
-
-    Positives are rare, and a missed neuron costs what it would have added: an active neuron weighs `positive_weight`
-    times its |activation| over the average active one of the token, an inactive neuron weighs 1.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    rank, hidden, neurons = recipe.rank_for(train.hidden.shape[1]), train.hidden.shape[1], train.magnitude.shape[1]
-    scale = train.rows(slice(CHUNK))[0].square().mean().sqrt().clamp(min=1e-12)
-    fc1 = (torch.randn(rank, hidden, generator=generator) / math.sqrt(hidden)).requires_grad_()
-    fc2 = (torch.randn(neurons, rank, generator=generator) * 0.1 / math.sqrt(rank)).requires_grad_()
-    optimizer = torch.optim.AdamW([fc1, fc2], lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    for step in range(recipe.steps):
-        rate = min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate
-        states, magnitude = train.rows(torch.randint(train.tokens, (recipe.batch,), generator=generator))
-        fc1.grad, fc2.grad = _gradients(fc1, fc2, states / scale, magnitude, recipe.positive_weight)
-        optimizer.step()
-        if on_step:
-            on_step(step + 1)
-    first, second = fc1.detach() / scale, fc2.detach()
-    balance = (second.abs().max() / first.abs().max().clamp(min=1e-30)).sqrt()  # equal ranges suit 16 bits
-    return LowRankPredictor(Matrix.of((first * balance).half()), Matrix.of((second / balance).half()), 0.0)
+        tally.add(magnitude, predictor.named(states))
+    found = asdict(tally.quality())
+    del found["dropped_mass"]
+    return PredictorQuality(**found)
 
 
 @torch.no_grad()
@@ -149,25 +145,6 @@ def _gradients(
     slope = (middle @ fc2.T).sigmoid_().mul_(inactive.add_(weight)).sub_(weight).div_(len(states))
     back = (slope @ fc2).mul_(before > 0)
     return back.T @ states, slope.T @ middle
-
-
-def _check(samples: LayerSamples) -> None:
-    if samples.train.tokens < MINIMUM_TOKENS or not samples.calibration.tokens or not samples.test.tokens:
-        raise UserError(
-            f"a predictor needs at least {MINIMUM_TOKENS} tokens to train on and some held out, and there are "
-            f"{samples.train.tokens}: give a longer text, better 50000 tokens"
-        )
-    for split in (samples.train, samples.calibration, samples.test):
-        largest = int(split.magnitude.view(torch.uint8).max())  # from 0x7C on: infinities, NaN, negative numbers
-        if largest >= 0x7C or not torch.isfinite(split.hidden.sum(dtype=torch.float64)):
-            raise UserError("the samples hold values that are not finite numbers: the checkpoint is damaged")
-
-
-def _untrained(train: Split, recipe: Recipe, threshold: float) -> LowRankPredictor:
-    hidden, neurons = train.hidden.shape[1], train.magnitude.shape[1]
-    rank = recipe.rank_for(hidden)
-    fc1, fc2 = torch.zeros(rank, hidden).half(), torch.zeros(neurons, rank).half()
-    return LowRankPredictor(Matrix.of(fc1), Matrix.of(fc2), threshold)
 
 
 def _per_token(magnitude: torch.Tensor) -> torch.Tensor:

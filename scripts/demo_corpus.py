@@ -1,17 +1,25 @@
 """The corpus of the demo model: the source text of Python's standard library, split by file.
 
-Owns which files belong (PSF-licensed only), the split into three disjoint parts and the record of what was read.
-`train` is what the model sees in training; `profile` and `heldout` it never sees: the first is for counting
-activations and training predictors, the second for every quality figure that is reported.
+    python scripts/demo_corpus.py hybrid/demo
+
+Owns which files belong (PSF-licensed only), the split into four disjoint parts and the record of what was read.
+`train` is what the model sees in training. The others it never sees: `profile` is for counting activations and training
+predictors, `calibrate` for choosing thresholds by what they cost, `heldout` for every quality figure that is reported.
+Those three are written as JSONL, a file of the library per line. By itself the script writes them again beside a
+checkpoint whose `training.json` names the same files.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 import re
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+
+from profiler.artifacts import write_atomic
 
 # Not source text that anybody wrote: character tables, generated help, fixtures with broken encodings.
 GENERATED = re.compile(
@@ -23,7 +31,9 @@ COPYRIGHT = re.compile(rb"copyright[^\n]*(19|20)\d\d|SPDX-FileCopyrightText", re
 PSF = re.compile(rb"Python Software Foundation|Licensed to PSF", re.IGNORECASE)
 
 HELDOUT_BYTES = 200_000
-PROFILE_BYTES = 640_000
+PROFILE_BYTES = 640_000  # of which a fifth is set aside to calibrate
+CALIBRATE_BYTES = 128_000
+UNSEEN = ("heldout", "profile", "calibrate")
 
 
 @dataclass(frozen=True)
@@ -59,10 +69,10 @@ def read_library(root: Path) -> list[SourceFile]:
 
 
 def split_library(files: list[SourceFile]) -> dict[str, list[SourceFile]]:
-    """Three disjoint parts by the hash of the path: `heldout`, then `profile`, and the rest to `train`.
+    """Four disjoint parts by the hash of the path: `heldout`, then `profile`, the rest to `train`.
 
-    The two unseen parts take ordinary modules of ordinary size only: one giant test file would otherwise be most of
-    a part, and its figure a figure about that file.
+    `calibrate` is then taken from `profile`, by the same hash. The unseen parts take ordinary modules of ordinary size
+    only: one giant test file would otherwise be most of a part, and its figure a figure about that file.
     """
     parts: dict[str, list[SourceFile]] = {"heldout": [], "profile": [], "train": []}
     left = {"heldout": HELDOUT_BYTES, "profile": PROFILE_BYTES}
@@ -72,9 +82,47 @@ def split_library(files: list[SourceFile]) -> dict[str, list[SourceFile]]:
         if part != "train":
             left[part] -= len(file.text)
         parts[part].append(file)
+    room, profile = CALIBRATE_BYTES, parts.pop("profile")
+    parts |= {"profile": [], "calibrate": []}
+    for file in profile:
+        part = "calibrate" if len(file.text) <= room else "profile"
+        room -= len(file.text) if part == "calibrate" else 0
+        parts[part].append(file)
     return {name: sorted(part, key=lambda f: f.path) for name, part in parts.items()}
+
+
+def write_texts(parts: dict[str, list[SourceFile]], out: Path) -> dict[str, str]:
+    """Write the unseen parts into a folder as JSONL, a file per line; the sha256 of each by its name."""
+    digests = {}
+    for part in UNSEEN:
+        lines = [json.dumps({"path": f.path, "text": f.text}, ensure_ascii=False) + "\n" for f in parts[part]]
+        data = "".join(lines).encode()
+        write_atomic(out / f"{part}.jsonl", data)
+        digests[f"{part}.jsonl"] = hashlib.sha256(data).hexdigest()
+    return digests
 
 
 def library_root() -> Path:
     """Where the running interpreter keeps its standard library."""
     return Path(sysconfig.get_paths()["stdlib"])
+
+
+def main() -> None:
+    """Write the texts beside a checkpoint, and say so in its `training.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="the folder of a checkpoint that train_demo_model.py wrote")
+    args = parser.parse_args()
+    record = args.checkpoint / "training.json"
+    training = json.loads(record.read_text())
+    parts = split_library(read_library(library_root()))
+    found = {f.path: f.sha256 for files in parts.values() for f in files}
+    recorded = {path: digest for files in training["files"].values() for path, digest in files.items()}
+    if found != recorded:
+        raise SystemExit(f"this Python's library is not the one of {record}, Python {training['python']}: use that one")
+    training["texts"] = write_texts(parts, args.checkpoint)
+    training["files"] = {part: {f.path: f.sha256 for f in files} for part, files in parts.items()}
+    record.write_text(json.dumps(training, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -46,9 +46,9 @@ build_model() {
   rm -rf "$work/source" "$work/model"
   python3 scripts/make_synthetic.py "$work/source" $shape &&
     python3 -P -m hybrid.cli pack "$work/source" "$work/model" --json > "$out/pack.json" &&
-    python3 -P -m hybrid.cli profile "$work/model" --text hybrid/demo/profile.txt --tokens 20000 --json > "$out/profile.json"
+    python3 -P -m hybrid.cli profile "$work/model" --text hybrid/demo/profile.jsonl --tokens 20000 --json > "$out/profile.json"
 }
-measure() { python3 -P scripts/gpu_measure.py "$work/model" --text hybrid/demo/heldout.txt --out "$out/measure.json" --second-device "$device"; }
+measure() { python3 -P scripts/gpu_measure.py "$work/model" --text hybrid/demo/heldout.jsonl --out "$out/measure.json" --second-device "$device"; }
 
 status=0
 install || { echo "gpu_check: the project could not be installed from $PWD" >&2; exit 1; }

@@ -23,10 +23,8 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 import torch
-from demo_corpus import SourceFile, library_root, read_library, split_library
+from demo_corpus import SourceFile, library_root, read_library, split_library, write_texts
 from transformers import LlamaConfig, LlamaForCausalLM
-
-from profiler.artifacts import sha256_file
 
 CONTEXT = 512
 BOS, EOS = 1, 2
@@ -175,8 +173,6 @@ def write_provenance(
 ) -> None:
     """The unseen texts, and what the model was made of: files with their hashes, log, held-out figures."""
     out, heldout, processor = args.out, parts["heldout"], sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
-    for part in ("heldout", "profile"):
-        (out / f"{part}.txt").write_text("".join(file.text for file in parts[part]), encoding="utf-8")
     final = evaluate(model.to(torch.bfloat16).float(), [processor.encode(f.text) for f in heldout])
     training = {
         "python": platform.python_version(),
@@ -187,7 +183,7 @@ def write_provenance(
         "characters_per_token": round(
             sum(len(f.text) for f in heldout) / sum(len(processor.encode(f.text)) for f in heldout), 3
         ),
-        "texts": {f"{part}.txt": sha256_file(out / f"{part}.txt") for part in ("heldout", "profile")},
+        "texts": write_texts(parts, out),
         "log": log,
         "resumed_from": json.loads((args.resume / "training.json").read_text()) if args.resume else None,
         "files": {part: {f.path: f.sha256 for f in files} for part, files in parts.items()},

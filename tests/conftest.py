@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -35,4 +36,5 @@ def heldout() -> str:
     """Text that the demo model has never seen."""
     from hybrid.stages.demo import HELDOUT_TEXT
 
-    return HELDOUT_TEXT.read_text(encoding="utf-8")
+    lines = HELDOUT_TEXT.read_bytes().splitlines()
+    return "".join(json.loads(line)["text"] for line in lines)

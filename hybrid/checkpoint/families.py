@@ -1,4 +1,4 @@
-"""The model families that can be read, as data: how each names its settings and its tensors.
+"""The model families that can be read, as data: how each names its settings, its activations and its tensors.
 
 A family is added here and nowhere else. What transformers assumes where `config.json` is silent is in `defaults`; what
 this engine does not compute is in `only`, so that a checkpoint which needs it is refused by name.
@@ -7,27 +7,11 @@ this engine does not compute is in `only`, so that a checkpoint which needs it i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
-
-@dataclass(frozen=True)
-class Family:
-    """One architecture.
-
-    keys: ModelSpec field -> key of config.json. defaults: key -> value where config.json has none. only: key -> the one
-    value that is supported. fixed: ModelSpec fields that are the same for all its models. modules: this project's name
-    of a module -> the checkpoint's; `{i}` is the layer.
-    """
-
-    name: str
-    keys: Mapping[str, str]
-    defaults: Mapping[str, Any]
-    only: Mapping[str, Any]
-    fixed: Mapping[str, Any]
-    modules: Mapping[str, str]
-
+from hybrid.checkpoint.falcon import falcon_layouts
+from hybrid.checkpoint.family import Family
 
 _LLAMA_KEYS = {
     "vocab_size": "vocab_size",
@@ -41,6 +25,15 @@ _LLAMA_KEYS = {
     "activation": "hidden_act",
     "norm_eps": "rms_norm_eps",
     "tied_embeddings": "tie_word_embeddings",
+}
+
+_LLAMA_DEFAULTS = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
 }
 
 _LLAMA_MODULES = {
@@ -57,6 +50,8 @@ _LLAMA_MODULES = {
     "layers.{i}.up": "model.layers.{i}.mlp.up_proj",
     "layers.{i}.down": "model.layers.{i}.mlp.down_proj",
 }
+
+_UNGATED_MODULES = {ours: theirs for ours, theirs in _LLAMA_MODULES.items() if ours != "layers.{i}.gate"}
 
 _OPT_MODULES = {
     "embed": "model.decoder.embed_tokens",
@@ -75,88 +70,107 @@ _OPT_MODULES = {
 
 LLAMA = Family(
     name="llama",
-    keys=MappingProxyType({**_LLAMA_KEYS, "attention_bias": "attention_bias"}),
-    defaults=MappingProxyType(
-        {
-            "num_key_value_heads": None,
-            "head_dim": None,
-            "hidden_act": "silu",
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": False,
-            "attention_bias": False,
-        }
-    ),
-    only=MappingProxyType({"mlp_bias": False}),
-    fixed=MappingProxyType({"gated": True, "norm": "rms", "positions": "rope"}),
-    modules=MappingProxyType(_LLAMA_MODULES),
+    keys={**_LLAMA_KEYS, "attention_bias": "attention_bias"},
+    defaults=_LLAMA_DEFAULTS,
+    only={"mlp_bias": False},
+    fixed={"gated": True, "norm": "rms", "positions": "rope"},
+    modules=_LLAMA_MODULES,
+)
+
+# FATReLU, `x if x > t else 0` of the gate, where t is learned once for the model (ProSparse, Song et al. 2024).
+PROSPARSE = replace(
+    LLAMA,
+    name="prosparse",
+    keys={**LLAMA.keys, "activation_cutoff": "hidden_act_param"},
+    activations={"fatrelu": "relu"},
 )
 
 MISTRAL = Family(
     name="mistral",
-    keys=MappingProxyType({**_LLAMA_KEYS, "sliding_window": "sliding_window"}),
-    defaults=MappingProxyType(
-        {
-            "num_key_value_heads": 8,
-            "head_dim": None,
-            "hidden_act": "silu",
-            "rms_norm_eps": 1e-6,
-            "tie_word_embeddings": False,
-            "sliding_window": 4096,
-        }
-    ),
-    only=MappingProxyType({"layer_types": None}),
-    fixed=MappingProxyType({"gated": True, "norm": "rms", "positions": "rope"}),
-    modules=MappingProxyType(_LLAMA_MODULES),
+    keys={**_LLAMA_KEYS, "sliding_window": "sliding_window"},
+    defaults={**_LLAMA_DEFAULTS, "num_key_value_heads": 8, "sliding_window": 4096},
+    only={"layer_types": None},
+    fixed=LLAMA.fixed,
+    modules=_LLAMA_MODULES,
+)
+
+# Its config.json says relu; its code applies that to gate and up projection alike (TurboSparse, Song et al. 2024).
+BAMBOO = replace(MISTRAL, name="bamboo", activations={"relu": "drelu"})
+
+QWEN2 = Family(
+    name="qwen2",
+    keys={**_LLAMA_KEYS, "sliding_window": "sliding_window"},
+    defaults={**_LLAMA_DEFAULTS, "num_key_value_heads": 32, "sliding_window": 4096},
+    fixed={**LLAMA.fixed, "qkv_bias": True},
+    modules=_LLAMA_MODULES,
+    layered_window=True,
+)
+
+QWEN3 = Family(
+    name="qwen3",
+    keys={**QWEN2.keys, "attention_bias": "attention_bias"},
+    defaults={**QWEN2.defaults, "head_dim": 128},
+    fixed={**LLAMA.fixed, "qk_norm": True},
+    modules={
+        **_LLAMA_MODULES,
+        "layers.{i}.q_norm": "model.layers.{i}.self_attn.q_norm",
+        "layers.{i}.k_norm": "model.layers.{i}.self_attn.k_norm",
+    },
+    layered_window=True,
 )
 
 OPT = Family(
     name="opt",
-    keys=MappingProxyType(
-        {
-            "vocab_size": "vocab_size",
-            "hidden_size": "hidden_size",
-            "n_layers": "num_hidden_layers",
-            "n_neurons": "ffn_dim",
-            "n_heads": "num_attention_heads",
-            "max_positions": "max_position_embeddings",
-            "activation": "activation_function",
-            "attention_bias": "enable_bias",
-            "ffn_bias": "enable_bias",
-            "tied_embeddings": "tie_word_embeddings",
-        }
-    ),
-    defaults=MappingProxyType({"activation_function": "relu", "enable_bias": True, "tie_word_embeddings": True}),
-    only=MappingProxyType(
-        {"do_layer_norm_before": True, "_remove_final_layer_norm": False, "layer_norm_elementwise_affine": True}
-    ),
+    keys={
+        "vocab_size": "vocab_size",
+        "hidden_size": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_neurons": "ffn_dim",
+        "n_heads": "num_attention_heads",
+        "max_positions": "max_position_embeddings",
+        "activation": "activation_function",
+        "attention_bias": "enable_bias",
+        "ffn_bias": "enable_bias",
+        "tied_embeddings": "tie_word_embeddings",
+    },
+    defaults={"activation_function": "relu", "enable_bias": True, "tie_word_embeddings": True},
+    only={"do_layer_norm_before": True, "_remove_final_layer_norm": False, "layer_norm_elementwise_affine": True},
     # torch's LayerNorm default; OPT's learned table begins two rows before position 0.
-    fixed=MappingProxyType(
-        {"gated": False, "norm": "layer", "norm_eps": 1e-5, "positions": "learned", "position_offset": 2}
-    ),
-    modules=MappingProxyType(_OPT_MODULES),
+    fixed={"gated": False, "norm": "layer", "norm_eps": 1e-5, "positions": "learned", "position_offset": 2},
+    modules=_OPT_MODULES,
 )
 
 ARCEE = Family(
     name="arcee",
-    keys=MappingProxyType({**_LLAMA_KEYS, "attention_bias": "attention_bias", "ffn_bias": "mlp_bias"}),
-    defaults=MappingProxyType(
-        {
-            "num_key_value_heads": None,
-            "head_dim": None,
-            "hidden_act": "relu2",
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": False,
-            "attention_bias": False,
-            "mlp_bias": False,
-        }
-    ),
-    only=MappingProxyType({}),
-    fixed=MappingProxyType({"gated": False, "norm": "rms", "positions": "rope"}),
-    modules=MappingProxyType({ours: theirs for ours, theirs in _LLAMA_MODULES.items() if ours != "layers.{i}.gate"}),
+    keys={**_LLAMA_KEYS, "attention_bias": "attention_bias", "ffn_bias": "mlp_bias"},
+    defaults={**_LLAMA_DEFAULTS, "hidden_act": "relu2", "rms_norm_eps": 1e-5, "mlp_bias": False},
+    fixed={"gated": False, "norm": "rms", "positions": "rope"},
+    modules=_UNGATED_MODULES,
 )
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {"LlamaForCausalLM": LLAMA, "MistralForCausalLM": MISTRAL, "OPTForCausalLM": OPT, "ArceeForCausalLM": ARCEE}
+NEMOTRON = Family(
+    name="nemotron",
+    keys={**ARCEE.keys, "norm_eps": "norm_eps", "rotary_dims": "partial_rotary_factor"},
+    defaults={**ARCEE.defaults, "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
+    fixed={"gated": False, "norm": "layer", "positions": "rope"},
+    modules=_UNGATED_MODULES,
+    norm_shift=1.0,
+)
+
+
+FAMILIES: Mapping[str, tuple[Family, ...]] = MappingProxyType(
+    {
+        "LlamaForCausalLM": (LLAMA,),
+        "SparseLlamaForCausalLM": (PROSPARSE,),
+        "MistralForCausalLM": (MISTRAL,),
+        "BambooForCausalLM": (BAMBOO,),
+        "Qwen2ForCausalLM": (QWEN2,),
+        "Qwen3ForCausalLM": (QWEN3,),
+        "OPTForCausalLM": (OPT,),
+        "ArceeForCausalLM": (ARCEE,),
+        "NemotronForCausalLM": (NEMOTRON,),
+        "FalconForCausalLM": falcon_layouts(),
+    }
 )
 
 # Tensors that some checkpoints carry and no model reads: rotary frequencies are computed from the spec.

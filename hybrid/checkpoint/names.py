@@ -1,7 +1,8 @@
 """The tensors of a model under this project's names, and their shapes: a function of the spec and nothing else.
 
-`embed`, `positions`, `layers.{i}.attn_norm|q|k|v|o|ffn_norm|gate|up|down`, `final_norm`, `head`, each with `.weight`
-and, where the spec has one, `.bias`. Matrices are `[outputs, inputs]`, so `down.weight` is `[hidden, neurons]`.
+`embed`, `positions`, `layers.{i}.attn_norm|q|k|v|o|q_norm|k_norm|ffn_norm|gate|up|down`, `final_norm`, `head`, each
+with `.weight` and, where the spec has one, `.bias`. Matrices are `[outputs, inputs]`, so `down.weight` is
+`[hidden, neurons]`.
 """
 
 from __future__ import annotations
@@ -45,9 +46,12 @@ def _layer_shapes(spec: ModelSpec, prefix: str) -> dict[str, Shape]:
     shapes = _norm_shapes(spec, f"{prefix}.attn_norm")
     for name, shape in {"q": (q, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, q)}.items():
         shapes[f"{prefix}.{name}.weight"] = shape
-        if spec.attention_bias:
+        if name in spec.biased_projections:
             shapes[f"{prefix}.{name}.bias"] = shape[:1]
-    shapes |= _norm_shapes(spec, f"{prefix}.ffn_norm")
+    if spec.qk_norm:
+        shapes |= {f"{prefix}.{name}.weight": (spec.head_dim,) for name in ("q_norm", "k_norm")}
+    if not spec.shared_norm:
+        shapes |= _norm_shapes(spec, f"{prefix}.ffn_norm")
     shapes |= neuron_tensors(spec, int(prefix.rpartition(".")[2]))
     if spec.ffn_bias:
         shapes[f"{prefix}.down.bias"] = (hidden,)

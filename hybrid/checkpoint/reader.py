@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 
 from hybrid.checkpoint.config import read_config
-from hybrid.checkpoint.families import HARMLESS_SUFFIXES, Family
+from hybrid.checkpoint.derived import FUSED, fused_part, fused_shape, shifted
+from hybrid.checkpoint.families import HARMLESS_SUFFIXES
+from hybrid.checkpoint.family import Family
 from hybrid.checkpoint.names import tensor_shapes
 from hybrid.checkpoint.shards import open_shards
 from hybrid.checkpoint.tensors import SourceTensor, all_finite
@@ -52,7 +54,7 @@ class Checkpoint:
                 raise UserError(f"{tensor.shard.name} holds both {full} and {name}: which is meant? Download it again")
             if not _is_harmless(name):
                 found[full] = tensor
-        tensors = {name: _take(found, _source_name(family, name), shape) for name, shape in tensor_shapes(spec).items()}
+        tensors = _collect(found, family, spec)
         if spec.tied_embeddings:
             _check_tied(found.pop(f"{family.modules['head']}.weight", None), tensors["embed.weight"])
         if found:
@@ -115,6 +117,23 @@ def _source_name(family: Family, name: str) -> str:
         return f"{family.modules[module]}.{kind}"
     pattern = module.replace(layer[0], "layers.{i}.", 1)
     return f"{family.modules[pattern].replace('{i}', layer[1])}.{kind}"
+
+
+def _collect(found: dict[str, SourceTensor], family: Family, spec: ModelSpec) -> dict[str, SourceTensor]:
+    """Every tensor of the spec under this project's names, taken out of `found`."""
+    tensors: dict[str, SourceTensor] = {}
+    fused: dict[str, SourceTensor] = {}
+    for name, shape in tensor_shapes(spec).items():
+        source, (module, kind) = _source_name(family, name), name.split(".")[-2:]
+        if family.fused_heads and module in FUSED:
+            if source not in fused:
+                fused[source] = _take(found, source, fused_shape(spec, shape))
+            tensors[name] = fused_part(fused[source], spec, module, shape)
+            continue
+        tensor = _take(found, source, shape)
+        is_norm = module.endswith("norm") and kind == "weight"
+        tensors[name] = shifted(tensor, family.norm_shift) if family.norm_shift and is_norm else tensor
+    return tensors
 
 
 def _take(found: dict[str, SourceTensor], name: str, shape: tuple[int, ...]) -> SourceTensor:

@@ -27,16 +27,16 @@ class SafetensorsTensor(SourceTensor):
 
     offset: int
 
-    def blocks(self, rows: int) -> Iterator[torch.Tensor]:
+    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
         """See `SourceTensor.blocks`."""
-        count, row_bytes = self.shape[0], self.row_bytes
+        count, row_bytes = (self.shape[0] if stop is None else stop) - start, self.row_bytes
         buffer = bytearray(min(rows, count) * row_bytes)
         values = torch.frombuffer(buffer, dtype=self.dtype).view(-1, *self.shape[1:])
         try:
             with self.shard.open("rb") as file:
-                file.seek(self.offset)
-                for start in range(0, count, rows):
-                    taken = min(rows, count - start)
+                file.seek(self.offset + start * row_bytes)
+                for done in range(0, count, rows):
+                    taken = min(rows, count - done)
                     if file.readinto(memoryview(buffer)[: taken * row_bytes]) != taken * row_bytes:
                         raise UserError(f"{self.shard} ended inside {self.name}; was it changed while it was read?")
                     yield values[:taken]

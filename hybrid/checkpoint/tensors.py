@@ -52,8 +52,10 @@ class SourceTensor(ABC):
         return count
 
     @abstractmethod
-    def blocks(self, rows: int) -> Iterator[torch.Tensor]:
+    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
         """The values, `rows` indices of the first dimension at a time, contiguous; each block is valid until the next.
+
+        Of the indices `start` to `stop - 1`, by default of all.
 
         Raises:
             UserError: the shard cannot be read, or is shorter than it was.

@@ -28,10 +28,11 @@ class TorchTensor(SourceTensor):
 
     values: torch.Tensor
 
-    def blocks(self, rows: int) -> Iterator[torch.Tensor]:
+    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
         """See `SourceTensor.blocks`."""
-        for start in range(0, self.shape[0], rows):
-            block = self.values[start : start + rows]
+        stop = self.shape[0] if stop is None else stop
+        for first in range(start, stop, rows):
+            block = self.values[first : min(first + rows, stop)]
             yield block.clone(memory_format=torch.contiguous_format)
             if block.is_contiguous():
                 _drop_pages(block)

@@ -35,6 +35,14 @@ class NormWeights:
 
 
 @dataclass(frozen=True)
+class HeadNorms:
+    """fp32 `[head_dim]` each: weights of the RMS norms of every query head and of every key head."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Projection:
     """A matrix `[out, in]` and its fp32 bias `[out]`, if any."""
 
@@ -44,13 +52,14 @@ class Projection:
 
 @dataclass(frozen=True)
 class LayerParts:
-    """What one layer's attention needs, all of it on one unit."""
+    """What one layer's attention needs, all of it on one unit. `ffn_norm` is `attention_norm` where they share it."""
 
     attention_norm: NormWeights
     q: Projection
     k: Projection
     v: Projection
     o: Projection
+    head_norms: HeadNorms | None
     ffn_norm: NormWeights
     pages: LayerPages
     unit: ComputeUnit
@@ -83,10 +92,11 @@ class Operators(Protocol):
         """The state times several matrices, `[tokens, out]` each."""
 
     def attend(self, layer: LayerParts, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Positions applied, keys and values stored, attention of each token over its sequence: `[tokens, q_size]`."""
+        """Heads normalised where the layer says so, positions applied, keys and values stored, attention of each token
+        over its sequence: `[tokens, q_size]`. q and k may be given up."""
 
-    def feed_forward(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        """The FFN of a layer."""
+    def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The FFN of a layer, of the normalised state; the state before that norm may be what its predictor reads."""
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The sum, in whose place x may be given up."""
@@ -111,10 +121,17 @@ class Decoder:
         """fp32 `[tokens, hidden]`: the state after a layer, of the state before it. Fills the layer's pages."""
         layer = self.layers[index]
         x = ops.follow(x, layer.attention_norm)
-        q, k, v = ops.project(layer.unit, ops.norm(x, layer.attention_norm), (layer.q, layer.k, layer.v))
+        normalised = ops.norm(x, layer.attention_norm)
+        q, k, v = ops.project(layer.unit, normalised, (layer.q, layer.k, layer.v))
         (mixed,) = ops.project(layer.unit, ops.attend(layer, q, k, v), (layer.o,))
-        x = ops.add(x, mixed)
-        return ops.add(x, ops.feed_forward(index, ops.norm(x, layer.ffn_norm)))
+        if not self.spec.parallel:
+            x = ops.add(x, mixed)
+        if not self.spec.shared_norm:
+            normalised = ops.norm(x, layer.ffn_norm)
+        y = ops.feed_forward(index, normalised, x)
+        if self.spec.parallel:
+            x = ops.add(x, mixed)
+        return ops.add(x, y)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, vocab]` of what `forward` returned, or of some of its rows."""

@@ -13,7 +13,7 @@ from hybrid.model.rotary import inverse_frequencies
 from hybrid.ops import reference
 from hybrid.spec import ModelSpec
 
-FeedForward = Callable[[int, torch.Tensor], torch.Tensor]  # (layer, fp32 [tokens, hidden]) -> fp32 [tokens, hidden]
+FeedForward = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]  # see `Operators.feed_forward`
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ class EagerOperators:
         spec, tokens = self.spec, len(q)
         q = q.view(tokens, spec.n_heads, spec.head_dim)
         k, v = (t.view(tokens, spec.n_kv_heads, spec.head_dim) for t in (k, v))
+        if layer.head_norms is not None:
+            q = reference.rms_norm(q, layer.head_norms.q, spec.norm_eps)
+            k = reference.rms_norm(k, layer.head_norms.k, spec.norm_eps)
         if self._frequencies is not None:
             places, frequencies = self._positions.to(q.device), self._frequencies.to(q.device)
             q, k = reference.rope(q, places, frequencies), reference.rope(k, places, frequencies)

@@ -12,12 +12,14 @@ from hybrid.spec import ModelSpec
 
 @functools.cache
 def inverse_frequencies(spec: ModelSpec) -> torch.Tensor:
-    """fp32 `[head_dim / 2]`: theta^(-2i/head_dim), scaled where the spec says so. Computed once: read it only.
+    """fp32 `[rotary / 2]`: theta^(-2i/rotary), scaled where the spec says so. Computed once: read it only.
+
+    rotary is `spec.rotary_size`, the values of a head that are rotated.
 
     Source: RoFormer (Su et al. 2021), equation 15; Llama 3.1's published scaling: wavelengths over the original
     context are stretched by `factor`, short ones kept, those between interpolated.
     """
-    exponents = torch.arange(0, spec.head_dim, 2, dtype=torch.int64).float() / spec.head_dim
+    exponents = torch.arange(0, spec.rotary_size, 2, dtype=torch.int64).float() / spec.rotary_size
     frequencies = 1.0 / (spec.rope_theta**exponents)
     scaling = spec.rope_scaling
     if scaling is None:

@@ -8,10 +8,14 @@ BF16: int
 F16: int
 Q8_0: int
 Q4_0: int
+B1: int
 F32: int
 RELU: int
 RELU2: int
 SILU: int
+GELU: int
+GELU_TANH: int
+DRELU: int
 MAX_TOKENS: int
 
 # Of a matrix in a program: address, bytes from row to row, format, outputs, bias (0 without one), outputs' buffer.
@@ -33,9 +37,11 @@ class Program:
         self, weight: int, stride_bytes: int, weight_format: int, width: int, offset: int, y: int
     ) -> None: ...
     def angles(self, frequencies: int, half: int, cosines: int, sines: int) -> None: ...
-    def norm(self, centred: bool, x: int, weight: int, bias: int, width: int, eps: float, y: int) -> None: ...
+    def norm(
+        self, centred: bool, x: int, weight: int, bias: int, width: int, vectors: int, eps: float, y: int
+    ) -> None: ...
     def linear(self, pool: Pool, x: int, width: int, matrices: list[MatrixArguments]) -> None: ...
-    def rotate(self, x: int, heads: int, head_dim: int, cosines: int, sines: int) -> None: ...
+    def rotate(self, x: int, heads: int, head_dim: int, rotary: int, cosines: int, sines: int) -> None: ...
     def store(self, k: int, v: int, keys: int, values: int, page_format: int, kv_heads: int, head_dim: int) -> None: ...
     def attention(
         self,
@@ -55,7 +61,8 @@ class Program:
     def predict(
         self,
         pool: Pool,
-        fc1: MatrixArguments,
+        fc1: MatrixArguments | None,
+        rectified: bool,
         fc2: MatrixArguments,
         threshold: float,
         neuron_ids: int,
@@ -73,6 +80,7 @@ class Program:
         weight_format: int,
         gated: bool,
         activation: int,
+        cutoff: float,
         skip_inactive: bool,
         bias: int,
         x: int,
@@ -103,6 +111,7 @@ def sparse_ffn(
     weight_format: int,
     gated: bool,
     activation: int,
+    cutoff: float,
     skip_inactive: bool,
     bias: int,
     x: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,8 @@ class Counts:
     """Pairs of token and row of one sparse feed-forward call.
 
     gated: the first projection (the gate; without one, up) was computed, which is every named pair.
-    finished: the other projections were computed as well.
+    finished: the activation was not skipped: with a gate, the up projection was computed as well. The down vectors of
+        these are read, under drelu of those whose up projection is positive.
     """
 
     gated: int
@@ -38,9 +40,10 @@ class RowBank:
         activation: of the gate, or without one of the up projection.
         bias: fp32 `[n]`, added to the up projection before the activation; for rows without a gate only.
         first_row: the place of the bank's first row in its layer.
+        cutoff: activations of at most this magnitude count as zero; see `cutoff`.
 
     Raises:
-        ValueError: shapes, types, strides or devices do not fit.
+        ValueError: shapes, types, strides or devices do not fit, or the cutoff is negative or not finite.
         UserError: the format stores blocks, and `hidden` is not a whole number of them.
     """
 
@@ -53,6 +56,7 @@ class RowBank:
         activation: Activation,
         bias: torch.Tensor | None = None,
         first_row: int = 0,
+        cutoff: float = 0.0,
     ) -> None:
         if weight_format not in WEIGHT_FORMATS:
             raise ValueError(f"weight format {weight_format!r} is not known; known are {', '.join(WEIGHT_FORMATS)}")
@@ -68,6 +72,8 @@ class RowBank:
             raise ValueError(f"a bank's rows lie one after the other, not with strides {rows.stride()}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation {activation!r} is not known; known are {', '.join(ACTIVATIONS)}")
+        if activation == "drelu" and not gated:
+            raise ValueError("drelu is for rows with a gate")
         if bias is not None:
             if gated:
                 raise ValueError("a bias is for rows without a gate")
@@ -82,6 +88,7 @@ class RowBank:
         self.gated = gated
         self.activation = activation
         self.first_row = first_row
+        self.cutoff = cutoff
         self.device = rows.device
         self.stride_bytes = (rows.stride(0) if len(rows) > 1 else rows.shape[1]) * rows.element_size()
         self.bytes = len(rows) * (self.stride_bytes + (0 if bias is None else bias.element_size()))
@@ -92,6 +99,21 @@ class RowBank:
 
     def __len__(self) -> int:
         return self._len
+
+    @property
+    def cutoff(self) -> float:
+        """An activation of at most this magnitude counts as exactly zero; NaN does not. A number that fp32 holds.
+
+        Operators read it when they are called or recorded: a recorded program keeps the one it was recorded with.
+        """
+        return self._cutoff
+
+    @cutoff.setter
+    def cutoff(self, value: float) -> None:
+        single = float(torch.tensor(value, dtype=torch.float32))  # what every backend compares with
+        if not (math.isfinite(single) and single >= 0):
+            raise ValueError(f"an activation's cutoff is a finite number of at least 0, not {value!r}")
+        self._cutoff = single
 
     @property
     def memory(self) -> tuple[torch.Tensor, torch.Tensor | None]:

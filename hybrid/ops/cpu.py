@@ -29,8 +29,16 @@ isa = _native.isa
 
 MAX_TOKENS = _native.MAX_TOKENS
 WEIGHT_FORMATS = {"bf16": _native.BF16, "f16": _native.F16, "q8_0": _native.Q8_0, "q4_0": _native.Q4_0}
+MATRIX_FORMATS = {**WEIGHT_FORMATS, "b1": _native.B1}
 PAGE_FORMATS = {torch.bfloat16: _native.BF16, torch.float16: _native.F16, torch.float32: _native.F32}
-ACTIVATIONS = {"relu": _native.RELU, "relu2": _native.RELU2, "silu": _native.SILU}
+ACTIVATIONS = {
+    "relu": _native.RELU,
+    "relu2": _native.RELU2,
+    "silu": _native.SILU,
+    "gelu": _native.GELU,
+    "gelu_tanh": _native.GELU_TANH,
+    "drelu": _native.DRELU,
+}
 
 
 def sparse_ffn(
@@ -40,6 +48,8 @@ def sparse_ffn(
     named: torch.Tensor | None = None,
     skip_inactive: bool = True,
     activations: torch.Tensor | None = None,
+    gates: torch.Tensor | None = None,
+    cutoff: float | None = None,
 ) -> tuple[torch.Tensor, Counts]:
     """What the bank's rows contribute; see `reference.sparse_ffn`.
 
@@ -51,6 +61,8 @@ def sparse_ffn(
         skip_inactive: leave out pairs whose activation is exactly zero.
         activations: fp32 `[tokens, len(bank)]` to fill with what multiplies the down vectors, perhaps a slice of the
             columns of a wider one.
+        gates: the same for what the activation function gives.
+        cutoff: of activations, in the place of the bank's; the reference takes it.
 
     Raises:
         ValueError: shapes or dtypes do not fit the bank.
@@ -70,9 +82,10 @@ def sparse_ffn(
         and activations.stride(1) == 1
     ):
         raise ValueError(f"activations should be float32 [{tokens}, {len(bank)}] in host memory, token after token")
-    if not 1 <= tokens <= MAX_TOKENS:
+    if gates is not None or cutoff is not None or not 1 <= tokens <= MAX_TOKENS:
+        cutoff = bank.cutoff if cutoff is None else cutoff
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
-        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations)
+        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
     y = torch.empty_like(x)
     counts = array("q", (0, 0))
     _native.sparse_ffn(
@@ -118,7 +131,7 @@ def linear(pool: Pool, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | Non
         pool,
         weight.data.data_ptr(),
         weight.stride_bytes,
-        WEIGHT_FORMATS[weight.weight_format],
+        MATRIX_FORMATS[weight.weight_format],
         weight.rows,
         weight.columns,
         0 if bias is None else bias.data_ptr(),
@@ -136,8 +149,8 @@ def greatest(row: torch.Tensor) -> int | None:
     return None if place < 0 else place
 
 
-def bank_arguments(bank: RowBank) -> tuple[int, int, int, int, int, bool, int]:
-    """A bank as the native module takes it: address, stride, rows, hidden, format, gated, activation."""
+def bank_arguments(bank: RowBank) -> tuple[int, int, int, int, int, bool, int, float]:
+    """A bank as the native module takes it: address, stride, rows, hidden, format, gated, activation, cutoff."""
     return (
         bank.addresses[0],
         bank.stride_bytes,
@@ -146,6 +159,7 @@ def bank_arguments(bank: RowBank) -> tuple[int, int, int, int, int, bool, int]:
         WEIGHT_FORMATS[bank.weight_format],
         bank.gated,
         ACTIVATIONS[bank.activation],
+        bank.cutoff,
     )
 
 
@@ -161,7 +175,7 @@ def matrix_arguments(
     return (
         weight.data.data_ptr(),
         weight.stride_bytes,
-        WEIGHT_FORMATS[weight.weight_format],
+        MATRIX_FORMATS[weight.weight_format],
         weight.rows,
         0 if bias is None else bias.data_ptr(),
         0 if y is None else y.data_ptr(),

@@ -21,9 +21,15 @@ SCORES_AT_ONCE = 1 << 24  # attention scores held together
 
 
 def activate(activation: Activation, values: torch.Tensor) -> torch.Tensor:
-    """The activation of a feed-forward network, elementwise; relu2 is the square of relu (Primer, So et al. 2021)."""
+    """The activation of a feed-forward network, elementwise: what is applied to the gate, or without one to up.
+
+    relu2 is the square of relu (Primer, So et al. 2021); gelu is x Φ(x), gelu_tanh its approximation by tanh (Hendrycks
+    and Gimpel 2016); drelu applies relu here, and to the up projection too (TurboSparse, Song et al. 2024).
+    """
     if activation == "silu":
         return functional.silu(values)
+    if activation in ("gelu", "gelu_tanh"):
+        return functional.gelu(values, approximate="tanh" if activation == "gelu_tanh" else "none")
     open_values = functional.relu(values)
     return open_values.square() if activation == "relu2" else open_values
 
@@ -54,11 +60,14 @@ def sparse_ffn(
     named: torch.Tensor | None,
     skip_inactive: bool,
     activations: torch.Tensor | None = None,
+    cutoff: float = 0.0,
+    gates: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Counts]:
     """The part of a feed-forward network that a bank of rows contributes, each token over the rows named for it.
 
     `y[t] = sum over named r of act(gate_r . x_t) * (up_r . x_t) * down_r`, or without a gate
     `y[t] = sum over named r of act(up_r . x_t + bias_r) * down_r` (sparse computation by neurons: Deja Vu, PowerInfer).
+    Under drelu `y[t] = sum over named r of relu(gate_r . x_t) * relu(up_r . x_t) * down_r`.
 
     Where many rows are named for no token they are not read, and where many are active for none only their first vector
     is: what is left out adds nothing to any token.
@@ -69,12 +78,16 @@ def sparse_ffn(
         weight_format: of the vectors.
         hidden: weights of one vector.
         gated: whether rows have a gate.
-        activation: relu, relu2 or silu.
+        activation: see `activate`.
         bias: fp32 `[n]` or None.
         x: fp32 `[tokens, hidden]`.
         named: bool `[tokens, n]`; None names every row.
-        skip_inactive: leave out pairs whose activation is exactly zero; they count as not finished.
+        skip_inactive: leave out pairs whose activation is exactly zero; they count as not finished. Under drelu also
+            the down vectors of those whose up projection is not positive; they count as finished.
         activations: fp32 `[tokens, n]` to fill with what multiplies the down vectors, for whoever profiles; or None.
+        cutoff: an activation `act(...)` of at most this magnitude counts as exactly zero, whether or not it is skipped
+            (FATReLU's threshold, ProSparse, Song et al. 2024; CATS, Lee et al. 2024, eq. 4); NaN stays NaN.
+        gates: fp32 `[tokens, n]` to fill with `act(...)` of what is named, as it is before the cutoff; or None.
 
     Returns:
         y, fp32 `[tokens, hidden]`, and the counts of pairs.
@@ -88,20 +101,28 @@ def sparse_ffn(
     finish_count = torch.zeros_like(gate_count)
     if activations is not None:
         activations.zero_()
+    if gates is not None:
+        gates.zero_()
     every = torch.arange(len(rows), device=x.device)
     for block in torch.split(every if named is None else _wanted_rows(every, named), ROWS_AT_ONCE):
         scores = x @ _widened(parts[0], block).T  # [tokens, block]
         values = activate(activation, scores if bias is None else scores + bias[block])
+        if gates is not None:
+            gates[:, block] = values
+        if cutoff > 0:
+            values = values.masked_fill(values.abs() <= cutoff, 0)
         wanted = torch.ones_like(values, dtype=torch.bool) if named is None else named[:, block]
         gate_count += wanted.sum()
         if skip_inactive:
             wanted = wanted & (values != 0)
-            live = _wanted_rows(torch.arange(len(block), device=x.device), wanted)
-            if len(live) < len(block):
-                block, values, wanted = block[live], values[:, live], wanted[:, live]
+            block, values, wanted = _narrowed(block, values, wanted)
         finish_count += wanted.sum()
         if gated:
             values = values * (x @ _widened(parts[1], block).T)
+        if activation == "drelu":
+            values = functional.relu(values)
+            if skip_inactive:
+                block, values, wanted = _narrowed(block, values, wanted & (values != 0))
         values = torch.where(wanted, values, 0)
         if activations is not None:
             activations[:, block] = values
@@ -113,6 +134,14 @@ def _wanted_rows(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Those of `rows [n]` that some token wants, by bool `[tokens, n]`; all of them where picking would not pay."""
     found = rows[wanted.any(0)]
     return found if len(found) <= FEW * len(rows) else rows
+
+
+def _narrowed(
+    block: torch.Tensor, values: torch.Tensor, wanted: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows `[n]` with their values and wishes `[tokens, n]`, without those that no token wants, where that pays."""
+    live = _wanted_rows(torch.arange(len(block), device=block.device), wanted)
+    return (block, values, wanted) if len(live) == len(block) else (block[live], values[:, live], wanted[:, live])
 
 
 def _widened(weight: Matrix, rows: torch.Tensor) -> torch.Tensor:
@@ -152,17 +181,19 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
 def rope(x: torch.Tensor, positions: torch.Tensor, inverse_frequencies: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding (Su et al. 2021, eq. 34) of the first half of each head against its second half.
 
-    That pairing, i with i + head_dim / 2, is the one of the checkpoints of Hugging Face.
+    That pairing, i with i + rotary / 2, is the one of the checkpoints of Hugging Face. Values of a head past the first
+    `rotary`, which are two for each frequency, stay as they are.
 
     Args:
         x: fp32 `[tokens, heads, head_dim]`.
         positions: whole numbers `[tokens]`.
-        inverse_frequencies: fp32 `[head_dim / 2]`, radians per position.
+        inverse_frequencies: fp32 `[rotary / 2]`, radians per position.
     """
-    angles = positions.to(torch.float32)[:, None, None] * inverse_frequencies  # [tokens, 1, head_dim / 2]
+    angles = positions.to(torch.float32)[:, None, None] * inverse_frequencies  # [tokens, 1, rotary / 2]
     cos, sin = angles.cos(), angles.sin()
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+    half = len(inverse_frequencies)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1)
 
 
 def attention(
@@ -203,16 +234,28 @@ def attention(
     return out.view(tokens, heads, head_dim)
 
 
-def predict(x: torch.Tensor, fc1: Matrix, fc2: Matrix, threshold: float) -> torch.Tensor:
-    """The rows that a low-rank predictor names: `fc2 @ relu(fc1 @ x) > threshold` (Deja Vu, PowerInfer).
+def predict(
+    x: torch.Tensor,
+    fc1: Matrix | None,
+    rectified: bool,
+    fc2: Matrix,
+    bias: torch.Tensor | None,
+    threshold: float,
+) -> torch.Tensor:
+    """The rows that a predictor names: `fc2 @ relu(fc1 @ x) + bias > threshold` (Deja Vu, PowerInfer).
 
     Args:
         x: fp32 `[tokens, d]`.
-        fc1: `[rank, d]`.
-        fc2: `[n, rank]`.
+        fc1: `[rank, d]`, or None where fc2 reads x itself.
+        rectified: whether negative numbers between the two become zero.
+        fc2: `[n, rank]`, or `[n, d]`.
+        bias: fp32 `[n]` or None.
         threshold: on the logits.
 
     Returns:
         bool `[tokens, n]`.
     """
-    return linear(functional.relu(linear(x, fc1)), fc2) > threshold
+    if fc1 is not None:
+        x = linear(x, fc1)
+        x = functional.relu(x) if rectified else x
+    return linear(x, fc2, bias) > threshold

@@ -99,10 +99,13 @@ class Engine:
     @torch.inference_mode()
     def logits(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:
         """fp32 `[tokens, vocab]` of a text that fits the context, in pieces of the prefill size or token by token."""
-        hidden = self.hidden_states(token_ids, one_by_one, tap)
-        piece = self.machine.prefill_tokens
-        pieces = [hidden[at : at + piece] for at in range(0, len(hidden), piece)]
-        return torch.cat([self.decoder.logits(part).cpu() for part in pieces])
+        return self.head(self.hidden_states(token_ids, one_by_one, tap))
+
+    @torch.inference_mode()
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """fp32 `[tokens, vocab]` on the host: the logits of some of the rows that `hidden_states` gave."""
+        parts = torch.split(hidden, self.machine.prefill_tokens)
+        return torch.cat([self.decoder.logits(part).cpu() for part in parts])
 
     @torch.inference_mode()
     def hidden_states(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:
@@ -111,7 +114,9 @@ class Engine:
         if len(token_ids) > self.context:
             raise UserError(f"{len(token_ids)} tokens do not fit the context of {self.context}")
         blocks = array("q", (self.allocator.take() for _ in range(pages_for(len(token_ids)))))
-        usual = self.machine.prefill_tokens if tap is None else PREFILL_TOKENS  # a tap is shown torch's activations
+        usual = self.machine.prefill_tokens
+        if tap is not None and "gpu" not in self.machine.units:  # where a plan counts buffers, they stay as they are
+            usual = PREFILL_TOKENS  # a tap is shown torch's activations
         piece = 1 if one_by_one else usual
         try:
             self.machine.scheduler.tap = tap
@@ -124,6 +129,18 @@ class Engine:
             self.machine.scheduler.tap = None
             self.allocator.give_back(blocks)
         return torch.cat(pieces)
+
+    def set_cutoffs(self, cutoffs: tuple[float, ...]) -> None:
+        """Use other cutoffs from the next step on, in mode threshold: as opening anew with them, in milliseconds.
+
+        What they cost is not known then, so the options' `loss` is None afterwards.
+
+        Raises:
+            UserError: the engine is in another mode, or they are not one number for each layer.
+        """
+        options = replace(self.options, cutoffs=cutoffs, loss=None)
+        self.machine.set_cutoffs(cutoffs)
+        self.options = options
 
     def close(self) -> None:
         """Give back threads, memory and mappings."""

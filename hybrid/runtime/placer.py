@@ -6,10 +6,10 @@ from collections import Counter
 
 import torch
 
-from hybrid.model.decoder import LayerParts, NormWeights, OuterParts, Projection
+from hybrid.model.decoder import HeadNorms, LayerParts, NormWeights, OuterParts, Projection
 from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS, LayerPages
 from hybrid.ops.bank import RowBank
-from hybrid.predictors.low_rank import RowPredictor
+from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.scheduler import SplitLayer
 from hybrid.runtime.unit import Unit
@@ -45,14 +45,18 @@ class Placer:
         shape = (self.blocks, spec.n_kv_heads, PAGE_TOKENS, spec.head_dim)
         dtype = KV_FORMATS[self.options.kv_format]
         pages = LayerPages(unit.empty(shape, dtype, "kv"), unit.empty(shape, dtype, "kv"))
-        q, k, v, o = (self._projection(f"{name}.{part}", unit) for part in ("q", "k", "v", "o"))
+        q, k, v, o = (self._projection(name, part, unit) for part in ("q", "k", "v", "o"))
         before = self._norm(f"{name}.attn_norm", unit, "attention")
-        after = self._norm(f"{name}.ffn_norm", unit, "attention")
-        return LayerParts(before, q, k, v, o, after, pages, unit)
+        after = before if spec.shared_norm else self._norm(f"{name}.ffn_norm", unit, "attention")
+        heads = None
+        if spec.qk_norm:
+            q_norm, k_norm = (self._vector(f"{name}.{part}.weight", unit, "attention") for part in ("q_norm", "k_norm"))
+            heads = HeadNorms(q_norm, k_norm)
+        return LayerParts(before, q, k, v, o, heads, after, pages, unit)
 
     def ffn(self, index: int, layer: LayerPlan) -> SplitLayer:
         """One layer's rows in banks, a bank per segment, and its predictor."""
-        rows = self.directory.layer(index)
+        rows, cutoffs = self.directory.layer(index), self.options.cutoffs
         near = self.units[layer.attention]
         banks: dict[str, list[RowBank]] = {"gpu": [], "cpu": []}
         for segment in layer.segments:
@@ -66,6 +70,7 @@ class Placer:
                 activation=self.spec.activation,
                 bias=bias,
                 first_row=segment.start,
+                cutoff=max(self.spec.activation_cutoff, 0.0 if cutoffs is None else cutoffs[index]),
             )
             banks[unit.name].append(bank)
             self.banks.append(bank)
@@ -84,14 +89,15 @@ class Placer:
         if self.options.mode != "predicted":
             return None
         assert self.options.predictors is not None
-        predictor = self.options.predictors.layers[index]
-        fc1 = unit.place_matrix(predictor.fc1, "predictors")
-        fc2 = unit.place_matrix(predictor.fc2, "predictors")
-        return RowPredictor(fc1, fc2, predictor.threshold, neuron_ids.to(unit.device), unit.linear)
+        placed = self.options.predictors.layers[index].moved(
+            lambda matrix: unit.place_matrix(matrix, "predictors"), lambda bias: unit.place(bias, "predictors")
+        )
+        return RowPredictor(placed, neuron_ids.to(unit.device), unit.linear)
 
-    def _projection(self, name: str, unit: Unit) -> Projection:
-        weight = unit.place_matrix(self.directory.matrix(f"{name}.weight"), "attention")
-        return Projection(weight, self._vector(f"{name}.bias", unit, "attention") if self.spec.attention_bias else None)
+    def _projection(self, layer: str, part: str, unit: Unit) -> Projection:
+        weight, biased = self.directory.matrix(f"{layer}.{part}.weight"), part in self.spec.biased_projections
+        bias = self._vector(f"{layer}.{part}.bias", unit, "attention") if biased else None
+        return Projection(unit.place_matrix(weight, "attention"), bias)
 
     def _norm(self, name: str, unit: Unit, purpose: str) -> NormWeights:
         bias = self._vector(f"{name}.bias", unit, purpose) if self.spec.norm == "layer" else None

@@ -17,8 +17,10 @@ from hybrid.model.decoder import ComputeUnit, Decoder, LayerParts, NormWeights, 
 from hybrid.model.eager import Step
 from hybrid.model.rotary import inverse_frequencies
 from hybrid.ops import cpu
+from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.scheduler import Scheduler, SplitLayer
+from hybrid.runtime.unit import Unit
 from hybrid.spec import ModelSpec
 
 HandOver = Callable[[int], None]  # computes for so many tokens what needs Python
@@ -39,6 +41,7 @@ class Recorder:
         self._buffers: dict[tuple[str, int], torch.Tensor] = {}
         self._activations = activations
         self.ffn_input: torch.Tensor | None = None  # the buffer that the FFN recorded last reads
+        self._ahead: dict[int, torch.Tensor] = {}  # by layer, what the layer before it names
         self._program = self.begin()
 
     def begin(self) -> cpu.Program:
@@ -83,7 +86,7 @@ class Recorder:
         y = self._buffer("normalised", x.shape[1])
         bias = 0 if norm.bias is None else norm.bias.data_ptr()
         centred, width, eps = self.spec.norm == "layer", x.shape[1], self.spec.norm_eps
-        self._program.norm(centred, x.data_ptr(), norm.weight.data_ptr(), bias, width, eps, y.data_ptr())
+        self._program.norm(centred, x.data_ptr(), norm.weight.data_ptr(), bias, width, 1, eps, y.data_ptr())
         self.kept.append(norm)
         return y
 
@@ -100,10 +103,15 @@ class Recorder:
     def attend(self, layer: LayerParts, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """See `Operators`."""
         spec, y = self.spec, self._buffer("mixed", self.spec.q_size)
+        if layer.head_norms is not None:
+            for x, heads, weight in ((q, spec.n_heads, layer.head_norms.q), (k, spec.n_kv_heads, layer.head_norms.k)):
+                at = x.data_ptr()
+                self._program.norm(False, at, weight.data_ptr(), 0, spec.head_dim, heads, spec.norm_eps, at)
+            self.kept.append(layer.head_norms)
         if spec.positions == "rope":
-            cosines, sines = (angles.data_ptr() for angles in self._angles())
-            self._program.rotate(q.data_ptr(), spec.n_heads, spec.head_dim, cosines, sines)
-            self._program.rotate(k.data_ptr(), spec.n_kv_heads, spec.head_dim, cosines, sines)
+            angles = [angle.data_ptr() for angle in self._angles()]
+            self._program.rotate(q.data_ptr(), spec.n_heads, spec.head_dim, spec.rotary_size, *angles)
+            self._program.rotate(k.data_ptr(), spec.n_kv_heads, spec.head_dim, spec.rotary_size, *angles)
         keys, values = layer.pages.keys, layer.pages.values
         pages = (keys.data_ptr(), values.data_ptr(), cpu.PAGE_FORMATS[keys.dtype])
         self._program.store(k.data_ptr(), v.data_ptr(), *pages, spec.n_kv_heads, spec.head_dim)
@@ -112,11 +120,11 @@ class Recorder:
         self.kept.append(layer.pages)
         return y
 
-    def feed_forward(self, index: int, x: torch.Tensor) -> torch.Tensor:
+    def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """See `Operators`."""
         layer, y = self.scheduler.layers[index], self._buffer("feed-forward", x.shape[1])
         self.ffn_input = x
-        named = self._name_rows(layer, x) if self.scheduler.mode == "predicted" else None
+        named = self._named(index, x, residual) if self.scheduler.mode == "predicted" else None
         if layer.far_banks:
             self._hand_over(layer, x, named, y)
         else:
@@ -131,16 +139,34 @@ class Recorder:
         self._program.add(x.data_ptr(), y.data_ptr(), x.shape[1], x.data_ptr())
         return x
 
-    def _name_rows(self, layer: SplitLayer, x: torch.Tensor) -> torch.Tensor:
-        predictor = layer.predictor
-        assert predictor is not None, "predicted mode has predictors"
-        named = self._buffer("named", predictor.fc2.rows, torch.bool)
-        matrices = (cpu.matrix_arguments(predictor.fc1), cpu.matrix_arguments(predictor.fc2))
-        ids = predictor.neuron_ids.data_ptr()
-        self._program.predict(
-            _pool(layer.near), *matrices, predictor.threshold, ids, x.data_ptr(), x.shape[1], named.data_ptr()
-        )
-        self.kept.append(predictor)
+    def _named(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """As `Scheduler` names rows: by this layer's predictor, or by what was recorded with the layer before."""
+        layer = self.scheduler.layers[index]
+        assert layer.predictor is not None, "predicted mode has predictors"
+        reads = layer.predictor.predictor.reads
+        if reads == "previous_ffn_input":
+            named = self._ahead[index]
+        else:
+            named = self._predict(layer.near, layer.predictor, x if reads == "ffn_input" else residual, "named")
+        following = self.scheduler.ahead_of(index)
+        if following is not None:  # two buffers in turn: this layer's own rows are still to be computed
+            unit = self.scheduler.layers[index + 1].near
+            self._ahead[index + 1] = self._predict(unit, following, x, f"named ahead {index % 2}")
+        return named
+
+    def _predict(self, unit: Unit, rows: RowPredictor, x: torch.Tensor, buffer: str) -> torch.Tensor:
+        predictor = rows.predictor
+        if predictor.fc2 is None:  # no state changes what it names
+            named = predictor.named(torch.zeros(cpu.MAX_TOKENS, 1))
+            self.kept.append(named)
+            return named
+        named = self._buffer(buffer, predictor.neurons, torch.bool)
+        first = None if predictor.fc1 is None else cpu.matrix_arguments(predictor.fc1)
+        second = cpu.matrix_arguments(predictor.fc2, predictor.bias)
+        rectified, threshold, ids = predictor.family == "perceptron", predictor.threshold, rows.neuron_ids.data_ptr()
+        state = (x.data_ptr(), x.shape[1])
+        self._program.predict(_pool(unit), first, rectified, second, threshold, ids, *state, named.data_ptr())
+        self.kept.append(rows)
         return named
 
     def _near_rows(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None, y: torch.Tensor) -> None:
@@ -163,7 +189,7 @@ class Recorder:
         self.begin()
 
     def _angles(self) -> tuple[torch.Tensor, torch.Tensor]:
-        half = self.spec.head_dim // 2
+        half = self.spec.rotary_size // 2
         return self._buffer("cosines", half), self._buffer("sines", half)
 
     def _buffer(self, name: str, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

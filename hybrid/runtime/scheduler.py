@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
 
 from hybrid.ops.bank import RowBank
-from hybrid.predictors.low_rank import RowPredictor
+from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
 from hybrid.runtime.unit import Unit
 from placement.plan import Mode
-from profiler.tap import Tap
+from profiler.tap import GateTap, Tap
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -35,41 +35,112 @@ class SplitLayer:
     predictor: RowPredictor | None
     down_bias: torch.Tensor | None  # fp32 [hidden], beside attention
 
+    def with_threshold(self, threshold: float) -> SplitLayer:
+        """The same layer, its predictor with another threshold."""
+        assert self.predictor is not None, "predicted mode has predictors"
+        predictor = replace(self.predictor.predictor, threshold=threshold)
+        return replace(self, predictor=replace(self.predictor, predictor=predictor))
+
 
 class Scheduler:
     """Computes FFNs in a mode; see docs/structure.md for what a mode means."""
 
-    def __init__(self, layers: Sequence[SplitLayer], mode: Mode, has_exact_zeros: bool, lane: Lane | None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[SplitLayer],
+        mode: Mode,
+        has_exact_zeros: bool,
+        lane: Lane | None,
+        activation_cutoff: float = 0.0,  # the model's own, whatever the mode
+    ) -> None:
         self.layers = layers
         self.mode = mode
-        self.skip_inactive = mode != "dense" and has_exact_zeros
+        self.skip_inactive = mode == "threshold" or (mode != "dense" and has_exact_zeros)
+        self.activation_cutoff = activation_cutoff
         self.activity = Activity()  # replaced by the engine for each kind of work
         self.tap: Tap | None = None
         self._lane = lane
+        self._ahead = torch.empty(0, dtype=torch.bool)  # what the layer before named for the one that comes
 
-    def feed_forward(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`."""
+    def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`, of states `residual`."""
         layer = self.layers[index]
-        named = layer.predictor.named(x) if self.mode == "predicted" and layer.predictor else None
-        if self.tap is not None:
-            return self._watched(self.tap, index, layer, x)
-        compute = self.on_both if layer.far_banks else self._on_one
-        y = compute(layer, x, named)
+        named = self._named(index, x, residual) if self.mode == "predicted" else None
+        y = self._computed(layer, x, named) if self.tap is None else self._watched(self.tap, index, layer, x, named)
         return y if layer.down_bias is None else y + layer.down_bias
 
-    def _watched(self, tap: Tap, index: int, layer: SplitLayer, x: torch.Tensor) -> torch.Tensor:
-        """The whole FFN, shown to a tap."""
-        assert not layer.far_banks, "profiling computes every row on the unit of the attention"
-        activations = x.new_empty(x.shape[0], sum(len(bank) for bank in layer.near_banks))
-        y = torch.zeros_like(x) if layer.down_bias is None else layer.down_bias.expand_as(x).clone()
-        for bank in layer.near_banks:
-            here = activations[:, bank.first_row : bank.first_row + len(bank)]
-            y += layer.near.sparse_ffn(bank, x, None, False, here)[0]
-        tap.ffn(index, x, activations, None)
+    def set_thresholds(self, thresholds: Sequence[float]) -> None:
+        """Let each layer's predictor name what lies above another logit."""
+        self.layers = [layer.with_threshold(t) for layer, t in zip(self.layers, thresholds, strict=True)]
+
+    def _named(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """bool `[tokens, rows]`: what the layer's predictor names; also asks for the next layer where that one can."""
+        layer = self.layers[index]
+        assert layer.predictor is not None, "predicted mode has predictors"
+        reads = layer.predictor.predictor.reads
+        if reads == "previous_ffn_input":
+            named = self._ahead.to(x.device)
+        else:
+            named = layer.predictor.named(x if reads == "ffn_input" else residual)
+        following = self.ahead_of(index)
+        if following is not None:
+            self._ahead = following.named(x.to(following.neuron_ids.device))
+        return named
+
+    def ahead_of(self, index: int) -> RowPredictor | None:
+        """The next layer's predictor, where it reads what the FFN of layer `index` reads."""
+        following = self.layers[index + 1].predictor if index + 1 < len(self.layers) else None
+        return following if following and following.predictor.reads == "previous_ffn_input" else None
+
+    def _computed(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        return self.on_both(layer, x, named) if layer.far_banks else self._rows(layer.near, layer.near_banks, x, named)
+
+    def _watched(
+        self, tap: Tap, index: int, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What the mode computes; a tap is shown the activations of all rows, and those that the mode adds up."""
+        banks = (*layer.near_banks, *layer.far_banks)
+        activations = x.new_empty(x.shape[0], sum(len(bank) for bank in banks))
+        gates = torch.empty_like(activations) if isinstance(tap, GateTap) or self.mode == "threshold" else None
+        whole = self._activations(layer.near, layer.near_banks, x, activations, gates)
+        if layer.far is not None:
+            whole = whole + self._activations(layer.far, layer.far_banks, x, activations, gates)
+        y = whole if self.mode == "dense" else self._computed(layer, x, named)
+        if self.mode == "threshold":
+            assert gates is not None
+            named = gates.abs() > banks[0].cutoff
+        elif named is None and self.skip_inactive:
+            named = activations != 0
+        if isinstance(tap, GateTap):
+            assert gates is not None
+            tap.gate(index, gates)
+        tap.ffn(index, x, activations, named)
         return y
 
-    def _on_one(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
-        return self._rows(layer.near, layer.near_banks, x, named)
+    def _activations(
+        self,
+        unit: Unit,
+        banks: Sequence[RowBank],
+        x: torch.Tensor,
+        activations: torch.Tensor,
+        gates: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """fp32 `[tokens, hidden]`, what all rows of a unit add, nothing cut off but what the model itself cuts off.
+
+        Their activations go into `[tokens, rows of the layer]`, what the activation function gave into `gates`. All are
+        where `x` is.
+        """
+        there, y = x.to(unit.device), torch.zeros_like(x)
+        for bank in banks:
+            rows = slice(bank.first_row, bank.first_row + len(bank))
+            columns = [shown[:, rows] for shown in (activations, gates) if shown is not None]
+            here = columns if unit.device == x.device else [there.new_empty(part.shape) for part in columns]
+            shown = (here[0], here[1] if gates is not None else None, self.activation_cutoff)
+            y += unit.sparse_ffn(bank, there, None, False, *shown)[0].to(x.device)
+            for part, filled in zip(columns, here, strict=True):
+                if filled is not part:
+                    part.copy_(filled)
+        return y
 
     def on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: the rows of a split layer, each on its unit, at the same time."""

@@ -52,7 +52,9 @@ def model_sizes(
     norm = spec.hidden_size * FP32 * (2 if spec.norm == "layer" else 1)
     row, mixed_row = vector_bytes(weight_format, spec.hidden_size), vector_bytes(weight_format, spec.q_size)
     weights = (spec.q_size + 2 * spec.kv_size) * row + spec.hidden_size * mixed_row
-    biases = FP32 * (spec.q_size + 2 * spec.kv_size + spec.hidden_size) if spec.attention_bias else 0
+    outputs = {"q": spec.q_size, "k": spec.kv_size, "v": spec.kv_size, "o": spec.hidden_size}
+    biases = FP32 * sum(outputs[name] for name in spec.biased_projections)
+    norms = norm * (1 if spec.shared_norm else 2) + (2 * FP32 * spec.head_dim if spec.qk_norm else 0)
     down_bias = FP32 * spec.hidden_size if spec.ffn_bias else 0
     vocabulary = spec.vocab_size * row
     position_row = vector_bytes(matrix_format(POSITIONS, weight_format), spec.hidden_size)
@@ -67,7 +69,7 @@ def model_sizes(
         row_bytes=directory.stride_bytes,
         row_extra_bytes=FP32 if spec.ffn_bias and not spec.gated else 0,
         gated=spec.gated,
-        attention_bytes=(weights + biases + 2 * norm + down_bias,) * spec.n_layers,
+        attention_bytes=(weights + biases + norms + down_bias,) * spec.n_layers,
         predictor_bytes=tuple(named),
         embeddings_bytes=vocabulary,
         positions_bytes=positions if spec.positions == "learned" else 0,

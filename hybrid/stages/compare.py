@@ -9,6 +9,7 @@ import contextlib
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -16,14 +17,17 @@ from hybrid.runtime.engine import Engine
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.summary import summarise
-from hybrid.stages.evaluate import Quality, evaluate, read_text, windows
-from hybrid.stages.opening import find_plan, find_predictors, open_engine, resolve
+from hybrid.stages.opening import find_plan, offered_modes, open_engine, resolve
 from hybrid.stages.plan import baseline_plan
+from hybrid.stages.quality import evaluate, read_passages
+from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
 from placement.plan import Mode, Plan
 from profiler.artifacts import UserError
+from profiler.quality import Quality
 
 PROMPT_TOKENS = 16
+LOSSY = {"threshold": "threshold, lossy"}
 
 
 @dataclass(frozen=True)
@@ -72,19 +76,18 @@ class Comparison:
 def compare(
     path: str | Path, texts: Sequence[Path], settings: Settings, progress: Callable[[str, int, int], None] | None = None
 ) -> Comparison:
-    """Measure the baseline, exact and (where the model is profiled) predicted mode; see `Row`."""
+    """Measure the baseline, exact and, where the model is profiled or calibrated, predicted and threshold mode."""
     tell = progress or (lambda stage, done, total: None)
     model = resolve(path)
-    contents = [read_text(text) for text in texts]
     with contextlib.ExitStack() as stack:
         engines: dict[str, Engine] = {}
         for name, mode, placement in _contenders(model, settings):
             beside = next(iter(engines.values()), None)
             engines[name] = stack.enter_context(_open(model, mode, placement, settings, beside))
         first = next(iter(engines.values()))
-        pieces = windows(first.tokenizer, contents, first.context)
-        pieces = _up_to(pieces, settings.text_tokens)
-        prompts = [piece[:PROMPT_TOKENS] for piece in pieces if len(piece) > PROMPT_TOKENS][: settings.prompts]
+        passages, _ = read_passages(Corpus.open(texts, first.tokenizer, model), first.context, settings.text_tokens)
+        opened = (list(passage.ids[:PROMPT_TOKENS]) for passage in passages if len(passage.ids) > PROMPT_TOKENS)
+        prompts = list(islice(opened, settings.prompts))
         if not prompts:
             raise UserError("the text is too short to take prompts from: give one of at least a hundred words")
         speeds: dict[str, list[float]] = {name: [] for name in engines}
@@ -92,7 +95,7 @@ def compare(
             for name, engine in engines.items():
                 speeds[name].append(_decode(engine, prompts, settings.tokens))
             tell("decoding", done + 1, settings.rounds)
-        qualities = evaluate(list(engines.values()), pieces, lambda done, total: tell("quality", done, total))
+        qualities = evaluate(list(engines.values()), passages, lambda done, total: tell("quality", done, total))
         base = next(iter(speeds.values()))
         rows = [
             _row(name, engine, speeds[name], base, quality)
@@ -107,11 +110,9 @@ def _contenders(model: Path, settings: Settings) -> list[tuple[str, Mode, Plan |
     with ModelDirectory.open(model) as directory:
         plan = find_plan(directory, settings.plan)
         baseline = None if plan is None else baseline_plan(directory, plan, settings.kv_format)
-        modes: list[Mode] = ["exact"] if directory.spec.has_exact_zeros else []
-        if find_predictors(directory, "default") is not None:
-            modes.append("predicted")
+        modes = offered_modes(directory)[1:]
     name = "dense, on the CPU" if baseline is None else f"dense, {baseline.name}"
-    return [(name, "dense", baseline), *((str(mode), mode, plan) for mode in modes)]
+    return [(name, "dense", baseline), *((LOSSY.get(mode, str(mode)), mode, plan) for mode in modes)]
 
 
 def _open(model: Path, mode: Mode, placement: Plan | None, settings: Settings, beside: Engine | None) -> Engine:
@@ -151,17 +152,3 @@ def _row(name: str, engine: Engine, speeds: list[float], base: list[float], qual
         rows_per_token=summary.rows_per_token,
         quality=quality,
     )
-
-
-def _up_to(pieces: list[list[int]], tokens: int | None) -> list[list[int]]:
-    """As many whole pieces as hold so many tokens, at least one."""
-    if tokens is None:
-        return pieces
-    kept: list[list[int]] = []
-    seen = 0
-    for piece in pieces:
-        if kept and seen + len(piece) > tokens:
-            break
-        kept.append(piece)
-        seen += len(piece)
-    return kept

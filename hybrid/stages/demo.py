@@ -14,8 +14,9 @@ from profiler.artifacts import UserError, explain_os_errors, sha256_file
 
 DEMO = "demo"
 CHECKPOINT = Path(__file__).resolve().parent.parent / "demo"
-PROFILE_TEXT = CHECKPOINT / "profile.txt"
-HELDOUT_TEXT = CHECKPOINT / "heldout.txt"
+PROFILE_TEXT = CHECKPOINT / "profile.jsonl"
+CALIBRATION_TEXT = CHECKPOINT / "calibrate.jsonl"
+HELDOUT_TEXT = CHECKPOINT / "heldout.jsonl"
 PROFILE_TOKENS = 100_000  # of the text: enough for predictors of this size, and done in a minute
 
 

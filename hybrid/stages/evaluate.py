@@ -1,91 +1,248 @@
-"""Quality on a text: perplexity, and agreement with a reference, through the same code that decodes."""
+"""`hybrid eval`: what each mode of a model costs on a text, against dense, through the engine that decodes.
+
+Perplexity, agreement and divergence are of all of the text, by the operators and the placement that decoding uses. What
+is named layer by layer is measured on passages at equal distances through it, whose activations torch computes.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-import torch
+import numpy as np
 
 from hybrid.runtime.engine import Engine
-from hybrid.tokenizer import Tokenizer
-from profiler.artifacts import UserError
+from hybrid.stages.opening import choose_mode, find_predictors, offered_modes, open_engine, resolve
+from hybrid.stages.quality import (
+    LARGEST_PART,
+    Measured,
+    Part,
+    Passage,
+    Source,
+    measure,
+    measure_layers,
+    parts_of,
+    predicted_tokens,
+    read_passages,
+    spread,
+    sums,
+)
+from hybrid.stages.texts import Corpus
+from hybrid.stages.thresholds import record_loss
+from hybrid.store.directory import ModelDirectory
+from hybrid.store.evaluation_file import (
+    REFERENCE,
+    EvaluatedDocument,
+    EvaluatedText,
+    Evaluation,
+    ModeEvaluation,
+    current_digests,
+    write_evaluation,
+)
+from hybrid.store.files import ModelFiles
+from placement.plan import Mode
+from profiler.artifacts import UserError, directory_lock, explain_os_errors
+from profiler.bootstrap import FEWEST_DOCUMENTS
+from profiler.profile import read_profile
+from profiler.quality import LayerQuality
+from profiler.thresholds import Loss
 
-Progress = Callable[[int, int], None]
-TEXT_LIMIT = 1 << 30
+Progress = Callable[[str, int, int], None]
+LAYER_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Quality:
-    """Over all predicted tokens of a text. agreement: share whose most likely token is the reference's;
-    divergence: mean KL from the reference, in nats per token.
+class EvaluationSettings:
+    """name: of the evaluation in the directory. modes: None for all that the model offers; dense is always measured.
+
+    profile: whose predictors are used. thresholds: the name of those of mode threshold. tokens: of the text, None for
+    all. layer_tokens: of those that layers are measured on, about. The rest is as in `open_engine`.
     """
 
-    tokens: int
-    perplexity: float
-    agreement: float
-    divergence: float
+    name: str = "default"
+    modes: tuple[str, ...] | None = None
+    plan: str | None = None
+    device: Literal["cpu", "cuda"] | None = None
+    profile: str = "default"
+    thresholds: str = "default"
+    context: int | None = None
+    kv_format: str = "f16"
+    threads: int | None = None
+    tokens: int | None = None
+    layer_tokens: int = LAYER_TOKENS
 
 
-def read_text(path: Path) -> str:
-    """A text file.
+@dataclass(frozen=True)
+class EvaluationReport:
+    """An evaluation, and where it was stored; None where it could not be, and its notes say why."""
+
+    evaluation: Evaluation
+    path: Path | None
+
+
+def evaluate(
+    path: str | Path, texts: Sequence[Path], settings: EvaluationSettings, progress: Progress | None = None
+) -> EvaluationReport:
+    """Measure modes on texts, and store what was found in the model directory.
 
     Raises:
-        UserError: missing, empty, too large, binary, or not UTF-8.
+        UserError: a mode, plan or text that is none; a text too short; output that is not finite.
     """
-    try:
-        size = path.stat().st_size
-        if size > TEXT_LIMIT:
-            raise UserError(f"{path} is larger than 1 GiB; give a part of it")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the text {path}: {error.strerror}") from error
-    if not data.strip():
-        raise UserError(f"the text {path} is empty")
-    if b"\0" in data:
-        raise UserError(f"{path} is a binary file, not a text")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
+    tell = progress or (lambda stage, done, total: None)
+    model = resolve(path)
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(ModelDirectory.open(model))
+        target = directory.evaluation_path(settings.name)
+        modes = _modes(directory, settings)
+        profile, thresholds = settings.profile if "predicted" in modes else None, None
+        if "threshold" in modes:
+            thresholds = settings.thresholds
+        digests = current_digests(directory, profile, thresholds)
+        engines = [stack.enter_context(_open(model, mode, settings)) for mode in modes]
+        corpus = Corpus.open(texts, engines[0].tokenizer, model)
+        passages, sources = read_passages(corpus, engines[0].context, settings.tokens)
+        measured = measure(engines, passages, lambda done, total: tell("quality", done, total))
+        sample = spread(passages, settings.layer_tokens)
+        parts = parts_of(passages)
+        evaluation = Evaluation(
+            name=settings.name,
+            digests=digests,
+            profile=settings.profile,
+            settings={
+                **{name: getattr(settings, name) for name in ("plan", "device", "kv_format", "threads", "tokens")},
+                "context": engines[0].context,
+                "thresholds": thresholds,
+            },
+            text=EvaluatedText(
+                tuple(map(str, texts)), corpus.digest(), len(sources), sum(passage.predicted for passage in passages)
+            ),
+            documents=_documents(parts, passages, sources),
+            modes=tuple(
+                _mode(engine, found, measured[0], passages, parts, _layers(engine, sample, tell))
+                for engine, found in zip(engines, measured, strict=True)
+            ),
+            layer_tokens=sum(len(passage.ids) for passage in sample) if len(engines) > 1 else 0,
+            notes=(*_seen(directory, settings.profile, sources), *_how(parts, sources)),
+        )
+    return _store(model, target, evaluation)
 
 
-def windows(tokenizer: Tokenizer, texts: Iterable[str], context: int) -> list[list[int]]:
-    """Texts in consecutive pieces that fill the context, each opened as the tokenizer opens a text, none shared."""
-    pieces = []
-    for text in texts:
-        opening = tokenizer.encode("")
-        ids = tokenizer.encode(text)[len(opening) :]
-        room = context - len(opening)
-        pieces += [opening + ids[at : at + room] for at in range(0, len(ids), room)]
-    return [piece for piece in pieces if len(piece) > 1]
+def _modes(directory: ModelDirectory, settings: EvaluationSettings) -> list[Mode]:
+    """What is measured, dense first."""
+    if settings.modes is None:
+        return offered_modes(directory, settings.profile, settings.thresholds)
+    predictors = find_predictors(directory, settings.profile)
+    asked = [choose_mode(mode, directory, predictors) for mode in settings.modes]
+    return list(dict.fromkeys((choose_mode(REFERENCE, directory, predictors), *asked)))
 
 
-@torch.inference_mode()
-def evaluate(
-    engines: Sequence[Engine], pieces: Sequence[Sequence[int]], progress: Progress | None = None
-) -> list[Quality]:
-    """The quality of each engine on the same pieces; the first one is the reference of all."""
-    losses = [0.0] * len(engines)
-    agreeing = [0] * len(engines)
-    divergences = [0.0] * len(engines)
-    tokens = sum(len(piece) - 1 for piece in pieces)
-    for done, piece in enumerate(pieces):
-        targets = torch.tensor(piece[1:])
-        reference: torch.Tensor | None = None
-        for i, engine in enumerate(engines):
-            log_probabilities = engine.logits(piece)[:-1].log_softmax(dim=-1)
-            reference = log_probabilities if reference is None else reference
-            losses[i] -= log_probabilities.gather(1, targets[:, None]).double().sum().item()
-            agreeing[i] += int((log_probabilities.argmax(-1) == reference.argmax(-1)).sum())
-            divergences[i] += (reference.exp() * (reference - log_probabilities)).double().sum().item()
-        if progress:
-            progress(done + 1, len(pieces))
-    if not tokens:
-        raise UserError("the text is too short to measure anything on: it has fewer than two tokens")
+def _open(model: Path, mode: Mode, settings: EvaluationSettings) -> Engine:
+    return open_engine(
+        model,
+        mode=mode,
+        plan=settings.plan,
+        device=settings.device,
+        context=settings.context,
+        kv_format=settings.kv_format,
+        threads=settings.threads,
+        profile=settings.profile,
+        thresholds=settings.thresholds,
+    )
+
+
+def _layers(engine: Engine, sample: Sequence[Passage], tell: Progress) -> tuple[LayerQuality, ...]:
+    mode = engine.options.mode
+    if mode == REFERENCE:
+        return ()
+    return measure_layers(engine, sample, lambda done, total: tell(f"layers, {mode}", done, total))
+
+
+def _mode(
+    engine: Engine,
+    found: Measured,
+    reference: Measured,
+    passages: Sequence[Passage],
+    parts: Sequence[Part],
+    layers: tuple[LayerQuality, ...],
+) -> ModeEvaluation:
+    return ModeEvaluation(
+        mode=engine.options.mode,
+        quality=found.quality(reference, predicted_tokens(passages), parts),
+        layers=layers,
+        losses=tuple(sums(found.losses, parts).tolist()),
+        divergences=tuple(sums(found.divergences, parts).tolist()),
+        agreeing=tuple(int(count) for count in sums(found.agreeing, parts)),
+    )
+
+
+def _documents(
+    parts: Sequence[Part], passages: Sequence[Passage], sources: Sequence[Source]
+) -> tuple[EvaluatedDocument, ...]:
+    """What the bootstrap drew, with parts of one document numbered."""
+    of, numbers, documents = Counter(part.document for part in parts), Counter[int](), []
+    for part in parts:
+        numbers[part.document] += 1
+        source, pieces = sources[part.document], of[part.document]
+        name = source.name if pieces == 1 else f"{source.name}, part {numbers[part.document]} of {pieces}"
+        tokens = sum(passage.predicted for passage in passages[part.first : part.stop])
+        documents.append(EvaluatedDocument(name, f"{source.digest:016x}", tokens))
+    return tuple(documents)
+
+
+def _how(parts: Sequence[Part], sources: Sequence[Source]) -> list[str]:
+    """What the interval was drawn from, or why there is none."""
+    notes = []
+    if len(parts) > len(sources):
+        notes.append(
+            f"documents with more than {LARGEST_PART:.0%} of the text were cut for the interval: {len(sources):,} "
+            f"documents became {len(parts):,}, which makes it a little too narrow"
+        )
+    if len(parts) < FEWEST_DOCUMENTS:
+        notes.append(
+            f"no interval: the text makes {len(parts)} documents, and fewer than {FEWEST_DOCUMENTS} say nothing of "
+            "others; give a longer text, or more files"
+        )
+    return notes
+
+
+def _seen(directory: ModelDirectory, profile: str, sources: Sequence[Source]) -> list[str]:
+    """A warning where documents of the text were in the text of the profile, so that figures flatter."""
+    if not directory.has_profile(profile):
+        return []
+    known = read_profile(directory.profile_path(profile)).documents
+    again = np.isin(np.array([source.digest for source in sources], dtype=np.uint64), known)
+    if not again.any():
+        return []
+    first = sources[int(again.argmax())].name
     return [
-        Quality(tokens, math.exp(min(loss / tokens, 700.0)), agree / tokens, max(0.0, divergence) / tokens)
-        for loss, agree, divergence in zip(losses, agreeing, divergences, strict=True)
+        f"warning: {int(again.sum()):,} of {len(sources):,} documents were in the text of the profile {profile!r}, on "
+        f"which predictors are trained ({first} is one): the figures flatter; give files that were kept apart"
     ]
+
+
+def _store(model: Path, target: Path, evaluation: Evaluation) -> EvaluationReport:
+    """Write it where the directory can be written; hours of measuring are not lost where it cannot."""
+    try:
+        with directory_lock(model, "store the evaluation"), explain_os_errors("store the evaluation", model):
+            target.parent.mkdir(exist_ok=True)
+            write_evaluation(target, evaluation)
+            _store_loss(model, evaluation)
+    except UserError as error:
+        return EvaluationReport(replace(evaluation, notes=(*evaluation.notes, f"not stored: {error}")), None)
+    return EvaluationReport(evaluation, target)
+
+
+def _store_loss(model: Path, evaluation: Evaluation) -> None:
+    """Have thresholds say what they cost, where that was measured."""
+    name, digest = evaluation.settings.get("thresholds"), evaluation.digests.get("thresholds")
+    qualities = {mode.mode: mode.quality for mode in evaluation.modes}
+    if name is None or digest is None or "threshold" not in qualities:
+        return
+    found = qualities["threshold"]
+    text = ", ".join(Path(path).name for path in evaluation.text.paths)
+    loss = Loss(text, found.tokens, qualities[REFERENCE].perplexity, found.perplexity, found.ratio, found.interval)
+    record_loss(ModelFiles.open_files(model), str(name), digest, loss)

@@ -11,11 +11,14 @@ from typing import Any
 
 from hybrid.checkpoint.names import tensor_shapes
 from hybrid.spec import ModelSpec
+from hybrid.stages.thresholds import require_thresholds
+from hybrid.store.evaluation_file import read_evaluation, why_stale
 from hybrid.store.files import ModelFiles
 from hybrid.store.layout import PADDING
 from hybrid.store.manifest import DENSE_FILE
 from profiler.artifacts import UserError
 from profiler.profile import read_profile
+from profiler.thresholds import Loss, loss_label
 
 WEIGHTS = ("embeddings", "attention", "norms", "head", "neurons")
 PARTS = {"embed": "embeddings", "positions": "embeddings", "head": "head"}
@@ -28,6 +31,28 @@ class ProfileState:
     name: str
     tokens: int
     binds: bool
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class ThresholdsState:
+    """Thresholds of the directory. active: share of the neurons that they leave. warning: what is known of what they
+    cost. problem: why they cannot be used, if so.
+    """
+
+    name: str
+    active: float
+    warning: str
+    loss: Loss | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class EvaluationState:
+    """One evaluation of the directory: a line for each mode. problem: why it says nothing of the model now, if so."""
+
+    name: str
+    headlines: tuple[str, ...]
     problem: str | None
 
 
@@ -51,7 +76,9 @@ class InspectReport:
     tokenizer_files: tuple[str, ...]
     profiles: tuple[ProfileState, ...]
     predictors: tuple[str, ...]
+    thresholds: tuple[ThresholdsState, ...]
     plans: tuple[str, ...]
+    evaluations: tuple[EvaluationState, ...]
     verified: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -90,7 +117,9 @@ def inspect(path: Path, verify: bool = False, progress: Callable[[int, int], Non
         tokenizer_files=tuple(files.tokenizer_files),
         profiles=tuple(_profile_state(files, name) for name in files.added_names("profiles")),
         predictors=tuple(files.added_names("predictors")),
+        thresholds=tuple(_thresholds_state(files, name) for name in files.added_names("thresholds")),
         plans=tuple(files.added_names("plans")),
+        evaluations=tuple(_evaluation_state(files, name) for name in files.added_names("evaluations")),
         verified=verify,
     )
 
@@ -111,7 +140,7 @@ def bytes_by_part(files: ModelFiles) -> dict[str, int]:
 
 
 def _verify_predictors(files: ModelFiles) -> None:
-    from profiler.predictor import read_predictors  # loads torch, which takes seconds and nothing else here needs
+    from profiler.predictor_file import read_predictors  # loads torch, which takes seconds and nothing else here needs
 
     for name in files.added_names("predictors"):
         path, mend = files.predictors_path(name), f"hybrid profile {files.path} --text FILE"
@@ -133,3 +162,23 @@ def _profile_state(files: ModelFiles, name: str) -> ProfileState:
     if (profile.layers, profile.neurons) != (spec.n_layers, spec.n_neurons):
         return ProfileState(name, profile.tokens, False, "counts other layers or neurons than the model has")
     return ProfileState(name, profile.tokens, True, None)
+
+
+def _thresholds_state(files: ModelFiles, name: str) -> ThresholdsState:
+    try:
+        found = require_thresholds(files, name)
+    except UserError as error:
+        return ThresholdsState(name, 0.0, "", None, str(error))
+    return ThresholdsState(name, found.active, loss_label(found.loss, files.path), found.loss, None)
+
+
+def _evaluation_state(files: ModelFiles, name: str) -> EvaluationState:
+    mend = f"hybrid eval {files.path} --text FILE"
+    try:
+        evaluation = read_evaluation(files.evaluation_path(name), mend)
+    except UserError as error:
+        return EvaluationState(name, (), str(error))
+    stale = why_stale(evaluation, files)
+    if stale is not None:
+        return EvaluationState(name, (), f"stale, {stale}; evaluate again with: {mend}")
+    return EvaluationState(name, tuple(evaluation.headlines()), None)

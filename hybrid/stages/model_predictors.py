@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
-from profiler.predictor import PredictorSet, read_predictors
+from profiler.predictor import PredictorSet
+from profiler.predictor_file import read_predictors
 
 
 def read_model_predictors(directory: ModelDirectory, path: Path) -> PredictorSet:
@@ -19,7 +20,7 @@ def read_model_predictors(directory: ModelDirectory, path: Path) -> PredictorSet
     predictors = read_predictors(path, mend)
     if predictors.source_digest != directory.source_digest:
         raise UserError(f"{path} was made for another model; make predictors of this one with: {mend}")
-    spec, first = directory.spec, predictors.layers[0]
-    if (len(predictors.layers), first.hidden, first.neurons) != (spec.n_layers, spec.hidden_size, spec.n_neurons):
+    spec = directory.spec
+    if not predictors.fits(spec.n_layers, spec.hidden_size, spec.n_neurons):
         raise UserError(f"{path} is damaged: its sizes are not the model's; make predictors anew with: {mend}")
     return predictors

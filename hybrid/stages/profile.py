@@ -15,7 +15,6 @@ from hybrid.model.kv_cache import PAGE_TOKENS
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.stages.profile_estimate import Sizes, estimate
-from hybrid.stages.profile_passes import Trained
 from hybrid.stages.profile_results import ProfileReport, make_report, write_counts
 from hybrid.stages.profile_setup import (
     Note,
@@ -40,7 +39,8 @@ from profiler.artifacts import (
     sha256_file,
     write_atomic,
 )
-from profiler.predictor import PredictorSet, write_predictors
+from profiler.predictor import PredictorSet
+from profiler.predictor_file import write_predictors
 
 PROFILE_CONTEXT = 2048  # tokens of one window; the model's own context where that is shorter
 
@@ -91,7 +91,7 @@ def profile(
             corpus = Corpus.open(texts, engine.tokenizer, path, say)
             digest = read_whole(corpus, tell)
             context = choose_context(corpus, settings.tokens, min(spec.max_positions, PROFILE_CONTEXT))
-            sizes = Sizes(spec, len(corpus.domains), settings.recipe(spec))
+            sizes = Sizes(spec, len(corpus.domains), settings.recipe(spec), settings.rank)
             checkpoint = open_checkpoint(directory, digest, context, sizes, settings, say)
             with keeping(checkpoint, say):
                 passes = prepare(engine, corpus, context, sizes, settings, checkpoint, given, tell, say)
@@ -106,10 +106,9 @@ def profile(
                 )
                 say(expected.line())
                 require_free_space(path, expected.scratch, "profiling")
-                trained = passes.run()
-        predictors = predictor_set(directory, trained)
+                predictors = passes.run()
         named_by = put_predictors(directory, settings, predictors)
-        counted = passes.recorder.to_profile(directory.source_digest, digest, (), named_by)
+        counted = passes.recorder.to_profile(directory.source_digest, digest, (), named_by, passes.text.digests)
         write_counts(directory, counted, settings.name, tell)
         checkpoint.remove()
     return make_report(path, settings.name, counted, predictors, removed, expected, passes.clock, tuple(notes))
@@ -129,10 +128,3 @@ def put_predictors(directory: ModelDirectory, settings: ProfileSettings, predict
     elif (source := given_path(directory, settings.predictors)) != target:
         write_atomic(target, source.read_bytes())
     return sha256_file(target)
-
-
-def predictor_set(directory: ModelDirectory, trained: list[Trained]) -> PredictorSet | None:
-    """The predictors of all layers together; None where there are none."""
-    if not trained:
-        return None
-    return PredictorSet(directory.source_digest, tuple(p for p, _ in trained), tuple(q for _, q in trained))

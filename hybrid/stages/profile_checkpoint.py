@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from profiler.artifacts import (
     write_atomic,
     write_json,
 )
-from profiler.predictor import LowRankPredictor, PredictorQuality, PredictorSet, read_predictors, write_predictors
+from profiler.predictor import PredictorSet
+from profiler.predictor_file import read_predictors, write_predictors
+from profiler.selection import Candidate
 
 VERSION = 1
 RUN = "run.json"
@@ -90,19 +92,21 @@ class Checkpoint:
 
     def save_layer(
         self,
-        predictor: LowRankPredictor,
-        quality: PredictorQuality,
+        candidates: Sequence[Candidate],
         counts: Mapping[str, npt.NDArray[Any]],
         states: torch.Tensor,
     ) -> None:
-        """A layer of the sample's round is done: its predictor, all counts, and the states `[tokens, hidden]` after it.
+        """A layer of the sample's round is done: its candidates, the chosen one first, all counts, and the states
+        `[tokens, hidden]` after it.
 
         Raises:
             UserError: the disk is full.
         """
         assert self.progress is not None
         layer = self.progress.layers
-        write_predictors(self._layer(layer), PredictorSet(self._source, (predictor,), (quality,)))
+        predictors, quality = tuple(c.predictor for c in candidates), tuple(c.quality for c in candidates)
+        trials = tuple((c.trial,) for c in candidates)
+        write_predictors(self._layer(layer), PredictorSet(self._source, predictors, quality, trials))
         name = f"states-{layer}.bin"
         with atomic_writer(self.folder / name) as file:
             file.write(states.numpy().data)
@@ -113,15 +117,18 @@ class Checkpoint:
         assert self.progress is not None
         self._save(replace(self.progress, rounds=self.progress.rounds + 1, states=None), counts)
 
-    def predictors(self) -> list[tuple[LowRankPredictor, PredictorQuality]]:
-        """Those of the layers that are done.
+    def candidates(self) -> list[list[Candidate]]:
+        """Those of the layers that are done, mapped.
 
         Raises:
             UserError: a file is damaged.
         """
         assert self.progress is not None
         found = [read_predictors(self._layer(layer)) for layer in range(self.progress.layers)]
-        return [(one.layers[0], one.quality[0]) for one in found]
+        return [
+            [Candidate(p, quality, trial[0]) for p, quality, trial in zip(s.layers, s.quality, s.trials, strict=True)]
+            for s in found
+        ]
 
     def counts(self) -> dict[str, npt.NDArray[Any]]:
         """What was counted so far.

@@ -15,6 +15,7 @@ from hybrid.stages.profile_text import TOKEN_BYTES, TokenText, in_batches
 from profiler.artifacts import UserError, format_size
 from profiler.capture import MINIMUM_TOKENS, CaptureLimits, bytes_per_token
 from profiler.profile import HALVES
+from profiler.selection import ladder
 from profiler.training import Recipe
 
 FP32 = 4
@@ -59,6 +60,7 @@ class Sizes:
     spec: ModelSpec
     domains: int
     recipe: Recipe | None  # None where nothing is trained
+    rank: int | None = None  # the one rank to train; None where it is searched
 
     @property
     def fixed(self) -> int:
@@ -83,8 +85,15 @@ class Sizes:
         if self.recipe is None:
             return 0
         spec = self.spec
-        parameters = self.recipe.rank_for(spec.hidden_size) * (spec.hidden_size + spec.n_neurons)
-        return FP32 * (6 * parameters + 6 * self.recipe.batch * spec.n_neurons)
+        gates = 2 * spec.hidden_size * spec.n_neurons  # widened, and the logits of a block of tokens
+        return FP32 * (6 * self.largest_predictor + 6 * self.recipe.batch * spec.n_neurons + gates)
+
+    @property
+    def largest_predictor(self) -> int:
+        """Weights of the largest one that is tried for a layer."""
+        spec = self.spec
+        rank = self.rank or ladder(spec.hidden_size, spec.n_neurons)[-1]
+        return rank * (spec.hidden_size + spec.n_neurons)
 
 
 def choose_tokens(sizes: Sizes, memory: int | None, limits: CaptureLimits) -> tuple[int, int]:
@@ -116,8 +125,7 @@ def estimate(
     counts = FP32 * sizes.spec.n_layers * sizes.spec.n_neurons * (HALVES * sizes.domains + 3)
     predictors = 0
     if sizes.recipe:
-        rank = sizes.recipe.rank_for(sizes.spec.hidden_size)
-        predictors = 2 * sizes.spec.n_layers * rank * (sizes.spec.hidden_size + sizes.spec.n_neurons)
+        predictors = 2 * sizes.spec.n_layers * sizes.largest_predictor
     most = min(round_tokens, text.tokens - sample)
     return Estimate(
         tokens=text.tokens,

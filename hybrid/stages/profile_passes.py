@@ -11,20 +11,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from hybrid.runtime.by_layer import LayerRunner
-from hybrid.stages.profile_checkpoint import Checkpoint
+from hybrid.spec import ModelSpec
+from hybrid.stages.profile_checkpoint import Checkpoint, Progress
 from hybrid.stages.profile_estimate import format_seconds
 from hybrid.stages.profile_rounds import Clock, Round
 from hybrid.stages.profile_text import Ints, TokenText, in_batches
+from hybrid.store.directory import ModelDirectory
+from hybrid.store.neurons import LayerRows
 from hybrid.store.rows import Ids
 from profiler.capture import Capture, CaptureLimits, LayerSamples, Sampling, bytes_per_token
-from profiler.predictor import LowRankPredictor, PredictorQuality
+from profiler.formats import vector_bytes
+from profiler.matrix import Matrix
+from profiler.predictor import Predictor, PredictorSet
 from profiler.recorder import Recorder
-from profiler.training import Recipe, train_predictor
+from profiler.selection import Candidate, Target, allocate, search
+from profiler.training import Recipe
+from profiler.training_free import Gates
 
 Tell = Callable[[str, int, int], None]
-Trained = tuple[LowRankPredictor, PredictorQuality]
 WORTH_TELLING = 60.0  # seconds of training
 
 
@@ -32,17 +39,20 @@ WORTH_TELLING = 60.0  # seconds of training
 class Passes:
     """One run over a text.
 
-    orders: neuron ids by row, of each layer. recipe: how predictors are trained; None trains none. given: predictors to
-    count with instead. clock: what the run took so far.
+    orders: neuron ids by row, of each layer. recipe, target, predictor_bytes: how predictors are trained and chosen; a
+    recipe of None trains none. given: predictors to count with instead. clock: what the run took so far.
     """
 
+    directory: ModelDirectory
     runner: LayerRunner
     text: TokenText
     orders: list[Ids]
     recorder: Recorder
     checkpoint: Checkpoint
     recipe: Recipe | None
-    given: list[Trained]
+    target: Target
+    predictor_bytes: int | None
+    given: PredictorSet | None
     seed: int
     tell: Tell
     note: Callable[[str], None]
@@ -56,13 +66,18 @@ class Passes:
 
     @property
     def rounds(self) -> list[list[int]]:
-        """The other windows, by round."""
+        """The windows that are left to be counted, by round.
+
+        With a budget for all predictors, those of the sample are among them: which predictors name is known only when
+        all layers are trained.
+        """
         assert self.checkpoint.progress is not None
-        rest = np.setdiff1d(np.arange(self.text.windows), self.sample, assume_unique=True)
+        counted = self.sample if self.predictor_bytes is None else np.arange(0)
+        rest = np.setdiff1d(np.arange(self.text.windows), counted, assume_unique=True)
         return list(in_batches(self.text, rest, self.checkpoint.progress.round_tokens, self.text.windows))
 
-    def run(self) -> list[Trained]:
-        """Count the whole text, from the last checkpoint on; the predictors of all layers, none where none name.
+    def run(self) -> PredictorSet | None:
+        """Count the whole text, from the last checkpoint on; the predictors of all layers, None where none name.
 
         Raises:
             UserError: too little text or memory to train on, values that are not finite, or a full disk.
@@ -71,17 +86,20 @@ class Passes:
         assert progress is not None
         if progress.counts is not None:
             self.recorder.restore(self.checkpoint.counts())
-        trained = self._train(self.recipe) if self.recipe else self.given
-        self._count([predictor for predictor, _ in trained])
-        return trained
+        predictors = self._train(self.recipe) if self.recipe else self.given
+        self._count(predictors)
+        return predictors
 
-    def _train(self, recipe: Recipe) -> list[Trained]:
+    def _train(self, recipe: Recipe) -> PredictorSet:
         progress, layers = self.checkpoint.progress, len(self.orders)
         assert progress is not None
-        trained = self.checkpoint.predictors()
-        if progress.layers == layers:
-            return trained
-        sample = self.sample
+        if progress.layers < layers:
+            self._sample_round(recipe, progress)
+        found = self.checkpoint.candidates()
+        return allocate(self.directory.source_digest, found, self.target, self.predictor_bytes)
+
+    def _sample_round(self, recipe: Recipe, progress: Progress) -> None:
+        sample, layers = self.sample, len(self.orders)
         hidden, neurons = self.runner.hidden, self.runner.neurons
         units, size = self.text.units(sample), bytes_per_token(hidden, neurons)
         room = replace(CaptureLimits(), memory=size * int(self.text.lengths[sample].sum()))
@@ -91,33 +109,37 @@ class Passes:
             self.checkpoint.states(here.states)
         else:
             here.begin()
+        recorder = self.recorder if self.predictor_bytes is None else None
         for layer in range(progress.layers, layers):
             count = self._counter("first round", layer * here.tokens, layers * here.tokens)
             capture = Capture(sampling, hidden, neurons, self.orders[layer])
-            here.through(layer, self.recorder, capture, on_tokens=count)
-            trained.append(self.train_layer(capture.samples(), layer, recipe))
+            here.through(layer, recorder, capture, on_tokens=count)
+            candidates = self.train_layer(capture.samples(), layer, recipe)
             del capture
-            here.name(layer, self.recorder, trained[-1][0])
-            self.checkpoint.save_layer(*trained[-1], self.recorder.state(), here.states)
-        return trained
+            if recorder is not None:
+                here.name(layer, recorder, candidates[0].predictor)
+            self.checkpoint.save_layer(candidates, self.recorder.state(), here.states)
 
-    def train_layer(self, samples: LayerSamples, layer: int, recipe: Recipe) -> Trained:
-        """A layer's predictor and its quality, from the layer's samples."""
+    def train_layer(self, samples: LayerSamples, layer: int, recipe: Recipe) -> list[Candidate]:
+        """What was tried for a layer, from its samples, the chosen one first.
+
+        Without a budget for all predictors the chosen one is taken; of the others only what they were worth is kept.
+        """
         layers, began = len(self.orders), time.perf_counter()
-
-        def step(done: int) -> None:
-            self.tell("training predictors", layer * recipe.steps + done, layers * recipe.steps)
-
-        trained = train_predictor(samples, recipe, self.seed, step)
+        gates = gates_of(self.directory.layer(layer), self.directory.spec)
+        found = search(samples, gates, recipe, self.target, self.seed)
+        self.tell("training predictors", layer + 1, layers)
         took = time.perf_counter() - began
         self.clock.training += took
         if layer == 0 and took * layers > WORTH_TELLING:
-            self.note(
-                f"a predictor trains in {format_seconds(took)}: about {format_seconds(took * layers)} for all layers"
-            )
-        return trained
+            every = format_seconds(took * layers)
+            self.note(f"a predictor trains in {format_seconds(took)}: about {every} for all layers")
+        if self.predictor_bytes is None:
+            stand_in = Predictor.none(self.runner.hidden, self.runner.neurons)
+            found = [found[0], *(replace(candidate, predictor=stand_in) for candidate in found[1:])]
+        return found
 
-    def _count(self, predictors: list[LowRankPredictor]) -> None:
+    def _count(self, predictors: PredictorSet | None) -> None:
         assert self.checkpoint.progress is not None
         rounds, layers = self.rounds, len(self.orders)
         total = layers * sum(int(self.text.lengths[windows].sum()) for windows in rounds)
@@ -127,7 +149,7 @@ class Passes:
             here = Round(self.runner, self.text, np.array(windows), keep_inputs=False, clock=self.clock)
             here.begin()
             for layer in range(layers):
-                predictor = predictors[layer] if predictors else None
+                predictor = predictors.layers[layer] if predictors else None
                 here.through(layer, self.recorder, predictor=predictor, on_tokens=count)
             self.checkpoint.save_round(self.recorder.state())
 
@@ -138,3 +160,11 @@ class Passes:
             self.tell(stage, done, total)
 
         return add
+
+
+def gates_of(layer: LayerRows, spec: ModelSpec) -> Gates:
+    """What decides whether a layer's neurons are active, by neuron id: the first vector of each row, and its bias."""
+    order = torch.from_numpy(np.argsort(layer.neuron_ids))
+    width = vector_bytes(layer.weight_format, spec.hidden_size) // layer.rows.element_size()
+    first = Matrix(layer.rows[:, :width], layer.weight_format, spec.hidden_size).widened(order)
+    return Gates(first, None if layer.bias is None else layer.bias[order].clone())

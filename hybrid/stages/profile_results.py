@@ -11,7 +11,8 @@ from hybrid.stages.profile_rounds import Clock
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.files import ModelFiles
 from profiler.artifacts import explain_os_errors
-from profiler.predictor import PredictorQuality, PredictorSet, write_predictors
+from profiler.predictor import PredictorQuality, PredictorSet
+from profiler.predictor_file import write_predictors
 from profiler.profile import Profile, write_profile
 from profiler.skew import Skew, hot_share, measure_skew
 
@@ -31,14 +32,15 @@ class LayerReport:
 class ProfileReport:
     """What was profiled and written. clock: what this run took, without what an earlier one had done.
 
-    rank, predictor_bytes: of predictors; 0 without. skew: what the hottest neurons of one text give on another.
+    ranks, predictor_bytes: of predictors, by layer and of all; none without. skew: what the hottest neurons of one text
+    give on another.
     """
 
     path: Path
     name: str
     tokens: int
     domains: tuple[str, ...]
-    rank: int
+    ranks: list[int]
     predictor_bytes: int
     layers: list[LayerReport]
     skew: Skew | None
@@ -69,7 +71,7 @@ def make_report(
         name=name,
         tokens=counted.tokens,
         domains=counted.domains,
-        rank=predictors.layers[0].rank if predictors else 0,
+        ranks=[predictor.rank for predictor in predictors.layers] if predictors else [],
         predictor_bytes=predictors.nbytes if predictors else 0,
         layers=layers,
         skew=measure_skew(counted),

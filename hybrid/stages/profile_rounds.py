@@ -19,7 +19,7 @@ from hybrid.runtime.by_layer import Batch, LayerRunner
 from hybrid.stages.profile_text import Ints, TokenText, in_batches
 from profiler.artifacts import UserError
 from profiler.capture import Capture
-from profiler.predictor import LowRankPredictor
+from profiler.predictor import Predictor
 from profiler.recorder import Recorder
 
 BATCH_TOKENS = 512  # counted together, unless one window is longer
@@ -107,7 +107,7 @@ class Round:
         layer: int,
         recorder: Recorder | None,
         capture: Capture | None = None,
-        predictor: LowRankPredictor | None = None,
+        predictor: Predictor | None = None,
         on_tokens: OnTokens = lambda tokens: None,
     ) -> None:
         """Take all windows through a layer; count, capture and name as asked.
@@ -131,7 +131,7 @@ class Round:
         layer: int,
         recorder: Recorder | None,
         capture: Capture | None,
-        predictor: LowRankPredictor | None,
+        predictor: Predictor | None,
     ) -> None:
         states = self.states[piece.start : piece.end]
         bits = self._bits[: len(piece.batch)]
@@ -145,7 +145,9 @@ class Round:
             if capture is not None:
                 capture.add(read, activations)
 
-        self.clock.forward += self.runner.run(layer, piece.batch, states, None if recorder is None else watch)
+        self.clock.forward += self.runner.run(
+            layer, piece.batch, states, watch if recorder is not None or capture is not None else None
+        )
         if not torch.isfinite(states.sum(dtype=torch.float64)):
             raise UserError(
                 f"layer {layer} computed values that are not finite numbers: "
@@ -156,13 +158,13 @@ class Round:
             if predictor is not None:
                 self._name(layer, recorder, predictor, inputs)
 
-    def name(self, layer: int, recorder: Recorder, predictor: LowRankPredictor) -> None:
+    def name(self, layer: int, recorder: Recorder, predictor: Predictor) -> None:
         """Count what a predictor names for all windows, of the layer that they passed last."""
         assert self._keeps_inputs, "the round keeps what the layer's FFN read"
         for inputs in torch.split(self.inputs, BATCH_TOKENS):
             self._name(layer, recorder, predictor, inputs)
 
-    def _name(self, layer: int, recorder: Recorder, predictor: LowRankPredictor, inputs: torch.Tensor) -> None:
+    def _name(self, layer: int, recorder: Recorder, predictor: Predictor, inputs: torch.Tensor) -> None:
         began = time.perf_counter()
         with torch_threads(self._threads):
             named = predictor.named(inputs)

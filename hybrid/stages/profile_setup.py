@@ -14,7 +14,7 @@ from hybrid.spec import ModelSpec
 from hybrid.stages.model_predictors import read_model_predictors
 from hybrid.stages.profile_checkpoint import Checkpoint, Progress
 from hybrid.stages.profile_estimate import Sizes, choose_tokens
-from hybrid.stages.profile_passes import Passes, Trained
+from hybrid.stages.profile_passes import Passes
 from hybrid.stages.profile_results import make_folders
 from hybrid.stages.profile_rounds import BATCH_WINDOWS
 from hybrid.stages.profile_text import TYPICAL_BYTES, tokenise
@@ -22,7 +22,10 @@ from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError, sha256_file
 from profiler.capture import CaptureLimits
+from profiler.formats import vector_bytes
+from profiler.predictor import PredictorSet
 from profiler.recorder import Recorder
+from profiler.selection import Target
 from profiler.training import Recipe
 
 Tell = Callable[[str, int, int], None]
@@ -31,14 +34,17 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None for an
-    eighth of the width. memory: bytes, None for a part of what is free. keep: share of activation mass that predictors
-    keep. train: predictors. predictors: name or file of those to count with instead of training any.
+    """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None to search
+    one for each layer. predictor_bytes: of all of them at most. steps: of training. memory: bytes, None for a part of
+    what is free. keep: share of activation mass that predictors keep. train: predictors. predictors: name or file of
+    those to count with instead of training any.
     """
 
     name: str = "default"
     tokens: int | None = None
     rank: int | None = None
+    predictor_bytes: int | None = None
+    steps: int = 1500
     memory: int | None = None
     seed: int = 0
     keep: float = 0.99
@@ -59,19 +65,21 @@ class ProfileSettings:
         """How predictors are trained; None where none are."""
         if not self.train or self.predictors is not None or not spec.has_exact_zeros:
             return None
-        return Recipe(rank=self.rank, keep=self.keep)
+        return Recipe(keep=self.keep, steps=self.steps)
 
 
-def read_given(directory: ModelDirectory, settings: ProfileSettings) -> list[Trained]:
-    """The predictors that the settings name, to count with; none where they name none.
+def read_given(directory: ModelDirectory, settings: ProfileSettings) -> PredictorSet | None:
+    """The predictors that the settings name, to count with; None where they name none.
 
     Raises:
-        UserError: there are none of that name, or they are another model's.
+        UserError: there are none of that name, they are another model's, or read what is not shown here.
     """
     if settings.predictors is None:
-        return []
+        return None
     found = read_model_predictors(directory, given_path(directory, settings.predictors))
-    return list(zip(found.layers, found.quality, strict=True))
+    if other := {predictor.reads for predictor in found.layers} - {"ffn_input"}:
+        raise UserError(f"predictors that read {other.pop()!r} cannot be counted with; count with --no-predictors")
+    return found
 
 
 def given_path(directory: ModelDirectory, predictors: str) -> Path:
@@ -124,7 +132,7 @@ def prepare(
     sizes: Sizes,
     settings: ProfileSettings,
     checkpoint: Checkpoint,
-    given: list[Trained],
+    given: PredictorSet | None,
     tell: Tell,
     say: Note,
 ) -> Passes:
@@ -142,14 +150,19 @@ def prepare(
             f"the tokenizer gives id {text.ids.max()}, and the model's vocabulary has {spec.vocab_size}: they do not "
             "belong together; pack the checkpoint again with its own tokenizer"
         )
-    orders = [engine.directory.layer(i).neuron_ids for i in range(spec.n_layers)]
+    directory = engine.directory
+    orders = [directory.layer(i).neuron_ids for i in range(spec.n_layers)]
+    target = Target(vector_bytes(directory.weight_format, spec.hidden_size), len(spec.row_parts), rank=settings.rank)
     return Passes(
+        directory=directory,
         runner=LayerRunner(engine, context, BATCH_WINDOWS),
         text=text,
         orders=orders,
         recorder=Recorder(spec.n_layers, spec.n_neurons, corpus.domains, orders),
         checkpoint=checkpoint,
         recipe=sizes.recipe,
+        target=target,
+        predictor_bytes=settings.predictor_bytes,
         given=given,
         seed=settings.seed,
         tell=tell,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hybrid.stages.texts import Corpus, Window
+from hybrid.stages.texts import Corpus
 from profiler.artifacts import UserError, atomic_writer, require_free_space
 from profiler.profile import DOMAIN_LIMIT, HALVES
 
@@ -24,12 +24,15 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class TokenText:
-    """Windows one after the other. ids: int32 `[tokens]`, mapped; by window: lengths, domains and documents."""
+    """Windows one after the other. ids: int32 `[tokens]`, mapped; by window: lengths, domains and documents, of which
+    digests are those of 64 bits.
+    """
 
     ids: npt.NDArray[np.int32]
     lengths: Ints
     domains: Ints
     documents: Ints
+    digests: frozenset[int]
     seed: int
 
     @property
@@ -123,17 +126,20 @@ def tokenise(
     expected = min(corpus.bytes, TOKEN_BYTES * (tokens or corpus.bytes))
     require_free_space(path.parent, expected, "the text's tokens")
     index: list[tuple[int, int, int]] = []
+    digests: set[int] = set()
     with atomic_writer(path) as file:
         done = 0
         for window in corpus.windows(context, tokens):
             file.write(np.array(window.ids, dtype="<i4").data)
-            index.append(_entry(window))
+            if not index or index[-1][2] != window.document:
+                digests.add(window.source.digest)
+            index.append((len(window.ids), window.domain, window.document))
             done += len(window.ids)
             on_tokens(done)
     if not index:
         raise UserError("the text to profile has fewer than two tokens: give a longer one")
     lengths, domains, documents = np.array(index, dtype=np.int64).T
-    return TokenText(np.memmap(path, dtype="<i4", mode="r"), lengths, domains, documents, seed)
+    return TokenText(np.memmap(path, dtype="<i4", mode="r"), lengths, domains, documents, frozenset(digests), seed)
 
 
 def in_batches(text: TokenText, windows: Sequence[int] | Ints, tokens: int, most: int) -> Iterator[list[int]]:
@@ -149,10 +155,6 @@ def in_batches(text: TokenText, windows: Sequence[int] | Ints, tokens: int, most
         size += length
     if run:
         yield run
-
-
-def _entry(window: Window) -> tuple[int, int, int]:
-    return len(window.ids), window.domain, window.document
 
 
 def _first_of_run(values: npt.NDArray[Any], places: Ints) -> Ints:

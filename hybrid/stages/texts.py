@@ -39,6 +39,14 @@ class Document:
         """All of it."""
         return "".join(self.pieces())
 
+    @property
+    def digest(self) -> int:
+        """The first 64 bits of the sha256 of its text: the same wherever the text lies. Reads all of it."""
+        found = hashlib.sha256()
+        for piece in self.pieces():
+            found.update(piece.encode())
+        return int.from_bytes(found.digest()[:8], "big")
+
     def token_ids(self, tokenizer: Tokenizer) -> Iterator[list[int]]:
         """Tokens of each piece, without what opens a text. A document of one piece has the tokens of its whole text.
 
@@ -55,11 +63,12 @@ class Document:
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive tokens of one document that see each other and no others; `document` counts from 0."""
+    """Consecutive tokens of one document, the `source`, that see each other and no others; `document` counts from 0."""
 
     ids: list[int]
     document: int
     domain: int
+    source: Document
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,7 @@ class Corpus:
                     kept = ids if share is None else ids[: share - taken]
                     if len(kept) > 1:
                         taken += len(kept)
-                        yield Window(kept, document, domain)
+                        yield Window(kept, document, domain, found)
                     if share is not None and share - taken < 2:
                         break
                 document += 1

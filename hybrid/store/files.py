@@ -14,7 +14,13 @@ from hybrid.store.rows import Ids, LayerFile, damaged, open_checked, reorder_lay
 from profiler.artifacts import UserError, sha256_file
 
 # What later stages write, folder -> suffix; pack makes the folders.
-ADDED = {"profiles": ".safetensors", "predictors": ".safetensors", "plans": ".json"}
+ADDED = {
+    "profiles": ".safetensors",
+    "predictors": ".safetensors",
+    "plans": ".json",
+    "evaluations": ".json",
+    "thresholds": ".json",
+}
 Progress = Callable[[int, int], None]
 
 
@@ -98,6 +104,14 @@ class ModelFiles:
         """Where the plan of that name is, or would be."""
         return self._added("plans", name)
 
+    def evaluation_path(self, name: str) -> Path:
+        """Where the evaluation of that name is, or would be."""
+        return self._added("evaluations", name)
+
+    def thresholds_path(self, name: str) -> Path:
+        """Where the thresholds of that name are, or would be."""
+        return self._added("thresholds", name)
+
     def has_profile(self, name: str) -> bool:
         """Whether there is a profile of that name."""
         return self.profile_path(name).is_file()
@@ -111,7 +125,7 @@ class ModelFiles:
         return self.plan_path(name).is_file()
 
     def added_names(self, folder: str) -> list[str]:
-        """Names of what is in `profiles`, `predictors` or `plans`."""
+        """Names of what is in one of the folders of `ADDED`."""
         found = (self.path / folder).glob(f"*{ADDED[folder]}")
         return sorted(p.name.removesuffix(ADDED[folder]) for p in found if not p.name.startswith("."))
 

@@ -21,7 +21,7 @@ from synthetic.weights import PlantedWeights
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import atomic_directory
 from profiler.formats import is_quantised
-from profiler.predictor import write_predictors
+from profiler.predictor_file import write_predictors
 
 Tell = Callable[[str], None]
 NEVER_SILENT = 1e-6  # stands for a sparsity of 0, which no threshold gives

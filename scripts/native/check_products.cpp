@@ -92,7 +92,8 @@ void check_ffn(const Kernels& table, const Kernels& portable, Format format, int
   const Rows w = random_rows(random, format, width, gated ? 3 : 2, n_rows);
   const Guarded<float> bias = random_floats(random, n_rows);
   FfnCall call = {w.bytes.get(), w.stride_bytes, hybrid::vector_bytes(format, width), gated,
-                  static_cast<hybrid::Activation>(random.below(hybrid::relu2 + 1)), random.chance(0.8),
+                  static_cast<hybrid::Activation>(random.below(hybrid::drelu + gated)),
+                  random.chance(0.5) ? static_cast<float>(random.unit()) * batch.usual() : 0, random.chance(0.8),
                   !gated && random.chance(0.7) ? bias.get() : nullptr, batch.all()};
   const Named named = random_names(random, n_rows, tokens);
   Counts counts = {0, 0}, expected = {0, 0};
@@ -137,6 +138,8 @@ void check_ffn(const Kernels& table, const Kernels& portable, Format format, int
 
 void check_products(const Kernels& table, const Kernels& portable) {
   Random random(2);
+  for (const int64_t width : widths(hybrid::b1))
+    for (int tokens = 1; tokens <= max_tokens; ++tokens) check_linear(table, portable, hybrid::b1, width, tokens, random);
   for (const Format format : weight_formats) {
     for (const int64_t width : widths(format)) {
       for (int tokens = 1; tokens <= max_tokens; ++tokens) check_linear(table, portable, format, width, tokens, random);
@@ -161,7 +164,7 @@ void check_sparse_ffn_operator(const char* isa) {
     const Guarded<uint8_t> named(tokens * n_rows);
     for (int64_t i = 0; i < named.size(); ++i) named[i] = random.chance(0.3);
     const hybrid::Bank bank = {w.bytes.get(), w.stride_bytes, n_rows, hidden, format,
-                               true,          hybrid::relu,   true,   nullptr};
+                               true,          hybrid::relu,   0,      true,   nullptr};
     const Guarded<float> y(tokens * hidden), shared(tokens * hidden), alone(tokens * hidden);
     const float* const x = batch.all().x;
     hybrid::Team team(one), team_of_three(three);

@@ -118,14 +118,15 @@ void check_rotation(const Kernels& table, const Kernels& portable, Random& rando
     for (int64_t heads = 1; heads <= 3; ++heads) {
       context(table.name, ": rotate ", heads, " heads of ", head_dim);
       const Guarded<float> x = random_floats(random, heads * head_dim), y(heads * head_dim);
-      const Guarded<float> cosines(head_dim / 2), sines(head_dim / 2);
-      for (int64_t i = 0; i < head_dim / 2; ++i) {
+      const int64_t half = 1 + random.below(head_dim / 2);
+      const Guarded<float> cosines(half), sines(half);
+      for (int64_t i = 0; i < half; ++i) {
         const float angle = random.real() * 4;
         cosines[i] = std::cos(angle), sines[i] = std::sin(angle);
       }
       std::memcpy(y.get(), x.get(), x.size() * sizeof(float));
-      table.rotate(x.get(), cosines.get(), sines.get(), heads, head_dim);
-      portable.rotate(y.get(), cosines.get(), sines.get(), heads, head_dim);
+      table.rotate(x.get(), cosines.get(), sines.get(), heads, head_dim, 2 * half);
+      portable.rotate(y.get(), cosines.get(), sines.get(), heads, head_dim, 2 * half);
       close("rotate", x.get(), y.get(), heads * head_dim);
     }
   }

@@ -19,7 +19,7 @@ from hybrid.store.files import ModelFiles
 from hybrid.store.layout import PADDING
 from hybrid.store.manifest import DENSE_FILE
 from profiler.formats import vector_bytes
-from profiler.predictor import read_predictors
+from profiler.predictor_file import read_predictors
 
 BANDWIDTH_BYTES = 2 << 30
 FP32, F16 = 4, 2

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from profiler.matrix import Matrix
-from profiler.predictor import LowRankPredictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorQuality, PredictorSet
 from profiler.profile import Counts, Profile
 from synthetic.weights import CONSTANT, PlantedWeights
 
@@ -17,7 +17,7 @@ TOKENS = 1 << 20  # that the planted counts speak of: enough for a neuron that f
 LOUDNESS = 8.0
 
 
-def planted_predictor(weights: PlantedWeights, layer: int) -> LowRankPredictor:
+def planted_predictor(weights: PlantedWeights, layer: int) -> Predictor:
     """A predictor whose logits are the layer's own gates (ungated: what the activation is applied to), up to rounding;
     bf16.
 
@@ -36,7 +36,7 @@ def planted_predictor(weights: PlantedWeights, layer: int) -> LowRankPredictor:
     constant = spread * (shape.hidden * CONSTANT) ** 0.5 if shape.holds_constant else 1.0
     fc1[2 * first, 0] = LOUDNESS / constant
     fc2[:, 2 * first] = -weights.thresholds(layer) * spread / LOUDNESS
-    return LowRankPredictor(Matrix.of(fc1.bfloat16()), Matrix.of(fc2.bfloat16()), -weights.overshoot_shift * spread)
+    return Predictor.low_rank(Matrix.of(fc1.bfloat16()), Matrix.of(fc2.bfloat16()), -weights.overshoot_shift * spread)
 
 
 def planted_predictors(weights: PlantedWeights, source_digest: str, quantised: bool) -> PredictorSet:

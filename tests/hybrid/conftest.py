@@ -1,11 +1,13 @@
 """Tiny random checkpoints as other people write them: made by transformers from a seed, with trained tokenizers.
 
-`make_llama`, `make_mistral`, `make_opt` and `make_arcee` are factories of session scope:
+`make_llama`, `make_mistral`, `make_opt`, `make_arcee` and, of any other family, `make_family` are factories of session
+scope:
 
     path = make_llama(tmp_path)                                  relu, grouped key-value heads, untied, bf16, 3 layers
     path = make_llama(tmp_path, hidden_act="silu", tie_word_embeddings=True)      any key of the config
     path = make_llama(tmp_path, rope_parameters=LLAMA3_ROPE)     (the fixture `llama3_rope`)
     path = make_opt(tmp_path, dtype=torch.float32, seed=7)       another type of the file, other weights
+    path = make_family("falcon", tmp_path, bias=True)
 
 Each writes a new folder inside the one it is given and returns its path: config.json, model.safetensors and tokenizer
 files, as `save_pretrained` does. `transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)` is the
@@ -14,16 +16,20 @@ deviation of 0.1, norms about 1. About half of the neurons fire for a token unde
 order of 1.
 Sizes are odd on purpose: no dimension is a multiple of what a vector register holds, except where heads demand it.
 
-The vocabulary is exactly the tokenizer's. Llama, Mistral and Arcee have a SentencePiece `tokenizer.model` with byte
+transformers has no classes for `bamboo` and `prosparse`: their checkpoints are a Mistral's and a Llama's whose
+config.json names them. Their oracles are Mistral and Llama with the FFNs of `tests/hybrid/model/test_parity.py`.
+
+The vocabulary is exactly the tokenizer's. All but OPT have a SentencePiece `tokenizer.model` with byte
 fallback (`<unk>` 0, `<s>` 1, `</s>` 2, a beginning-of-sequence token is added); OPT has a GPT-2 `vocab.json` and
 `merges.txt` (`<s>` 0, `<pad>` 1, `</s>` 2 which opens every text, `<unk>` 3).
 
 `llama_checkpoint`, `opt_checkpoint` are one of each; `llama_directory`, `opt_directory` the same packed: for reading.
-`complete` continues prompts with any engine.
+`complete` continues prompts with any engine, `passages_of` cuts texts for `hybrid.stages.quality`.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -40,6 +46,8 @@ from hybrid.runtime.engine import Engine
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.stages.pack import pack
+from hybrid.stages.quality import Passage, read_passages
+from hybrid.stages.texts import Corpus
 
 MakeCheckpoint = Callable[..., Path]
 Complete = Callable[[Engine, Sequence[Sequence[int]], int], list[list[int]]]
@@ -80,6 +88,30 @@ OPT_SIZES: dict[str, Any] = {
     "max_position_embeddings": 128,
     "activation_function": "relu",
 }
+FALCON_SIZES: dict[str, Any] = {
+    "hidden_size": 60,  # 6 heads of 10
+    "ffn_hidden_size": 123,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_kv_heads": 2,
+    "max_position_embeddings": 256,
+    "new_decoder_architecture": True,
+    "activation": "relu",
+}
+# The class of the config, and what it is given beside LLAMA_SIZES.
+FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "llama": (transformers.LlamaConfig, {}),
+    "mistral": (transformers.MistralConfig, {"sliding_window": 24}),
+    "bamboo": (transformers.MistralConfig, {"sliding_window": 24}),
+    "prosparse": (transformers.LlamaConfig, {"hidden_act_param": 0.2}),
+    "arcee": (transformers.ArceeConfig, {"hidden_act": "relu2"}),
+    "nemotron": (transformers.NemotronConfig, {"hidden_act": "relu2", "partial_rotary_factor": 0.4}),
+    "qwen2": (transformers.Qwen2Config, {"hidden_act": "silu"}),
+    "qwen3": (transformers.Qwen3Config, {"hidden_act": "silu", "head_dim": 14}),
+    "falcon": (transformers.FalconConfig, FALCON_SIZES),
+}
+# What transformers does not know: the class and its activation, written over those of another in config.json.
+CLASSES = {"bamboo": ("BambooForCausalLM", "relu"), "prosparse": ("SparseLlamaForCausalLM", "fatrelu")}
 
 
 def fill_with_noise(model: torch.nn.Module, seed: int, deviation: float) -> None:
@@ -87,8 +119,9 @@ def fill_with_noise(model: torch.nn.Module, seed: int, deviation: float) -> None
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            norm = any(part in name for part in ("norm", "ln_"))
             noise = torch.randn(parameter.shape, generator=generator) * deviation
-            parameter.copy_(1 + noise if "norm" in name and name.endswith("weight") else noise)
+            parameter.copy_(1 + noise if norm and name.endswith("weight") else noise)
 
 
 @pytest.fixture(scope="session")
@@ -129,35 +162,32 @@ def llama3_rope() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def make_llama(sentencepiece_model: bytes) -> MakeCheckpoint:
-    """`make_llama(folder, seed=0, dtype=torch.bfloat16, deviation=0.1, **config) -> Path`."""
+def make_family(sentencepiece_model: bytes) -> MakeCheckpoint:
+    """`make_family(name, folder, seed=0, dtype=torch.bfloat16, deviation=0.1, **config) -> Path`: one of `FAMILIES`."""
 
-    def make(folder: Path, **options: Any) -> Path:
-        return _make_with_sentencepiece("llama", transformers.LlamaConfig, folder, sentencepiece_model, options)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def make_mistral(sentencepiece_model: bytes) -> MakeCheckpoint:
-    """`make_mistral(folder, seed=0, dtype=torch.bfloat16, deviation=0.1, **config) -> Path`; a window of 24 tokens."""
-
-    def make(folder: Path, **options: Any) -> Path:
-        options = {"sliding_window": 24, **options}
-        return _make_with_sentencepiece("mistral", transformers.MistralConfig, folder, sentencepiece_model, options)
+    def make(name: str, folder: Path, **options: Any) -> Path:
+        config, defaults = FAMILIES[name]
+        return _make_with_sentencepiece(name, config, folder, sentencepiece_model, {**defaults, **options})
 
     return make
 
 
 @pytest.fixture(scope="session")
-def make_arcee(sentencepiece_model: bytes) -> MakeCheckpoint:
-    """`make_arcee(folder, seed=0, dtype=torch.bfloat16, deviation=0.1, **config) -> Path`; relu2, without a gate."""
+def make_llama(make_family: MakeCheckpoint) -> MakeCheckpoint:
+    """`make_family` of Llama: `make_llama(folder, ...)`."""
+    return functools.partial(make_family, "llama")
 
-    def make(folder: Path, **options: Any) -> Path:
-        options = {"hidden_act": "relu2", **options}
-        return _make_with_sentencepiece("arcee", transformers.ArceeConfig, folder, sentencepiece_model, options)
 
-    return make
+@pytest.fixture(scope="session")
+def make_mistral(make_family: MakeCheckpoint) -> MakeCheckpoint:
+    """`make_family` of Mistral; a window of 24 tokens."""
+    return functools.partial(make_family, "mistral")
+
+
+@pytest.fixture(scope="session")
+def make_arcee(make_family: MakeCheckpoint) -> MakeCheckpoint:
+    """`make_family` of Arcee; relu2, without a gate."""
+    return functools.partial(make_family, "arcee")
 
 
 @pytest.fixture(scope="session")
@@ -193,7 +223,11 @@ def make_opt(gpt2_tokenizer: dict[str, bytes]) -> MakeCheckpoint:
 
 def _make_with_sentencepiece(name: str, config: Any, folder: Path, model: bytes, options: dict[str, Any]) -> Path:
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).vocab_size()
-    path = _make(name, config, folder, {**LLAMA_SIZES, "vocab_size": pieces}, options)
+    sizes = {} if name == "falcon" else LLAMA_SIZES
+    path = _make(name, config, folder, {**sizes, "vocab_size": pieces}, options)
+    if name in CLASSES:
+        settings, (class_name, activation) = json.loads((path / "config.json").read_text()), CLASSES[name]
+        _write_json(path / "config.json", {**settings, "architectures": [class_name], "hidden_act": activation})
     (path / "tokenizer.model").write_bytes(model)
     settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True}
     _write_json(
@@ -252,3 +286,15 @@ def complete() -> Complete:
         return [sequence.output_ids for sequence in sequences]
 
     return run
+
+
+@pytest.fixture
+def passages_of(tmp_path: Path) -> Callable[[Engine, Sequence[str], int], list[Passage]]:
+    """`passages_of(engine, texts, context)`: documents as an evaluation cuts them."""
+
+    def cut(engine: Engine, texts: Sequence[str], context: int) -> list[Passage]:
+        path = tmp_path / "texts.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        return read_passages(Corpus.open([path], engine.tokenizer), context, None)[0]
+
+    return cut

@@ -41,7 +41,13 @@ def test_json_round_trip():
         ("n_layers", True),
         ("n_heads", 3),
         ("head_dim", 5),
-        ("activation", "gelu"),
+        ("activation", "tanh"),
+        ("rotary_dims", 3),
+        ("rotary_dims", 6),
+        ("rotary_dims", True),
+        ("shared_norm", True),
+        ("qk_norm", 1),
+        ("parallel", None),
         ("gated", 1),
         ("norm", "batch"),
         ("positions", "sinus"),
@@ -49,6 +55,9 @@ def test_json_round_trip():
         ("rope_theta", -1.0),
         ("position_offset", 1000),
         ("sliding_window", 0),
+        ("activation_cutoff", -0.01),
+        ("activation_cutoff", float("nan")),
+        ("activation_cutoff", True),
         ("unknown", 1),
     ],
 )
@@ -57,8 +66,32 @@ def test_values_out_of_range_are_refused(key, value):
         ModelSpec.from_json({**GOOD, key: value})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation": "drelu", "gated": False}, "no gate"),
+        ({"attention_bias": True, "qkv_bias": True}, "twice"),
+        ({"positions": "learned", "rotary_dims": 2}, "rotate"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        ModelSpec.from_json({**GOOD, **changes})
+
+
+def test_the_specs_of_older_directories_mean_what_they_did():
+    spec = ModelSpec.from_json({**GOOD, "attention_bias": True})
+    assert spec.biased_projections == ("q", "k", "v", "o")
+    assert (spec.rotary_size, spec.qk_norm, spec.parallel, spec.shared_norm) == (4, False, False, False)
+
+
 @settings(deadline=None, max_examples=200)
-@given(key=st.sampled_from([*GOOD, "rope_theta", "rope_scaling", "position_offset", "sliding_window"]), value=VALUES)
+@given(
+    key=st.sampled_from(
+        [*GOOD, "rope_theta", "rope_scaling", "position_offset", "sliding_window", "activation_cutoff", "rotary_dims"]
+    ),
+    value=VALUES,
+)
 def test_any_value_gives_a_spec_or_a_user_error(key, value):
     with contextlib.suppress(UserError):
         ModelSpec.from_json({**GOOD, key: value})

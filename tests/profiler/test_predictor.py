@@ -1,32 +1,22 @@
-import json
-from pathlib import Path
-
-import psutil
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from profiler.artifacts import UserError
+from profiler.formats import vector_bytes
 from profiler.matrix import Matrix
-from profiler.predictor import (
-    LowRankPredictor,
-    PredictorQuality,
-    PredictorSet,
-    read_predictors,
-    write_predictors,
-)
+from profiler.predictor import Predictor, PredictorQuality, PredictorSet
 
 QUALITY = PredictorQuality(tokens=100, active=0.1, named=0.12, recall=0.95, precision=0.8, mass_recall=0.99)
 
 
-def make(hidden=6, neurons=10, rank=3, threshold=0.25, seed=0, dtype=torch.float16) -> LowRankPredictor:
+def make(hidden=6, neurons=10, rank=3, threshold=0.25, seed=0, dtype=torch.float16) -> Predictor:
     generator = torch.Generator().manual_seed(seed)
     fc1 = torch.randn(rank, hidden, generator=generator).to(dtype)
     fc2 = torch.randn(neurons, rank, generator=generator).to(dtype)
-    return LowRankPredictor(Matrix.of(fc1), Matrix.of(fc2), threshold)
+    return Predictor.low_rank(Matrix.of(fc1), Matrix.of(fc2), threshold)
 
 
-def make_wide(seed=0, **options) -> LowRankPredictor:
+def make_wide(seed=0, **options) -> Predictor:
     """One whose sizes are whole blocks, so that it can be quantised."""
     return make(hidden=64, neurons=50, rank=32, seed=seed, **options)
 
@@ -62,12 +52,13 @@ def test_infinite_thresholds_name_nothing_or_everything():
 
 
 def test_sizes_are_counted():
-    assert make().parameters == 3 * 6 + 10 * 3
-    assert make().nbytes == 2 * make().parameters
-    predictors = make_set()
-    assert predictors.parameters == 48 + (5 * 6 + 10 * 5) + 48
-    assert predictors.nbytes == 2 * predictors.parameters
+    assert make().nbytes == 2 * (3 * 6 + 10 * 3)
+    assert make_set().nbytes == 2 * (48 + (5 * 6 + 10 * 5) + 48)
     assert (make().rank, make().hidden, make().neurons) == (3, 6, 10)
+    gates = Predictor.gates(Matrix.quantised(torch.randn(10, 64), "q4_0"), 0.0, bias=torch.zeros(10))
+    assert (gates.rank, gates.hidden, gates.neurons) == (0, 64, 10)
+    assert gates.nbytes == 10 * vector_bytes("q4_0", 64) + 40
+    assert Predictor.none(64, 10).nbytes == 0
 
 
 def test_silenced_predictors_name_nothing_and_leave_the_others_alone():
@@ -78,81 +69,48 @@ def test_silenced_predictors_name_nothing_and_leave_the_others_alone():
     assert silent.source_digest == predictors.source_digest
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_predictors_come_back_as_they_were_written(tmp_path, dtype):
-    path = tmp_path / "default.safetensors"
-    predictors = PredictorSet("digest", (make(dtype=dtype), make(dtype=dtype, threshold=float("-inf"))), (QUALITY,) * 2)
-    write_predictors(path, predictors)
-    back = read_predictors(path)
-    assert (back.source_digest, back.quality) == (predictors.source_digest, predictors.quality)
-    for one, other in zip(back.layers, predictors.layers, strict=True):
-        assert one.threshold == other.threshold
-        assert one.fc1.data.dtype == dtype
-        assert torch.equal(one.fc1.data, other.fc1.data)
-        assert torch.equal(one.fc2.data, other.fc2.data)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
 def test_quantised_predictors_are_half_as_large_and_name_nearly_the_same():
     predictors = PredictorSet("digest", (make_wide(), make_wide(seed=1, threshold=float("inf"))), (QUALITY,) * 2)
     small, x = predictors.quantised(), torch.randn(200, 64)
-    assert (predictors.weight_format, small.weight_format) == ("f16", "q8_0")
-    assert small.nbytes == predictors.parameters * 34 // 32
-    assert small.parameters == predictors.parameters
+    assert small.layers[0].weight_formats == ("q8_0", "q8_0")
+    assert small.nbytes == predictors.nbytes * 17 // 32
     assert [p.threshold for p in small.layers] == [0.25, float("inf")]
     expected, found = predictors.layers[0].logits(x), small.layers[0].logits(x)
     assert float((found - expected).abs().max()) < 0.02 * float(expected.abs().max())
     assert float((small.layers[0].named(x) != predictors.layers[0].named(x)).float().mean()) < 0.02
-    assert small.quantised() is small and small.layers[0].quantised() is small.layers[0]
+    assert small.quantised().layers[0].fc2 is small.layers[0].fc2
 
 
-@pytest.mark.parametrize("sizes", [{"hidden": 60, "rank": 32}, {"hidden": 64, "rank": 24}])
-def test_sizes_that_are_no_whole_blocks_cannot_be_quantised(sizes):
-    with pytest.raises(UserError, match="q8_0 stores blocks of 32 weights"):
-        make(**sizes).quantised()
+@pytest.mark.parametrize(
+    ("sizes", "formats"), [({"hidden": 60, "rank": 32}, ("f16", "q8_0")), ({"hidden": 64, "rank": 24}, ("q8_0", "f16"))]
+)
+def test_matrices_that_are_no_whole_blocks_stay_as_they_are(sizes, formats):
+    assert make(**sizes).quantised().weight_formats == formats
 
 
-def test_quantised_predictors_come_back_as_they_were_written(tmp_path):
-    path = tmp_path / "default.safetensors"
-    predictors = PredictorSet("digest", (make_wide(), make_wide(seed=1)), (QUALITY,) * 2).quantised()
-    write_predictors(path, predictors)
-    back = read_predictors(path)
-    assert back.weight_format == "q8_0"
-    for one, other in zip(back.layers, predictors.layers, strict=True):
-        assert (one.rank, one.hidden, one.neurons) == (32, 64, 50)
-        assert torch.equal(one.fc1.data, other.fc1.data)
-        assert torch.equal(one.fc2.data, other.fc2.data)
+def test_factors_are_a_product_without_relu_and_gates_one_matrix():
+    fc1, fc2, x, bias = torch.randn(3, 6).half(), torch.randn(10, 3).half(), torch.randn(7, 6), torch.randn(10)
+    factors = Predictor.low_rank(Matrix.of(fc1), Matrix.of(fc2), 0.5, family="factors", bias=bias)
+    product = x @ fc1.float().T @ fc2.float().T + bias
+    torch.testing.assert_close(factors.logits(x), product)
+    assert torch.equal(factors.named(x), factors.logits(x) > 0.5)
+    gates = Predictor.gates(Matrix.of(torch.randn(10, 6).half()), 0.25, bias=bias)
+    torch.testing.assert_close(gates.logits(x), x @ gates.fc2.data.float().T + bias)
 
 
-def test_files_of_version_1_are_read():
-    path = Path(__file__).parent / "fixtures" / "predictors_version_1.safetensors"
-    predictors = read_predictors(path)
-    assert (predictors.source_digest, predictors.weight_format) == ("a" * 64, "f16")
-    assert [p.threshold for p in predictors.layers] == [0.25, float("inf")]
-    assert predictors.quality == (PredictorQuality(100, 0.125, 0.25, 0.75, 0.5, 0.875),) * 2
-    for seed, predictor in enumerate(predictors.layers):
-        predictor.check_finite()
-        assert torch.equal(predictor.fc1.widened(slice(None)), (torch.arange(8) - 3 + seed).view(2, 4) / 8)
-        assert torch.equal(predictor.fc2.widened(slice(None)), (torch.arange(10) - 4 + seed).view(5, 2) / 4)
+def test_no_predictor_names_everything_or_when_silenced_nothing():
+    x, none = torch.randn(4, 6), Predictor.none(6, 10)
+    assert none.named(x).shape == (4, 10) and none.named(x).all()
+    silent = PredictorSet("d", (none,), (QUALITY,)).silenced().layers[0]
+    assert not silent.named(x).any()
+    with pytest.raises(ValueError, match="no logits"):
+        none.logits(x)
 
 
-def test_opening_maps_the_file_and_reads_no_weights(tmp_path):
-    path, fc2 = tmp_path / "default.safetensors", torch.ones(1 << 20, 16).half()
-    predictor = LowRankPredictor(Matrix.of(torch.ones(16, 8).half()), Matrix.of(fc2), 0.0)
-    write_predictors(path, PredictorSet("digest", (predictor,), (QUALITY,)))
-    back = read_predictors(path)
-    mapped = next(m for m in psutil.Process().memory_maps(grouped=False) if m.path == str(path))
-    first, last = (int(end, 16) for end in mapped.addr.split("-"))
-    assert mapped.rss <= fc2.nbytes // 4  # the kernel maps what is cached around a page that is read
-    assert len(back.mappings()) == 2
-    for matrix, (address, length, name) in zip((back.layers[0].fc1, back.layers[0].fc2), back.mappings(), strict=True):
-        assert (address, length, name) == (matrix.data.data_ptr(), matrix.nbytes, str(path))
-        assert first <= address and address + length <= last
-    assert back.silenced().mappings() == back.mappings()
-    assert make_set().mappings() == []
-    assert torch.equal(back.layers[0].fc2.data, fc2)
-    write_predictors(path, back)
-    assert torch.equal(read_predictors(path).layers[0].fc2.data, back.layers[0].fc2.data)
+def test_a_set_is_for_one_size_of_model():
+    predictors = PredictorSet("d", (make(), Predictor.none(6, 10)), (QUALITY,) * 2)
+    assert predictors.fits(2, 6, 10)
+    assert not any(predictors.fits(*sizes) for sizes in ((1, 6, 10), (2, 7, 10), (2, 6, 11)))
 
 
 def zeros(*shape):
@@ -163,111 +121,48 @@ def zeros(*shape):
     ("fc1", "fc2", "threshold"),
     [
         (zeros(3, 6), zeros(10, 4), 0.0),
-        (zeros(3, 6), Matrix.of(torch.zeros(10, 3).bfloat16()), 0.0),
         (zeros(0, 6), zeros(10, 3), 0.0),
         (zeros(3, 6), zeros(0, 3), 0.0),
-        (zeros(32, 64), Matrix.quantised(torch.zeros(10, 32), "q8_0"), 0.0),
-        (Matrix.quantised(torch.zeros(32, 64), "q4_0"), Matrix.quantised(torch.zeros(10, 32), "q4_0"), 0.0),
         (zeros(3, 6), zeros(10, 3), float("nan")),
     ],
 )
 def test_impossible_predictors_are_refused(fc1, fc2, threshold):
     with pytest.raises(UserError, match="predictor"):
-        LowRankPredictor(fc1, fc2, threshold)
+        Predictor.low_rank(fc1, fc2, threshold)
 
 
-@pytest.mark.parametrize("weight_format", ["f16", "bf16", "q8_0"])
-def test_weights_that_are_not_finite_are_found_and_never_written(tmp_path, weight_format):
-    values = torch.ones(32, 64)
-    good = Matrix.quantised(values, weight_format)
-    bad = Matrix.quantised(values, weight_format)
-    bad.data[3, -2:] = torch.tensor([1, 0x7C], dtype=torch.uint8) if weight_format == "q8_0" else float("nan")
-    fc2 = Matrix.quantised(torch.ones(10, 32), weight_format)
-    LowRankPredictor(good, fc2, 0.0).check_finite()
-    predictor = LowRankPredictor(bad, fc2, 0.0)
-    with pytest.raises(UserError, match="not numbers"):
-        predictor.check_finite()
-    with pytest.raises(UserError, match="not numbers"):
-        write_predictors(tmp_path / "x", PredictorSet("digest", (predictor,), (QUALITY,)))
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"family": "oracle"},
+        {"reads": "tea leaves"},
+        {"family": "gates"},
+        {"family": "none"},
+        {"hidden": 7},
+        {"neurons": 9},
+        {"bias": torch.zeros(9)},
+        {"bias": torch.zeros(10).half()},
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(wrong):
+    parts = {"family": "perceptron", "hidden": 6, "neurons": 10, "fc1": zeros(3, 6), "fc2": zeros(10, 3)}
+    Predictor(**parts, threshold=0.0)
+    with pytest.raises(UserError, match="predictor"):
+        Predictor(**(parts | {"threshold": 0.0} | wrong))
 
 
-def test_a_set_has_layers_of_one_size_each_with_its_quality():
-    with pytest.raises(UserError, match="one size"):
-        PredictorSet("d", (make(), make(neurons=11)), (QUALITY,) * 2)
-    with pytest.raises(UserError, match="one weight format"):
-        PredictorSet("d", (make(), make(dtype=torch.bfloat16)), (QUALITY,) * 2)
+def test_a_set_has_a_quality_for_each_layer():
     for layers, count in (((make(),), 2), ((), 0)):
         with pytest.raises(UserError, match="per layer"):
             PredictorSet("d", layers, (QUALITY,) * count)
+    with pytest.raises(UserError, match="every layer or for none"):
+        PredictorSet("d", (make(), make()), (QUALITY,) * 2, trials=((),))
     with pytest.raises(UserError, match="shares"):
         PredictorQuality(100, 0.1, 0.1, 1.5, 0.5, 0.5)
 
 
-BODY = {
-    "source_digest": "d",
-    "reads": "ffn_input",
-    "weight_format": "f16",
-    "hidden": 6,
-    "quality": [dict(vars(QUALITY))],
-}
-GOOD = {"kind": "predictors", "format_version": "2", "predictors": json.dumps(BODY)}
-
-
-def changed(**changes) -> dict[str, str]:
-    return GOOD | {"predictors": json.dumps(BODY | changes)}
-
-
-@pytest.mark.parametrize(
-    ("metadata", "tensors", "message"),
-    [
-        (GOOD | {"format_version": "3"}, {}, "newer"),
-        (GOOD | {"format_version": "0"}, {}, "no longer read"),
-        (GOOD | {"format_version": "one"}, {}, "no format version"),
-        (GOOD | {"kind": "profile"}, {}, "no predictors"),
-        ({}, {}, "no predictors"),
-        (GOOD | {"predictors": "{"}, {}, "damaged"),
-        (GOOD | {"predictors": "[]"}, {}, "damaged"),
-        (changed(reads="residual"), {}, "residual"),
-        (changed(quality=[]), {}, "per layer"),
-        (changed(quality=[{"tokens": 1}]), {}, "damaged"),
-        (changed(quality=[dict(vars(QUALITY)) | {"recall": "all"}]), {}, "shares"),
-        (GOOD, {"0.fc1": None}, "damaged"),
-        (GOOD, {"thresholds": None}, "damaged"),
-        (GOOD, {"thresholds": torch.zeros(100)}, "damaged"),
-        (GOOD, {"thresholds": torch.tensor([float("nan")])}, "not a number"),
-        (GOOD, {"0.fc2": torch.zeros(10, 4).half()}, "3 columns"),
-        (GOOD, {"0.fc2": torch.zeros(10, 3)}, "float16"),
-        (GOOD, {"0.fc2": torch.zeros(10, 3).bfloat16()}, "float16"),
-        (GOOD, {"0.fc2": torch.zeros(30).half()}, r"rows, 3\]"),
-        (GOOD, {"0.fc2": torch.zeros(0, 3).half()}, "two matrices"),
-        (changed(hidden=7), {}, "7 columns"),
-        (changed(hidden=1 << 70), {}, "damaged"),
-        (changed(hidden="6"), {}, "'6' columns"),
-        (changed(weight_format="q8_0"), {}, "blocks of 32"),
-        (changed(weight_format="q8_0", hidden=64), {}, "uint8"),
-        (changed(weight_format="f32"), {}, "'f32' is not known"),
-        (changed(weight_format=["f16"]), {}, "is not known"),
-        (GOOD | {"format_version": "1"}, {"0.fc2": torch.zeros(10, 4).half()}, "ranks 3 and 4"),
-        (GOOD | {"format_version": "1"}, {"0.fc2": torch.zeros(10, 3)}, "float16"),
-    ],
-)
-def test_damaged_files_are_refused(tmp_path, metadata, tensors, message):
-    path = tmp_path / "default.safetensors"
-    good = {"0.fc1": make().fc1.data, "0.fc2": make().fc2.data, "thresholds": torch.tensor([0.25])}
-    save_file({name: t for name, t in (good | tensors).items() if t is not None}, path, metadata)
-    with pytest.raises(UserError, match=message):
-        read_predictors(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff" * 64])
-def test_what_is_no_safetensors_file_is_refused_with_the_command(tmp_path, content):
-    path = tmp_path / "default.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="make it anew with: mend it"):
-        read_predictors(path, "mend it")
-
-
-def test_missing_predictors_name_the_command(tmp_path):
-    with pytest.raises(UserError, match="hybrid profile"):
-        read_predictors(tmp_path / "none.safetensors")
+def test_the_first_layer_has_none_before_it():
+    ahead = Predictor.low_rank(zeros(3, 6), zeros(10, 3), 0.0, reads="previous_ffn_input")
+    PredictorSet("d", (make(), ahead), (QUALITY,) * 2)
+    with pytest.raises(UserError, match="no layer stands before"):
+        PredictorSet("d", (ahead, make()), (QUALITY,) * 2)

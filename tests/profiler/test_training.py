@@ -7,10 +7,12 @@ import torch
 
 from profiler.artifacts import UserError
 from profiler.capture import LayerSamples, Split, encode_magnitude
-from profiler.training import Recipe, calibrate, measure, train_predictor
+from profiler.selection import Target, search
+from profiler.training import Recipe, calibrate, mass_at_active, measure, train_perceptron
+from profiler.training_free import Gates
 
 HIDDEN, NEURONS = 24, 96
-QUICK = Recipe(rank=16, steps=250, batch=256)
+QUICK = Recipe(steps=250, batch=256)
 
 
 def planted(tokens: int, seed: int, hidden: int = HIDDEN, scale: float = 1.0) -> Split:
@@ -25,6 +27,13 @@ def planted(tokens: int, seed: int, hidden: int = HIDDEN, scale: float = 1.0) ->
 
 def samples(train: int = 8000, held: int = 2000, scale: float = 1.0) -> LayerSamples:
     return LayerSamples(*(planted(n, seed, scale=scale) for seed, n in enumerate((train, held, held), start=1)))
+
+
+def train_predictor(data: LayerSamples, recipe: Recipe, seed: int):
+    """One of rank 16, and its quality."""
+    target = Target(vector_bytes=2 * HIDDEN, parts=3, rank=16)
+    (chosen,) = search(data, Gates(torch.zeros(NEURONS, HIDDEN)), recipe, target, seed)
+    return chosen.predictor, chosen.quality
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +131,7 @@ def test_the_scale_of_the_hidden_state_does_not_matter(scale):
 
 def test_progress_tells_every_step():
     steps: list[int] = []
-    train_predictor(samples(300, 50), replace(QUICK, steps=7), seed=0, on_step=steps.append)
+    train_perceptron(samples(300, 50).train, 16, replace(QUICK, steps=7), seed=0, on_step=steps.append)
     assert steps == list(range(1, 8))
 
 
@@ -181,13 +190,17 @@ def test_values_that_are_no_numbers_are_refused(part, bad):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rank": 0}, {"steps": 0}, {"batch": 0}, {"learning_rate": 0.0}, {"keep": 1.0}, {"positive_weight": -1.0}]
+    "wrong", [{"steps": 0}, {"batch": 0}, {"learning_rate": 0.0}, {"keep": 1.0}, {"positive_weight": -1.0}]
 )
 def test_impossible_recipes_are_refused(wrong):
     with pytest.raises(UserError):
         Recipe(**wrong)
 
 
-def test_the_rank_follows_the_hidden_size():
-    assert [Recipe().rank_for(h) for h in (64, 256, 4096)] == [16, 32, 512]
-    assert Recipe(rank=7).rank_for(4096) == 7
+def test_mass_of_as_many_as_are_active_is_what_sorting_says(trained):
+    predictor, _ = trained
+    split = planted(600, 5)
+    logits, mass = predictor.logits(split.hidden).double(), split.magnitude.double()
+    share = mass / mass.sum(1, keepdim=True).clamp(min=1e-30)
+    best = logits.flatten().argsort(descending=True)[: int((mass > 0).sum())]
+    assert mass_at_active(predictor, split) == pytest.approx(float(share.flatten()[best].sum() / share.sum()), rel=1e-4)

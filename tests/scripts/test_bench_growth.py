@@ -19,7 +19,7 @@ from peers.protocol import Worker
 from synthetic.shape import PRESETS, Shape
 
 from profiler.artifacts import UserError
-from profiler.predictor import read_predictors
+from profiler.predictor_file import read_predictors
 
 SHAPE = Shape(**{**PRESETS["tiny"], "context": 4096})
 

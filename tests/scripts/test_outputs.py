@@ -23,7 +23,7 @@ from hybrid.stages.opening import open_engine
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
-from profiler.predictor import read_predictors
+from profiler.predictor_file import read_predictors
 from profiler.profile import read_profile
 
 TINY = PlantedWeights(Shape(**PRESETS["tiny"]))

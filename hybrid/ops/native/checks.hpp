@@ -1,6 +1,7 @@
 // Preconditions of the operators, checked where Python's numbers become pointers.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -35,6 +36,11 @@ inline Format weight_format(int format) {
   return static_cast<Format>(format);
 }
 
+inline Format matrix_format(int format) {
+  require(format >= bf16 && format <= b1, "weight_format should be BF16, F16, Q8_0, Q4_0 or B1");
+  return static_cast<Format>(format);
+}
+
 inline Format page_format(int format) {
   require(format == bf16 || format == f16 || format == f32, "page_format should be BF16, F16 or F32");
   return static_cast<Format>(format);
@@ -60,7 +66,7 @@ inline const unsigned char* weights(uintptr_t address, const char* name) {
 
 inline Matrix matrix(uintptr_t weight, int64_t stride_bytes, int format, int64_t out_features, int64_t in_features,
                      uintptr_t bias, float* y) {
-  const Format known = weight_format(format);
+  const Format known = matrix_format(format);
   require_size(out_features, "out_features");
   require_size(in_features, "in_features");
   require_stride(stride_bytes, known, in_features, 1);
@@ -68,9 +74,12 @@ inline Matrix matrix(uintptr_t weight, int64_t stride_bytes, int format, int64_t
 }
 
 inline Bank bank(uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t hidden, int format, bool gated,
-                 int activation, bool skip_inactive, uintptr_t bias) {
+                 int activation, float cutoff, bool skip_inactive, uintptr_t bias) {
   const Format known = weight_format(format);
-  require(activation >= relu && activation <= relu2, "activation should be RELU, RELU2 or SILU");
+  require(activation >= relu && activation <= drelu,
+          "activation should be RELU, RELU2, SILU, GELU, GELU_TANH or DRELU");
+  require(activation != drelu || gated, "DRELU is for rows with a gate");
+  require(std::isfinite(cutoff) && cutoff >= 0, "cutoff should be finite and not negative");
   require(n_rows >= 0 && n_rows <= max_features, "n_rows is out of range");
   require_size(hidden, "hidden");
   require_stride(stride_bytes, known, hidden, gated ? 3 : 2);
@@ -82,6 +91,7 @@ inline Bank bank(uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t h
           known,
           gated,
           static_cast<Activation>(activation),
+          cutoff,
           skip_inactive,
           array_or_null<const float>(bias, "bias")};
 }

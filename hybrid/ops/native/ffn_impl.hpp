@@ -17,10 +17,15 @@ using hybrid::max_tokens;
 constexpr int named_together = 4;
 
 inline float activate(hybrid::Activation activation, float v) {
+  constexpr float root_half = 0.70710678f, root_two_over_pi = 0.79788456f;
   if (activation == hybrid::silu) return v / (1 + expf(-v));
+  if (activation == hybrid::gelu) return 0.5f * v * (1 + erff(v * root_half));
+  if (activation == hybrid::gelu_tanh) return 0.5f * v * (1 + tanhf(root_two_over_pi * (v + 0.044715f * v * v * v)));
   if (v <= 0) return 0;  // a NaN stays one
   return activation == hybrid::relu2 ? v * v : v;
 }
+
+inline float cut(float a, float cutoff) { return fabsf(a) <= cutoff ? 0 : a; }  // a NaN stays one
 
 // Some named rows: a value for each pair of row and token, and in the end those that are active.
 template <class Simd, Format format>
@@ -35,9 +40,12 @@ class Chunk {
   int run(Active active, Counts* counts) {
     counts->gated += pairs(0, size_);
     project(0, false);
-    activate_and_compact();
+    compact([this](float dot, int64_t row) {
+      return cut(activate(call_.activation, dot + (call_.bias ? call_.bias[row] : 0)), call_.cutoff);
+    });
     counts->finished += pairs(0, size_);
     if (call_.gated) project(1, true);
+    if (call_.activation == hybrid::drelu) compact([](float product, int64_t) { return activate(hybrid::relu, product); });
     for (int i = 0; i < size_; ++i) {
       active.rows[i] = rows_[i], active.sets[i] = sets_[i];
       for (int t = 0; t < call_.in.tokens; ++t) active.values[i * call_.in.tokens + t] = values_[i][t];
@@ -117,15 +125,15 @@ class Chunk {
     });
   }
 
-  // Applies the activation and keeps the pairs that go on, in order. The value of every other pair becomes zero.
-  void activate_and_compact() {
+  // Applies f to the values and keeps the pairs that go on, in order. The value of every other pair becomes zero.
+  template <class F>
+  void compact(const F& f) {
     int kept = 0;
     for (int i = 0; i < size_; ++i) {
-      const float bias = call_.bias ? call_.bias[rows_[i]] : 0;
       uint32_t set = 0;
       for (int t = 0; t < call_.in.tokens; ++t) {
         const bool wanted = sets_[i] >> t & 1;
-        const float a = wanted ? activate(call_.activation, values_[i][t] + bias) : 0;
+        const float a = wanted ? f(values_[i][t], rows_[i]) : 0;
         values_[kept][t] = a;
         if (wanted && !(call_.skip_inactive && a == 0)) set |= 1u << t;
       }

@@ -27,12 +27,12 @@ hybrid::Workspace& workspace() {
 }
 
 void sparse_ffn(Pool& pool, uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t hidden, int weight_format,
-                bool gated, int activation, bool skip_inactive, uintptr_t bias, uintptr_t x, int64_t tokens,
-                uintptr_t named, int64_t named_stride, uintptr_t y, uintptr_t counts, uintptr_t activations,
-                int64_t activations_stride) {
+                bool gated, int activation, float cutoff, bool skip_inactive, uintptr_t bias, uintptr_t x,
+                int64_t tokens, uintptr_t named, int64_t named_stride, uintptr_t y, uintptr_t counts,
+                uintptr_t activations, int64_t activations_stride) {
   hybrid::require_tokens(tokens);
   const hybrid::Bank bank =
-      hybrid::bank(rows, stride_bytes, n_rows, hidden, weight_format, gated, activation, skip_inactive, bias);
+      hybrid::bank(rows, stride_bytes, n_rows, hidden, weight_format, gated, activation, cutoff, skip_inactive, bias);
   const float* in = hybrid::array<const float>(x, "x");
   float* out = hybrid::array<float>(y, "y");
   require(!named || tokens == 1 || named_stride >= n_rows, "named_stride should be at least n_rows");
@@ -84,10 +84,14 @@ NB_MODULE(_native, m) {
   m.attr("F16") = static_cast<int>(hybrid::f16);
   m.attr("Q8_0") = static_cast<int>(hybrid::q8_0);
   m.attr("Q4_0") = static_cast<int>(hybrid::q4_0);
+  m.attr("B1") = static_cast<int>(hybrid::b1);
   m.attr("F32") = static_cast<int>(hybrid::f32);
   m.attr("RELU") = static_cast<int>(hybrid::relu);
   m.attr("RELU2") = static_cast<int>(hybrid::relu2);
   m.attr("SILU") = static_cast<int>(hybrid::silu);
+  m.attr("GELU") = static_cast<int>(hybrid::gelu);
+  m.attr("GELU_TANH") = static_cast<int>(hybrid::gelu_tanh);
+  m.attr("DRELU") = static_cast<int>(hybrid::drelu);
   m.attr("MAX_TOKENS") = hybrid::max_tokens;
 
   m.def("isa", [] { return std::string(hybrid::kernels().name); });
@@ -105,8 +109,9 @@ NB_MODULE(_native, m) {
   m.def("_count_tasks", &count_tasks, "pool"_a, "tasks"_a, "failing"_a = -1);
 
   m.def("sparse_ffn", &sparse_ffn, "pool"_a, "rows"_a, "stride_bytes"_a, "n_rows"_a, "hidden"_a, "weight_format"_a,
-        "gated"_a, "activation"_a, "skip_inactive"_a, "bias"_a, "x"_a, "tokens"_a, "named"_a, "named_stride"_a, "y"_a,
-        "counts"_a, "activations"_a = 0, "activations_stride"_a = 0);
+        "gated"_a, "activation"_a, "cutoff"_a, "skip_inactive"_a, "bias"_a, "x"_a, "tokens"_a, "named"_a,
+        "named_stride"_a, "y"_a, "counts"_a, "activations"_a = 0,
+        "activations_stride"_a = 0);
   m.def("linear", &linear, "pool"_a, "weight"_a, "stride_bytes"_a, "weight_format"_a, "out_features"_a,
         "in_features"_a, "bias"_a, "x"_a, "tokens"_a, "y"_a);
   m.def("greatest", &greatest, "x"_a, "n"_a);

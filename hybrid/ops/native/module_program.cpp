@@ -1,8 +1,10 @@
 // The binding of `Program`: what is recorded is checked when it is recorded, so that a run checks its step alone.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -43,31 +45,35 @@ void linear(Program& program, Pool& pool, uintptr_t x, int64_t width, const std:
   program.linear(pool, array<float>(x, "x"), width, matrices);
 }
 
-void norm(Program& program, bool centred, uintptr_t x, uintptr_t weight, uintptr_t bias, int64_t width, float eps,
-          uintptr_t y) {
+void norm(Program& program, bool centred, uintptr_t x, uintptr_t weight, uintptr_t bias, int64_t width,
+          int64_t vectors, float eps, uintptr_t y) {
   hybrid::require_size(width, "width");
+  hybrid::require_size(vectors, "vectors");
   program.norm({centred, array<float>(x, "x"), array<float>(weight, "weight"),
-                hybrid::array_or_null<const float>(bias, "bias"), width, eps, array<float>(y, "y")});
+                hybrid::array_or_null<const float>(bias, "bias"), width, vectors, eps, array<float>(y, "y")});
 }
 
-void predict(Program& program, Pool& pool, const MatrixArguments& fc1, const MatrixArguments& fc2, float threshold,
-             uintptr_t neuron_ids, uintptr_t x, int64_t hidden, uintptr_t named) {
-  const auto& [w1, s1, f1, rank, b1, y1] = fc1;
-  const auto& [w2, s2, f2, rows, b2, y2] = fc2;
-  static_cast<void>(y1);
-  static_cast<void>(y2);
-  const hybrid::Predictor predictor = {
-      hybrid::matrix(w1, s1, f1, rank, hidden, b1, nullptr), hybrid::matrix(w2, s2, f2, rows, rank, b2, nullptr),
-      threshold, array<const int32_t>(neuron_ids, "neuron_ids")};
+hybrid::Matrix without_output(const MatrixArguments& matrix, int64_t in_features) {
+  const auto& [weight, stride_bytes, format, out_features, bias, y] = matrix;
+  static_cast<void>(y);
+  return hybrid::matrix(weight, stride_bytes, format, out_features, in_features, bias, nullptr);
+}
+
+void predict(Program& program, Pool& pool, const std::optional<MatrixArguments>& fc1, bool rectified,
+             const MatrixArguments& fc2, float threshold, uintptr_t neuron_ids, uintptr_t x, int64_t hidden,
+             uintptr_t named) {
+  const hybrid::Matrix first = fc1 ? without_output(*fc1, hidden) : hybrid::Matrix{};
+  const hybrid::Predictor predictor = {first, rectified, without_output(fc2, fc1 ? first.out_features : hidden),
+                                       threshold, array<const int32_t>(neuron_ids, "neuron_ids")};
   program.predict(pool, predictor, array<float>(x, "x"), hidden, array<uint8_t>(named, "named"));
 }
 
 void sparse_ffn(Program& program, Pool& pool, uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t hidden,
-                int weight_format, bool gated, int activation, bool skip_inactive, uintptr_t bias, uintptr_t x,
-                uintptr_t named, int64_t named_stride, bool more, uintptr_t y, uintptr_t counts, uintptr_t activations,
-                int64_t activations_stride) {
+                int weight_format, bool gated, int activation, float cutoff, bool skip_inactive, uintptr_t bias,
+                uintptr_t x, uintptr_t named, int64_t named_stride, bool more, uintptr_t y, uintptr_t counts,
+                uintptr_t activations, int64_t activations_stride) {
   const hybrid::Bank bank =
-      hybrid::bank(rows, stride_bytes, n_rows, hidden, weight_format, gated, activation, skip_inactive, bias);
+      hybrid::bank(rows, stride_bytes, n_rows, hidden, weight_format, gated, activation, cutoff, skip_inactive, bias);
   require(!named || named_stride >= n_rows, "named_stride should be at least n_rows");
   program.sparse_ffn(pool, bank, array<float>(x, "x"), reinterpret_cast<const uint8_t*>(named), named_stride, more, array<float>(y, "y"),
                      array<int64_t>(counts, "counts"), hybrid::shown(activations, activations_stride, n_rows));
@@ -117,15 +123,18 @@ void bind_program(nb::module_& m) {
                       array<float>(sines, "sines"));
            },
            "frequencies"_a, "half"_a, "cosines"_a, "sines"_a)
-      .def("norm", &norm, "centred"_a, "x"_a, "weight"_a, "bias"_a, "width"_a, "eps"_a, "y"_a)
+      .def("norm", &norm, "centred"_a, "x"_a, "weight"_a, "bias"_a, "width"_a, "vectors"_a, "eps"_a, "y"_a)
       .def("linear", &linear, "pool"_a, "x"_a, "width"_a, "matrices"_a, nb::keep_alive<1, 2>())
       .def("rotate",
-           [](Program& p, uintptr_t x, int64_t heads, int64_t head_dim, uintptr_t cosines, uintptr_t sines) {
+           [](Program& p, uintptr_t x, int64_t heads, int64_t head_dim, int64_t rotary, uintptr_t cosines,
+              uintptr_t sines) {
              hybrid::require_size(heads, "heads");
-             require(head_dim >= 2 && head_dim % 2 == 0, "rotary heads have an even size");
-             p.rotate(array<float>(x, "x"), heads, head_dim, array<float>(cosines, "cosines"), array<float>(sines, "sines"));
+             hybrid::require_size(head_dim, "head_dim");
+             require(rotary >= 2 && rotary % 2 == 0 && rotary <= head_dim, "an even number of a head's values rotates");
+             p.rotate(array<float>(x, "x"), heads, head_dim, rotary, array<float>(cosines, "cosines"),
+                      array<float>(sines, "sines"));
            },
-           "x"_a, "heads"_a, "head_dim"_a, "cosines"_a, "sines"_a)
+           "x"_a, "heads"_a, "head_dim"_a, "rotary"_a, "cosines"_a, "sines"_a)
       .def("store",
            [](Program& p, uintptr_t k, uintptr_t v, uintptr_t keys, uintptr_t values, int page_format,
               int64_t kv_heads, int64_t head_dim) {
@@ -153,11 +162,11 @@ void bind_program(nb::module_& m) {
              p.add_vector(array<float>(vector, "vector"), width, array<float>(y, "y"));
            },
            "vector"_a, "width"_a, "y"_a)
-      .def("predict", &predict, "pool"_a, "fc1"_a, "fc2"_a, "threshold"_a, "neuron_ids"_a, "x"_a, "hidden"_a,
-           "named"_a, nb::keep_alive<1, 2>())
+      .def("predict", &predict, "pool"_a, "fc1"_a.none(), "rectified"_a, "fc2"_a, "threshold"_a, "neuron_ids"_a, "x"_a,
+           "hidden"_a, "named"_a, nb::keep_alive<1, 2>())
       .def("sparse_ffn", &sparse_ffn, "pool"_a, "rows"_a, "stride_bytes"_a, "n_rows"_a, "hidden"_a, "weight_format"_a,
-           "gated"_a, "activation"_a, "skip_inactive"_a, "bias"_a, "x"_a, "named"_a, "named_stride"_a, "more"_a, "y"_a,
-           "counts"_a, "activations"_a = 0, "activations_stride"_a = 0, nb::keep_alive<1, 2>())
+           "gated"_a, "activation"_a, "cutoff"_a, "skip_inactive"_a, "bias"_a, "x"_a, "named"_a, "named_stride"_a,
+           "more"_a, "y"_a, "counts"_a, "activations"_a = 0, "activations_stride"_a = 0, nb::keep_alive<1, 2>())
       .def_prop_ro("seconds", &seconds)
       .def("run", &run, "tokens"_a, "ids"_a, "positions"_a, "blocks"_a);
 }

@@ -110,8 +110,9 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
                   const uint8_t* named, int64_t named_stride, float* y, Shown shown) {
   using W = Workspace;
   const Input in = make_input(workspace, x, bank.hidden, tokens, in_blocks(bank.format));
-  const FfnCall call = {bank.rows,       bank.stride_bytes,  vector_bytes(bank.format, bank.hidden), bank.gated,
-                        bank.activation, bank.skip_inactive, bank.bias,                              in};
+  const FfnCall call = {bank.rows,       bank.stride_bytes, vector_bytes(bank.format, bank.hidden), bank.gated,
+                        bank.activation, bank.cutoff,       bank.skip_inactive,                     bank.bias,
+                        in};
   int32_t* rows = workspace.get<int32_t>(W::rows, bank.n_rows);
   uint16_t* sets = workspace.get<uint16_t>(W::sets, bank.n_rows);
   float* values = workspace.get<float>(W::values, bank.n_rows * tokens);
@@ -171,14 +172,19 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
 
 void predict(Team& team, Workspace& workspace, const Predictor& predictor, const float* x, int64_t hidden,
              int tokens, uint8_t* named) {
-  const int64_t rank = predictor.fc1.out_features, rows = predictor.fc2.out_features;
-  float* middle = workspace.get<float>(Workspace::hidden, tokens * rank);
+  const int64_t rows = predictor.fc2.out_features;
   float* logits = workspace.get<float>(Workspace::logits, tokens * rows);
   Matrix first = predictor.fc1, second = predictor.fc2;
-  first.y = middle, second.y = logits;
-  linear(team, workspace, x, hidden, tokens, &first, 1);
-  for (int64_t i = 0; i < tokens * rank; ++i) middle[i] = middle[i] <= 0 ? 0 : middle[i];  // a NaN stays one
-  const Input in = make_input(workspace, middle, rank, tokens, in_blocks(second.format));
+  second.y = logits;
+  if (first.weight) {
+    const int64_t rank = first.out_features;
+    float* middle = first.y = workspace.get<float>(Workspace::hidden, tokens * rank);
+    linear(team, workspace, x, hidden, tokens, &first, 1);
+    if (predictor.rectified)
+      for (int64_t i = 0; i < tokens * rank; ++i) middle[i] = middle[i] <= 0 ? 0 : middle[i];  // a NaN stays one
+    x = middle, hidden = rank;
+  }
+  const Input in = make_input(workspace, x, hidden, tokens, in_blocks(second.format));
   const Cuts cuts(rows, least_rows(second.stride_bytes), team.threads());
   team.run(cuts.count(), [&](int64_t task) {
     const int64_t begin = cuts.first(task), end = cuts.last(task);

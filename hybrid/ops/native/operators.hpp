@@ -39,13 +39,15 @@ struct Bank {
   Format format;
   bool gated;
   Activation activation;
+  float cutoff;  // see FfnCall
   bool skip_inactive;
   const float* bias;
 };
 
 struct Predictor {
-  Matrix fc1;  // [rank, hidden]; its y is not used
-  Matrix fc2;  // [rows, rank] in the order of neuron ids
+  Matrix fc1;      // [rank, hidden]; no weight where fc2 reads the state itself; no y is used
+  bool rectified;  // negative numbers between the two become zero
+  Matrix fc2;      // [rows, rank] in the order of neuron ids
   float threshold;
   const int32_t* neuron_ids;  // [rows]: the neuron of each row
 };

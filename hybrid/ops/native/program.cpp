@@ -40,9 +40,9 @@ void Program::angles(const float* frequencies, int64_t half, float* cosines, flo
 
 void Program::norm(const NormCall& call) {
   operators_.push_back({Kind::norms, [=](const Step& step) {
-    for (int t = 0; t < step.tokens; ++t) {
-      const float* x = call.x + t * call.width;
-      float* y = call.y + t * call.width;
+    for (int64_t i = 0; i < step.tokens * call.vectors; ++i) {
+      const float* x = call.x + i * call.width;
+      float* y = call.y + i * call.width;
       if (call.centred) kernels().layer_norm(x, call.weight, call.bias, call.width, call.eps, y);
       else kernels().rms_norm(x, call.weight, call.width, call.eps, y);
     }
@@ -56,11 +56,12 @@ void Program::linear(Pool& pool, const float* x, int64_t width, std::vector<Matr
   }});
 }
 
-void Program::rotate(float* x, int64_t heads, int64_t head_dim, const float* cosines, const float* sines) {
+void Program::rotate(float* x, int64_t heads, int64_t head_dim, int64_t rotary, const float* cosines,
+                     const float* sines) {
   operators_.push_back({Kind::positions, [=](const Step& step) {
     for (int t = 0; t < step.tokens; ++t) {
-      const int64_t at = t * (head_dim / 2);
-      kernels().rotate(x + t * heads * head_dim, cosines + at, sines + at, heads, head_dim);
+      const int64_t at = t * (rotary / 2);
+      kernels().rotate(x + t * heads * head_dim, cosines + at, sines + at, heads, head_dim, rotary);
     }
   }});
 }

@@ -30,8 +30,9 @@ struct NormCall {
   const float* weight;
   const float* bias;
   int64_t width;
+  int64_t vectors;  // of a token, one after the other, each normalised by itself
   float eps;
-  float* y;
+  float* y;  // may be x
 };
 
 struct Pages {
@@ -50,7 +51,7 @@ class Program {
   void angles(const float* frequencies, int64_t half, float* cosines, float* sines);
   void norm(const NormCall& call);
   void linear(Pool& pool, const float* x, int64_t width, std::vector<Matrix> matrices);
-  void rotate(float* x, int64_t heads, int64_t head_dim, const float* cosines, const float* sines);
+  void rotate(float* x, int64_t heads, int64_t head_dim, int64_t rotary, const float* cosines, const float* sines);
   void store(const float* k, const float* v, const Pages& pages);
   void attention(Pool& pool, const float* q, const Pages& pages, int64_t heads, int64_t window, float* y);
   void add(const float* a, const float* b, int64_t width, float* y);        // a and y [tokens, width]

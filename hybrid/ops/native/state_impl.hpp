@@ -47,10 +47,10 @@ void layer_norm(const float* x, const float* weight, const float* bias, int64_t 
   }
 }
 
-// Rotates the halves of each head against each other, in place.
+// Rotates the halves of the first `rotary` values of each head against each other, in place.
 template <class Simd>
-void rotate(float* x, const float* cosines, const float* sines, int64_t heads, int64_t head_dim) {
-  const int64_t half = head_dim / 2;
+void rotate(float* x, const float* cosines, const float* sines, int64_t heads, int64_t head_dim, int64_t rotary) {
+  const int64_t half = rotary / 2;
   for (int64_t h = 0; h < heads; ++h) {
     float *const first = x + h * head_dim, *const second = first + half;
     for (int64_t i = 0; i < half; i += Simd::lanes) {

@@ -5,6 +5,9 @@ formats of blocks transformers is given the weights as these formats round them,
 activations to 8 bits, which is theirs too: hundredths of the logits' scale for random weights.
 """
 
+import functools
+import json
+
 import pytest
 import torch
 import transformers
@@ -17,17 +20,49 @@ from profiler.matrix import Matrix
 TOKENS = 90
 TOLERANCE = 1e-4
 ROUNDED = 0.06  # what activations of 8 bits explain; 0.03 was measured
-BY_NEURON = ("down_proj", "fc2")  # stored as one vector of each neuron: the columns of the checkpoint's matrix
+BY_NEURON = (
+    "down_proj",
+    "fc2",
+    "dense_4h_to_h",
+)  # stored as one vector of each neuron: the columns of the checkpoint's matrix
 
 
 def reference_logits(source, ids, block_format=None):
+    settings = json.loads((source / "config.json").read_text())
+    published = PUBLISHED_FFNS.get(settings["architectures"][0])
+    known = {} if published is None else {"config": without_activation(source)}
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        source, dtype=torch.float32, attn_implementation="eager"
+        source, dtype=torch.float32, attn_implementation="eager", **known
     ).eval()
+    if published is not None:
+        for layer in model.model.layers:
+            layer.mlp.forward = functools.partial(published, layer.mlp, settings)
     with torch.inference_mode():
         if block_format:
             round_weights(model, block_format)
         return model(torch.tensor([ids])).logits[0].float()
+
+
+def without_activation(source):
+    """A config that transformers can build: its own FFN is replaced."""
+    config = transformers.AutoConfig.from_pretrained(source)
+    config.hidden_act = "relu"
+    return config
+
+
+def bamboo_ffn(mlp, settings, x):
+    """`down(relu(gate x) * relu(up x))` (model card of PowerInfer/Bamboo-base)."""
+    return mlp.down_proj(mlp.gate_proj(x).relu() * mlp.up_proj(x).relu())
+
+
+def prosparse_ffn(mlp, settings, x):
+    """`down(fatrelu(gate x) * up x)`, where fatrelu keeps what is above the threshold (ProSparse, section 3.3)."""
+    gate = mlp.gate_proj(x)
+    kept = torch.where(gate > settings["hidden_act_param"], gate, 0)
+    return mlp.down_proj(kept * mlp.up_proj(x))
+
+
+PUBLISHED_FFNS = {"BambooForCausalLM": bamboo_ffn, "SparseLlamaForCausalLM": prosparse_ffn}
 
 
 def round_weights(model, block_format):
@@ -98,6 +133,58 @@ def test_arcee_with_biases_a_head_size_of_its_own_and_llama_3_rope_scaling(make_
 
 def test_llama_with_a_squared_gate(make_llama, tmp_path):
     check(make_llama(tmp_path, hidden_act="relu2"), tmp_path, "exact")
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("qwen2", {}),
+        (
+            "qwen2",
+            {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0},
+        ),
+        ("qwen3", {}),
+        ("qwen3", {"attention_bias": True, "num_key_value_heads": 1, "head_dim": 30}),
+        ("nemotron", {}),
+        ("nemotron", {"attention_bias": True, "mlp_bias": True, "head_dim": 14, "partial_rotary_factor": 1.0}),
+        ("falcon", {}),
+        ("falcon", {"num_ln_in_parallel_attn": 1, "bias": True, "tie_word_embeddings": False, "activation": "gelu"}),
+        ("falcon", {"new_decoder_architecture": False}),
+        ("falcon", {"new_decoder_architecture": False, "multi_query": False, "num_kv_heads": 6}),
+        ("falcon", {"new_decoder_architecture": False, "parallel_attn": False, "bias": True}),
+        (
+            "falcon",
+            {"new_decoder_architecture": False, "parallel_attn": False, "multi_query": False, "num_kv_heads": 6},
+        ),
+        ("falcon", {"activation": "gelu_new", "ffn_hidden_size": None}),
+        ("bamboo", {}),
+        ("prosparse", {}),
+        ("prosparse", {"hidden_act_param": 0.01, "tie_word_embeddings": True}),
+        ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value) or "plain",
+)
+def test_other_families(make_family, tmp_path, family, options):
+    source = make_family(family, tmp_path, **options)
+    for mode in ("dense", "exact"):
+        (tmp_path / mode).mkdir()
+        check(source, tmp_path / mode, mode)
+
+
+@pytest.mark.parametrize("block_format", ["q8_0", "q4_0"])
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("qwen3", {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 24}),
+        ("nemotron", {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 24, "partial_rotary_factor": 0.5}),
+        ("falcon", {"hidden_size": 64, "num_attention_heads": 4}),
+        ("bamboo", {"hidden_size": 64, "num_attention_heads": 4}),
+        # At its threshold the activation jumps: rounding to 8 bits makes it jump by as much as that is.
+        ("prosparse", {"hidden_size": 64, "num_attention_heads": 4, "hidden_act_param": 0.01}),
+    ],
+)
+def test_blocks_of_weights_in_other_families(make_family, tmp_path, family, options, block_format):
+    check(make_family(family, tmp_path, **options), tmp_path, "exact", ROUNDED, weight_format=block_format)
 
 
 def test_sixteen_bit_pages_stay_within_what_the_format_explains(make_llama, tmp_path):

@@ -19,7 +19,7 @@ from hybrid.runtime.sequence import Sequence
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
 from profiler.matrix import WEIGHT_FORMATS, Matrix
-from profiler.predictor import LowRankPredictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorQuality, PredictorSet
 
 TOKENS = 100
 CLOSE = 1e-4  # of the logits' scale: summation order
@@ -36,17 +36,28 @@ FAMILIES = {
     },
     "opt": {"hidden_size": 64},
     "arcee": {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 24},
+    "qwen3": {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 24},
+    "nemotron": {"hidden_size": 96, "num_attention_heads": 4, "head_dim": 24, "partial_rotary_factor": 0.5},
+    "falcon": {"hidden_size": 64, "num_attention_heads": 4},
+    "bamboo": {"hidden_size": 64, "num_attention_heads": 4},
+    "prosparse": {"hidden_size": 64, "num_attention_heads": 4, "hidden_act_param": 0.01},
 }
+# Where all formats are tried; of the others those that differ most.
+EVERY_FORMAT = ("llama", "mistral", "opt", "arcee")
+CASES = [
+    (family, name) for family in FAMILIES for name in (WEIGHT_FORMATS if family in EVERY_FORMAT else ("bf16", "q4_0"))
+]
 
 
 @pytest.fixture(scope="module")
-def checkpoints(make_llama, make_mistral, make_opt, make_arcee, tmp_path_factory):
+def checkpoints(make_family, make_opt, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
-    makers = {"llama": make_llama, "mistral": make_mistral, "opt": make_opt, "arcee": make_arcee}
-    return {family: makers[family](folder, **options) for family, options in FAMILIES.items()}
+    others = {family: options for family, options in FAMILIES.items() if family != "opt"}
+    made = {family: make_family(family, folder, **options) for family, options in others.items()}
+    return {**made, "opt": make_opt(folder, **FAMILIES["opt"])}
 
 
-@pytest.fixture(scope="module", params=[(family, name) for family in FAMILIES for name in WEIGHT_FORMATS], ids="-".join)
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def model(request, checkpoints, tmp_path_factory):
     """A model directory of each family in each format."""
     family, weight_format = request.param
@@ -61,7 +72,7 @@ def random_predictors(directory, weight_format):
         return Matrix.quantised(torch.randn(rows, columns, generator=generator), weight_format)
 
     layers = [
-        LowRankPredictor(matrix(32, spec.hidden_size), matrix(spec.n_neurons, 32), 0.0) for _ in range(spec.n_layers)
+        Predictor.low_rank(matrix(32, spec.hidden_size), matrix(spec.n_neurons, 32), 0.0) for _ in range(spec.n_layers)
     ]
     return PredictorSet(directory.source_digest, tuple(layers), (PredictorQuality(0, 1, 1, 1, 1, 1),) * spec.n_layers)
 

@@ -62,7 +62,7 @@ _native.guard_mapping(address, len(memory), path)
 pool = _native.Pool(3)
 x, y, counts = (ctypes.c_float * 8)(*range(1, 9)), (ctypes.c_float * 8)(), (ctypes.c_int64 * 2)()
 call = lambda: _native.sparse_ffn(
-    pool, address, 48, len(memory) // 48, 8, _native.F16, True, _native.RELU, False, 0,
+    pool, address, 48, len(memory) // 48, 8, _native.F16, True, _native.RELU, 0.0, False, 0,
     ctypes.addressof(x), 1, 0, 0, ctypes.addressof(y), ctypes.addressof(counts),
 )
 call()

@@ -27,6 +27,7 @@ SPARSE_FFN = {
     "weight_format": _native.BF16,
     "gated": True,
     "activation": _native.RELU,
+    "cutoff": 0.5,
     "skip_inactive": True,
     "bias": 0,
     "x": FLOATS.data_ptr(),
@@ -59,13 +60,22 @@ def test_the_arguments_that_the_others_vary_are_good() -> None:
     _native.linear(POOL, **(LINEAR | {"weight_format": _native.Q8_0, "in_features": 32}))
 
 
+def test_double_relu_needs_a_gate() -> None:
+    with pytest.raises(ValueError, match="DRELU"):
+        _native.sparse_ffn(POOL, **(SPARSE_FFN | BLOCKS | {"activation": _native.DRELU}))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"weight_format": 4},
+        {"weight_format": _native.B1},
+        {"weight_format": _native.F32},
         {"weight_format": -1},
-        {"activation": 3},
+        {"activation": 6},
         {"activation": -1},
+        {"cutoff": -0.5},
+        {"cutoff": float("inf")},
+        {"cutoff": float("nan")},
         {"tokens": 0},
         {"tokens": 17},
         {"n_rows": -1},

@@ -12,13 +12,14 @@ from torch.nn import functional
 from hybrid.ops import cpu, reference
 from hybrid.ops.bank import RowBank
 from profiler.formats import is_quantised
-from profiler.matrix import WEIGHT_FORMATS, Matrix
+from profiler.matrix import MATRIX_FORMATS, WEIGHT_FORMATS, Matrix
 
 pytestmark = pytest.mark.usefixtures("isa")
 RunProgram = Callable[..., float]
 POOLS = [cpu.Pool(threads) for threads in (1, 2, 3)]
 UNTOUCHED = 77.0
-FORMATS, SEEDS, TOKENS = st.sampled_from(WEIGHT_FORMATS), st.integers(0, 1 << 20), st.integers(1, 16)
+FORMATS, OF_MATRICES = st.sampled_from(WEIGHT_FORMATS), st.sampled_from(MATRIX_FORMATS)
+SEEDS, TOKENS = st.integers(0, 1 << 20), st.integers(1, 16)
 WIDTHS = st.one_of(st.integers(1, 70), st.sampled_from([127, 128, 333]))
 BLOCKS = st.integers(1, 36)
 
@@ -63,35 +64,42 @@ def test_embeddings_and_learned_positions(
 
 
 @settings(deadline=None, max_examples=40)
-@given(heads=st.integers(1, 5), half=st.integers(1, 70), tokens=TOKENS, seed=SEEDS)
-def test_rotary_positions(run_program: RunProgram, heads: int, half: int, tokens: int, seed: int) -> None:
+@given(heads=st.integers(1, 5), half=st.integers(1, 70), rest=st.integers(0, 40), tokens=TOKENS, seed=SEEDS)
+def test_rotary_positions(run_program: RunProgram, heads: int, half: int, rest: int, tokens: int, seed: int) -> None:
     torch.manual_seed(seed)
-    x, cosines, sines = buffer(heads * 2 * half), buffer(half), buffer(half)
-    given_x = torch.randn(tokens, heads, 2 * half)
+    size = 2 * half + rest
+    x, cosines, sines = buffer(heads * size), buffer(half), buffer(half)
+    given_x = torch.randn(tokens, heads, size)
     x[:tokens] = given_x.flatten(1)
     positions, frequencies = torch.randint(5000, (tokens,)), 10000 ** (-torch.arange(half) / half)
     program = cpu.Program()
     program.angles(frequencies.data_ptr(), half, cosines.data_ptr(), sines.data_ptr())
-    program.rotate(x.data_ptr(), heads, 2 * half, cosines.data_ptr(), sines.data_ptr())
+    program.rotate(x.data_ptr(), heads, size, 2 * half, cosines.data_ptr(), sines.data_ptr())
     run_program(program, tokens, positions=positions.tolist())
     expected = reference.rope(given_x, positions, frequencies).flatten(1)
     torch.testing.assert_close(written(x, tokens), expected, atol=2e-6, rtol=0)
 
 
 @settings(deadline=None, max_examples=60)
-@given(width=WIDTHS, tokens=TOKENS, centred=st.booleans(), with_bias=st.booleans(), size=st.integers(-3, 3), seed=SEEDS)
+@given(
+    width=WIDTHS, vectors=st.integers(1, 3), tokens=TOKENS, centred=st.booleans(), with_bias=st.booleans(),
+    in_place=st.booleans(), size=st.integers(-3, 3), seed=SEEDS,
+)  # fmt: skip
 def test_norms(
-    run_program: RunProgram, width: int, tokens: int, centred: bool, with_bias: bool, size: int, seed: int
-) -> None:
+    run_program: RunProgram, width: int, vectors: int, tokens: int, centred: bool, with_bias: bool, in_place: bool,
+    size: int, seed: int,
+) -> None:  # fmt: skip
     torch.manual_seed(seed)
-    x, y, weight = buffer(width), buffer(width), torch.randn(width)
-    x[:tokens] = (torch.randn(tokens, width) + 0.5) * 10**size
+    x, weight = buffer(vectors * width), torch.randn(width)
+    y = x if in_place else buffer(vectors * width)
+    states = (torch.randn(tokens * vectors, width) + 0.5) * 10**size
+    x[:tokens] = states.view(tokens, -1)
     bias = torch.randn(width) if centred and with_bias else None
     program = cpu.Program()
     address = 0 if bias is None else bias.data_ptr()
-    program.norm(centred, x.data_ptr(), weight.data_ptr(), address, width, 1e-5, y.data_ptr())
+    program.norm(centred, x.data_ptr(), weight.data_ptr(), address, width, vectors, 1e-5, y.data_ptr())
     run_program(program, tokens)
-    found, states = written(y, tokens), x[:tokens]
+    found = written(y, tokens).reshape(-1, width)
     if not centred:
         torch.testing.assert_close(found, reference.rms_norm(states, weight, 1e-5), atol=1e-6, rtol=2e-6)
         return
@@ -102,7 +110,7 @@ def test_norms(
 
 
 @settings(deadline=None, max_examples=40)
-@given(formats=st.lists(FORMATS, min_size=1, max_size=8), blocks=BLOCKS, tokens=TOKENS, seed=SEEDS)
+@given(formats=st.lists(OF_MATRICES, min_size=1, max_size=8), blocks=BLOCKS, tokens=TOKENS, seed=SEEDS)
 def test_several_matrices_of_one_input(
     run_program: RunProgram, formats: list[str], blocks: int, tokens: int, seed: int
 ) -> None:
@@ -122,30 +130,40 @@ def test_several_matrices_of_one_input(
 
 
 @settings(deadline=None, max_examples=40)
-@given(formats=st.tuples(FORMATS, FORMATS), n=st.integers(1, 500), tokens=TOKENS, seed=SEEDS)
+@given(
+    formats=st.tuples(OF_MATRICES, OF_MATRICES),
+    n=st.integers(1, 500),
+    tokens=TOKENS,
+    seed=SEEDS,
+    family=st.sampled_from(["perceptron", "factors", "gates"]),
+    biased=st.booleans(),
+)
 def test_predictors_name_rows_by_the_neurons_they_hold(
-    run_program: RunProgram, formats: tuple[str, str], n: int, tokens: int, seed: int
+    run_program: RunProgram, formats: tuple[str, str], n: int, tokens: int, seed: int, family: str, biased: bool
 ) -> None:
     torch.manual_seed(seed)
     hidden, rank = (32 * int(torch.randint(1, 9, ())) if is_quantised(name) else 45 for name in formats)
-    fc1, fc2 = (
-        Matrix.quantised(torch.randn(rank, hidden), formats[0]),
-        Matrix.quantised(torch.randn(n, rank), formats[1]),
-    )
+    rank = hidden if family == "gates" else rank
+    formats = (formats[0], formats[0]) if family == "gates" else formats
+    fc1 = None if family == "gates" else Matrix.quantised(torch.randn(rank, hidden), formats[0])
+    fc2, bias = Matrix.quantised(torch.randn(n, rank), formats[1]), torch.randn(n) if biased else None
     neuron_ids = torch.randperm(n, dtype=torch.int32)
     x = buffer(hidden)
     x[:tokens] = torch.randn(tokens, hidden)
-    logits = cpu.linear(POOLS[0], cpu.linear(POOLS[0], x[:tokens], fc1).relu_(), fc2)
+    rectified = family == "perceptron"
+    middle = x[:tokens] if fc1 is None else cpu.linear(POOLS[0], x[:tokens], fc1)
+    logits = cpu.linear(POOLS[0], middle.relu() if rectified else middle, fc2, bias)
     threshold = float(logits.median())  # itself not above
     for pool in POOLS:
         named, program = torch.full((cpu.MAX_TOKENS, n), 9, dtype=torch.uint8), cpu.Program()
-        matrices, addresses = (cpu.matrix_arguments(fc1), cpu.matrix_arguments(fc2)), (x.data_ptr(), hidden)
+        first = None if fc1 is None else cpu.matrix_arguments(fc1)
+        matrices, addresses = (first, rectified, cpu.matrix_arguments(fc2, bias)), (x.data_ptr(), hidden)
         program.predict(pool, *matrices, threshold, neuron_ids.data_ptr(), *addresses, named.data_ptr())
         run_program(program, tokens)
         assert torch.equal(named[:tokens], (logits > threshold)[:, neuron_ids].to(torch.uint8))
         assert bool((named[tokens:] == 9).all())
     # The reference's products differ in the last bits, and a code of the middle values may fall to its neighbour.
-    theirs = reference.predict(x[:tokens], fc1, fc2, threshold)
+    theirs = reference.predict(x[:tokens], fc1, rectified, fc2, bias, threshold)
     clear = (logits - threshold).abs() > 0.02 * logits.abs().max()
     assert torch.equal(theirs[clear], (logits > threshold)[clear])
 
@@ -198,11 +216,11 @@ def test_tokens_have_the_same_bits_alone_and_among_others(run_program: RunProgra
         program = cpu.Program()
         address, stride, number, *_ = cpu.matrix_arguments(words)
         program.embed(address, stride, number, 96, x.data_ptr())
-        program.norm(False, x.data_ptr(), norm.data_ptr(), 0, 96, 1e-6, y.data_ptr())
-        program.norm(True, y.data_ptr(), norm.data_ptr(), norm.data_ptr(), 96, 1e-6, y.data_ptr())
+        program.norm(False, x.data_ptr(), norm.data_ptr(), 0, 96, 1, 1e-6, y.data_ptr())
+        program.norm(True, y.data_ptr(), norm.data_ptr(), norm.data_ptr(), 96, 1, 1e-6, y.data_ptr())
         program.linear(pool, y.data_ptr(), 96, [cpu.matrix_arguments(weight, None, z)])
         program.angles(frequencies.data_ptr(), 35, cosines.data_ptr(), sines.data_ptr())
-        program.rotate(z.data_ptr(), 1, 70, cosines.data_ptr(), sines.data_ptr())
+        program.rotate(z.data_ptr(), 1, 70, 70, cosines.data_ptr(), sines.data_ptr())
         run_program(program, 16, ids=ids, positions=positions)
         found.append(z.clone())
         for t in range(16):

@@ -17,9 +17,20 @@ from profiler.blocks import vector_bytes
 from profiler.matrix import WEIGHT_FORMATS, Matrix
 
 
+def activated(activation: str, score: float) -> float:
+    """The activations as they are published."""
+    if activation == "silu":
+        return score / (1 + math.exp(-score))
+    if activation == "gelu":
+        return score * (1 + math.erf(score / math.sqrt(2))) / 2
+    if activation == "gelu_tanh":
+        return score / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (score + 0.044715 * score**3)))
+    return max(score, 0.0) ** (2 if activation == "relu2" else 1)
+
+
 def loop_ffn(
     rows: torch.Tensor, hidden: int, gated: bool, activation: str, bias: torch.Tensor | None, x: torch.Tensor,
-    named: torch.Tensor | None, skip_inactive: bool,
+    named: torch.Tensor | None, skip_inactive: bool, cutoff: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, Counts]:  # fmt: skip
     """Token by token and row by row, in double precision: the result, the activations and the counts."""
     y = torch.zeros(len(x), hidden, dtype=torch.float64)
@@ -31,13 +42,14 @@ def loop_ffn(
                 continue
             parts = row[: (3 if gated else 2) * hidden].split(hidden)
             score = float(parts[0] @ token) + (0.0 if bias is None else float(bias[r]))
-            value = score / (1 + math.exp(-score)) if activation == "silu" else max(score, 0.0)
-            value = value**2 if activation == "relu2" else value
+            value = activated(activation, score)
+            value = 0.0 if abs(value) <= cutoff else value
             gated_count += 1
             if skip_inactive and value == 0:
                 continue
             finished += 1
-            activations[t, r] = value * float(parts[1] @ token) if gated else value
+            up = float(parts[1] @ token)
+            activations[t, r] = value * (max(up, 0.0) if activation == "drelu" else up) if gated else value
             y[t] += activations[t, r] * parts[-1]
     return y, activations, Counts(gated_count, finished)
 
@@ -52,12 +64,15 @@ def loop_ffn(
     with_bias=st.booleans(),
     with_named=st.booleans(),
     skip_inactive=st.booleans(),
+    cutoff=st.sampled_from([0.0, 0.25, 0.3, 2.0]),
     seed=st.integers(0, 1000),
 )
 def test_sparse_ffn(
     hidden: int, n: int, tokens: int, gated: bool, activation: str, with_bias: bool, with_named: bool,
-    skip_inactive: bool, seed: int,
+    skip_inactive: bool, cutoff: float, seed: int,
 ) -> None:  # fmt: skip
+    gated = gated or activation == "drelu"
+    skip_inactive = skip_inactive and ("gelu" not in activation or cutoff > 0)  # its zeros depend on the precision
     generator = torch.Generator().manual_seed(seed)
     rows = (torch.randint(-4, 5, (n, 3 * hidden + 2), generator=generator) / 4).bfloat16()
     bias = torch.randint(-4, 5, (n,), generator=generator) / 4 if with_bias and not gated else None
@@ -65,8 +80,8 @@ def test_sparse_ffn(
     named = torch.rand(tokens, n, generator=generator) < 0.5 if with_named else None
     filled = torch.full((tokens, n), 9.0)
     arguments = (hidden, gated, activation, bias, x, named, skip_inactive)
-    y, counts = reference.sparse_ffn(rows, "bf16", *arguments, filled)
-    expected, activations, expected_counts = loop_ffn(rows, *arguments)
+    y, counts = reference.sparse_ffn(rows, "bf16", *arguments, filled, cutoff)
+    expected, activations, expected_counts = loop_ffn(rows, *arguments, cutoff)
     torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(filled.double(), activations, atol=1e-5, rtol=1e-5)
     assert counts == expected_counts
@@ -269,6 +284,14 @@ def test_predict() -> None:
     x, fc1, fc2 = torch.randn(4, 10), Matrix.of(torch.randn(3, 10).half()), Matrix.of(torch.randn(25, 3).half())
     logits = torch.relu(x @ fc1.data.float().T) @ fc2.data.float().T
     for threshold in (-1.0, 0.0, 0.5):
-        named = reference.predict(x, fc1, fc2, threshold)
+        named = reference.predict(x, fc1, True, fc2, None, threshold)
         assert named.dtype == torch.bool
         assert torch.equal(named, logits > threshold)
+
+
+def test_predict_without_relu_or_without_a_bottleneck_and_with_a_bias() -> None:
+    x, fc1, fc2 = torch.randn(4, 10), Matrix.of(torch.randn(3, 10).half()), Matrix.of(torch.randn(25, 3).half())
+    gates, bias = Matrix.of(torch.randn(25, 10).half()), torch.randn(25)
+    product = x @ fc1.data.float().T @ fc2.data.float().T
+    assert torch.equal(reference.predict(x, fc1, False, fc2, bias, 0.25), product + bias > 0.25)
+    assert torch.equal(reference.predict(x, None, False, gates, bias, 0.25), x @ gates.data.float().T + bias > 0.25)

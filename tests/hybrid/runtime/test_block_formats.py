@@ -11,11 +11,11 @@ import shutil
 import pytest
 
 from hybrid.stages.demo import CHECKPOINT
-from hybrid.stages.evaluate import evaluate, windows
 from hybrid.stages.opening import open_engine
 from hybrid.stages.pack import pack
 from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
+from hybrid.stages.quality import evaluate
 from hybrid.store.directory import ModelDirectory
 
 MODES = ["dense", "exact", "predicted"]
@@ -61,14 +61,13 @@ def test_exact_mode_leaves_out_zeros_alone(model, heldout):
         assert exact.ledger.evaluation.cpu.finished < 0.5 * dense.ledger.evaluation.cpu.finished
 
 
-def test_what_blocks_cost_in_perplexity(demo, model, weight_format, heldout):
+def test_what_blocks_cost_in_perplexity(demo, model, weight_format, heldout, passages_of):
     with (
         open_engine(demo, mode="dense") as reference,
         open_engine(model, mode="dense") as dense,
         open_engine(model, mode="predicted") as predicted,
     ):
-        pieces = windows(reference.tokenizer, [heldout], 512)[:8]
-        best, ours, named = evaluate([reference, dense, predicted], pieces)
+        best, ours, named = evaluate([reference, dense, predicted], passages_of(reference, [heldout], 512)[:8])
         assert ours.perplexity < COST[weight_format] * best.perplexity
         assert named.perplexity < 1.005 * ours.perplexity
         assert predicted.ledger.evaluation.cpu.gated < 0.4 * dense.ledger.evaluation.cpu.gated

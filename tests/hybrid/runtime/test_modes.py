@@ -7,12 +7,12 @@ import torch
 
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
-from hybrid.stages.evaluate import evaluate, windows
 from hybrid.stages.opening import open_engine
 from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
+from hybrid.stages.quality import evaluate
 from hybrid.store.directory import ModelDirectory
-from profiler.predictor import read_predictors
+from profiler.predictor_file import read_predictors
 
 MODES = ["dense", "exact", "predicted"]
 CLOSE = 2e-4  # of logits whose spread is of the order of ten, with fp32 pages: what summation order explains
@@ -62,21 +62,19 @@ def test_exact_mode_is_dense_mode_up_to_summation_order(demo, heldout, complete)
         assert exact.ledger.decode.cpu.finished < 0.5 * exact.ledger.decode.cpu.gated
 
 
-def test_predicted_mode_keeps_perplexity_and_computes_fewer_rows(demo, heldout):
+def test_predicted_mode_keeps_perplexity_and_computes_fewer_rows(demo, heldout, passages_of):
     with open_engine(demo, mode="dense") as dense, open_engine(demo, mode="predicted") as predicted:
-        pieces = windows(dense.tokenizer, [heldout], 512)[:16]
-        reference, quality = evaluate([dense, predicted], pieces)
+        reference, quality = evaluate([dense, predicted], passages_of(dense, [heldout], 512)[:16])
         assert quality.perplexity < 1.005 * reference.perplexity
         assert predicted.ledger.evaluation.cpu.gated < 0.4 * dense.ledger.evaluation.cpu.gated
 
 
-def test_silenced_predictors_ruin_perplexity(demo, heldout):
+def test_silenced_predictors_ruin_perplexity(demo, heldout, passages_of):
     with ModelDirectory.open(demo) as directory:
         silent = read_predictors(directory.predictors_path("default")).silenced()
     options = EngineOptions(mode="predicted", predictors=silent)
     with open_engine(demo, mode="dense") as dense, Engine(ModelDirectory.open(demo), options) as silenced:
-        pieces = windows(dense.tokenizer, [heldout], 512)[:4]
-        reference, quality = evaluate([dense, silenced], pieces)
+        reference, quality = evaluate([dense, silenced], passages_of(dense, [heldout], 512)[:4])
         assert silenced.ledger.evaluation.cpu.gated == 0
         assert quality.perplexity > 3 * reference.perplexity
 

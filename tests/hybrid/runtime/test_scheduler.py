@@ -67,25 +67,25 @@ def test_each_side_starts_before_the_other_has_to_be_done(lane):
     near, far = Waiting(near_asked, far_asked), Waiting(far_asked, near_asked)
     scheduler = Scheduler([split(near, far)], "exact", True, lane)
     x = torch.randn(2, HIDDEN)
-    torch.testing.assert_close(scheduler.feed_forward(0, x), expected(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scheduler.feed_forward(0, x, x), expected(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_failure_on_the_other_unit_is_raised_and_the_next_token_works(lane):
     scheduler = Scheduler([split(host_unit(1), Failing())], "exact", True, lane)
     x = torch.randn(1, HIDDEN)
     with pytest.raises(ValueError, match="could not be computed"):
-        scheduler.feed_forward(0, x)
+        scheduler.feed_forward(0, x, x)
     scheduler.layers = [split(host_unit(1), host_unit(1))]
-    torch.testing.assert_close(scheduler.feed_forward(0, x), expected(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scheduler.feed_forward(0, x, x), expected(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_failure_on_this_unit_leaves_the_lane_free(lane):
     scheduler = Scheduler([split(Failing(), host_unit(1))], "exact", True, lane)
     x = torch.randn(1, HIDDEN)
     with pytest.raises(ValueError, match="could not be computed"):
-        scheduler.feed_forward(0, x)
+        scheduler.feed_forward(0, x, x)
     scheduler.layers = [split(host_unit(1), host_unit(1))]
-    torch.testing.assert_close(scheduler.feed_forward(0, x), expected(x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scheduler.feed_forward(0, x, x), expected(x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_stand_in_copies_and_keeps_its_budget():

@@ -9,17 +9,26 @@ from hybrid.store.layout import PADDING
 from hybrid.store.manifest import DENSE_FILE, layer_file
 from profiler.matrix import WEIGHT_FORMATS
 
+FAMILIES = {
+    "llama": {"hidden_size": 96, "head_dim": 16},
+    "tied llama": {"hidden_size": 96, "head_dim": 16, "tie_word_embeddings": True},
+    "opt": {},
+    "arcee": {"head_dim": 24},
+    "qwen2": {},
+    "qwen3": {"head_dim": 24},
+    "nemotron": {"mlp_bias": True, "partial_rotary_factor": 0.5},
+    "falcon": {"num_ln_in_parallel_attn": 1, "bias": True},
+}
+
 
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
-@pytest.mark.parametrize("family", ["llama", "tied llama", "opt", "arcee"])
-def test_sizes_are_those_of_the_files(make_llama, make_opt, make_arcee, tmp_path, family, weight_format):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sizes_are_those_of_the_files(make_family, make_opt, tmp_path, family, weight_format):
     if family == "opt":
         path = make_opt(tmp_path, hidden_size=64, word_embed_proj_dim=64)
-    elif family == "arcee":
-        path = make_arcee(tmp_path, hidden_size=64, num_attention_heads=4, head_dim=24)
     else:
-        sizes = {"hidden_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
-        path = make_llama(tmp_path, tie_word_embeddings=family != "llama", **sizes)
+        options = {"hidden_size": 64, "num_attention_heads": 4, **FAMILIES[family]}
+        path = make_family(family.removeprefix("tied "), tmp_path, **options)
     pack(path, tmp_path / "model", weight_format)
     with ModelDirectory.open(tmp_path / "model") as directory:
         sizes = model_sizes(directory, None, context=64, vram=1 << 20, kv_format="f16")

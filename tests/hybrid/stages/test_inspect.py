@@ -17,7 +17,8 @@ from hybrid.store.files import ModelFiles
 from hybrid.store.manifest import layer_file
 from profiler.artifacts import UserError
 from profiler.matrix import Matrix
-from profiler.predictor import LowRankPredictor, PredictorQuality, PredictorSet, write_predictors
+from profiler.predictor import Predictor, PredictorQuality, PredictorSet
+from profiler.predictor_file import write_predictors
 from profiler.profile import Profile, write_profile
 
 
@@ -115,7 +116,7 @@ def test_predictors_that_are_not_finite_are_found_only_by_reading(copy):
     files = ModelFiles.open_files(copy)
     quality = PredictorQuality(tokens=1, active=0.5, named=0.5, recall=1.0, precision=1.0, mass_recall=1.0)
     sizes = ((7, 60), (123, 7))
-    layers = [LowRankPredictor(*(Matrix.of(torch.ones(size).half()) for size in sizes), 0.0) for _ in range(3)]
+    layers = [Predictor.low_rank(*(Matrix.of(torch.ones(size).half()) for size in sizes), 0.0) for _ in range(3)]
     path = files.predictors_path("default")
     write_predictors(path, PredictorSet(files.source_digest, tuple(layers), (quality,) * 3))
     assert inspect(copy, verify=True).predictors == ("default",)

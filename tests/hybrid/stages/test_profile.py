@@ -16,7 +16,7 @@ from hybrid.stages.profile import ProfileSettings, profile
 from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
-from profiler.predictor import read_predictors
+from profiler.predictor_file import read_predictors
 from profiler.profile import read_profile
 
 COUNTS = ("active", "named", "union4", "union16")
@@ -77,7 +77,7 @@ def context_of(report, path):
 def test_counts_and_names_are_those_of_the_dense_path(model, texts, monkeypatch):
     monkeypatch.setattr(profile_estimate, "ROUND_TOKENS", 700)
     monkeypatch.setattr("profiler.capture.CaptureLimits.tokens", 1200)
-    report = profile(model, texts, ProfileSettings(rank=4))
+    report = profile(model, texts, ProfileSettings(rank=4, steps=60))
     counted = read_profile(ModelDirectory.open(model).profile_path("default"))
     predictors = read_predictors(ModelDirectory.open(model).predictors_path("default"))
     size = sum(path.stat().st_size for path in texts)
@@ -96,7 +96,7 @@ def test_counts_and_names_are_those_of_the_dense_path(model, texts, monkeypatch)
         assert 0.3 < one / (one + other) < 0.7
     first = ModelDirectory.open(model).layer(0).neuron_ids
     assert np.array_equal(first, counted.hottest_first(0))
-    assert report.rank == 4
+    assert report.ranks == [4, 4, 4]
     assert len(report.skew.domains) == 2
     assert not list(model.rglob(".*"))
 
@@ -116,7 +116,7 @@ def test_rounds_of_any_size_count_the_same(model, texts, tmp_path, monkeypatch):
 def test_given_predictors_name_and_shards_add_up(model, texts):
     from hybrid.stages.profile_merge import merge
 
-    profile(model, texts[:1], ProfileSettings(rank=4, name="one"))
+    profile(model, texts[:1], ProfileSettings(rank=4, steps=60, name="one"))
     profile(model, texts[1:], ProfileSettings(name="two", predictors="one"))
     one, two = (read_profile(model / "profiles" / f"{name}.safetensors") for name in ("one", "two"))
     assert two.has_predictors
@@ -142,9 +142,9 @@ def test_given_predictors_name_and_shards_add_up(model, texts):
 
 
 def test_a_profile_without_predictors_drops_those_of_its_name(model, texts):
-    profile(model, texts[:1], ProfileSettings(rank=4))
+    profile(model, texts[:1], ProfileSettings(rank=4, steps=60))
     report = profile(model, texts[:1], PLAIN)
-    assert (report.rank, report.predictor_bytes, report.layers[0].quality) == (0, 0, None)
+    assert (report.ranks, report.predictor_bytes, report.layers[0].quality) == ([], 0, None)
     assert not (model / "predictors" / "default.safetensors").exists()
 
 
@@ -153,7 +153,7 @@ def test_a_model_without_zeros_is_told_of_and_trains_nothing(make_llama, tmp_pat
     notes = []
     report = profile(path, texts[:1], ProfileSettings(), note=notes.append)
     assert any("never exactly zero" in line for line in notes)
-    assert report.rank == 0
+    assert report.ranks == []
     assert [layer.active for layer in report.layers] == [1.0] * 3
 
 
@@ -165,7 +165,7 @@ def test_layers_in_which_nothing_or_everything_fires_work(make_opt, tmp_path, te
     tensors["model.decoder.layers.2.fc1.bias"].fill_(1000)
     save_file(tensors, file, {"format": "pt"})
     path = pack(checkpoint, tmp_path / "packed").destination
-    report = profile(path, texts[:1], ProfileSettings(rank=4))
+    report = profile(path, texts[:1], ProfileSettings(rank=4, steps=60))
     assert (report.layers[0].active, report.layers[0].hot_share) == (0, 0)
     assert report.layers[2].active == 1
     assert report.layers[0].quality.named == 0

@@ -14,10 +14,10 @@ from hybrid.stages import profile_estimate, profile_passes
 from hybrid.stages.profile import ProfileSettings, profile
 from hybrid.stages.profile_checkpoint import Checkpoint
 from profiler.artifacts import UserError
-from profiler.predictor import read_predictors
+from profiler.predictor_file import read_predictors
 from profiler.profile import read_profile
 
-SETTINGS = ProfileSettings(rank=4)
+SETTINGS = ProfileSettings(rank=4, steps=60)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def same(one, other):
         np.array_equal(getattr(first, name), getattr(second, name))
         for name in ("active", "named", "union4", "union16", "parts")
     ) and all(
-        a.threshold == b.threshold and a.fc1.data.equal(b.fc1.data) and a.fc2.data.equal(b.fc2.data)
+        a.threshold == b.threshold and all(x.data.equal(y.data) for x, y in zip(a.matrices, b.matrices, strict=True))
         for a, b in zip(*named, strict=True)
     )
 
@@ -80,8 +80,8 @@ def test_an_interrupted_run_goes_on(model, text, tmp_path, monkeypatch, small_ro
         with pytest.raises(KeyboardInterrupt):
             profile(model, [text], SETTINGS, note=notes.append)
     assert "the same command goes on" in notes[-1]
-    train = profile_passes.train_predictor
-    monkeypatch.setattr(profile_passes, "train_predictor", lambda *a: layers.append(1) or train(*a))
+    search = profile_passes.search
+    monkeypatch.setattr(profile_passes, "search", lambda *a: layers.append(1) or search(*a))
     report = profile(model, [text], SETTINGS, note=notes.append)
     assert len(layers) == trained
     assert any("going on from the last checkpoint" in line for line in report.notes)
@@ -90,7 +90,7 @@ def test_an_interrupted_run_goes_on(model, text, tmp_path, monkeypatch, small_ro
 
 
 def test_other_settings_or_another_text_start_afresh(model, text, monkeypatch, small_rounds):
-    for settings, more in [(ProfileSettings(rank=4, seed=1), ""), (SETTINGS, "more")]:
+    for settings, more in [(ProfileSettings(rank=4, steps=60, seed=1), ""), (SETTINGS, "more")]:
         with monkeypatch.context() as patch:
             stop_after(patch, "save_layer", 1)
             with pytest.raises(KeyboardInterrupt):
@@ -120,7 +120,7 @@ def test_an_early_failure_leaves_nothing(model, text, monkeypatch):
     def fail(*_):
         raise UserError("as if")
 
-    monkeypatch.setattr(profile_passes, "train_predictor", fail)
+    monkeypatch.setattr(profile_passes, "search", fail)
     with pytest.raises(UserError, match="as if"):
         profile(model, [text], SETTINGS)
     assert not list(model.rglob(".*"))
@@ -138,15 +138,15 @@ def start(model, text):
 
 
 def test_a_killed_run_goes_on(model, text, tmp_path):
-    whole = shutil.copytree(model, tmp_path / "whole")
-    profile(whole, [text], SETTINGS)
+    whole, settings = shutil.copytree(model, tmp_path / "whole"), ProfileSettings(rank=4)  # those of the command
+    profile(whole, [text], settings)
     running = start(model, text)
     with pytest.raises(UserError, match="another process is writing"):
-        profile(model, [text], SETTINGS)
+        profile(model, [text], settings)
     running.send_signal(signal.SIGKILL)
     running.communicate()
     notes = []
-    profile(model, [text], SETTINGS, note=notes.append)
+    profile(model, [text], settings, note=notes.append)
     assert any("going on from the last checkpoint" in line for line in notes)
     assert same(model, whole)
 

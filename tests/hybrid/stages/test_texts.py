@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.stages import text_files
-from hybrid.stages.demo import CHECKPOINT, HELDOUT_TEXT
-from hybrid.stages.evaluate import windows
+from hybrid.stages.demo import CHECKPOINT
 from hybrid.stages.text_files import TextFile, read_bytes
 from hybrid.stages.texts import Corpus
 from hybrid.tokenizer import load_tokenizer
@@ -37,16 +36,32 @@ def folder(tmp_path):
     return root
 
 
-def test_windows_are_those_of_the_texts_in_memory(tokenizer, tmp_path, heldout):
+@pytest.fixture
+def whole_text(tmp_path, heldout):
+    """The held-out files as one text."""
+    path = tmp_path / "heldout.txt"
+    path.write_text(heldout, encoding="utf-8")
+    return path
+
+
+def cut(tokenizer, texts, context):
+    """Each text in consecutive windows that fill the context, each opened as the tokenizer opens a text."""
+    opening = tokenizer.encode("")
+    room = context - len(opening)
+    whole = [tokenizer.encode(text)[len(opening) :] for text in texts]
+    return [opening + ids[at : at + room] for ids in whole for at in range(0, len(ids), room)]
+
+
+def test_windows_are_those_of_the_texts_in_memory(tokenizer, tmp_path, heldout, whole_text):
     short = tmp_path / "short.txt"
     short.write_text("def f(x):\n    return x\n")
-    corpus = Corpus.open([HELDOUT_TEXT, short], tokenizer)
+    corpus = Corpus.open([whole_text, short], tokenizer)
     for context in (17, 512):
         found = list(corpus.windows(context))
-        assert [w.ids for w in found] == windows(tokenizer, [heldout, short.read_text()], context)
+        assert [w.ids for w in found] == cut(tokenizer, [heldout, short.read_text()], context)
         assert [w.document for w in found] == [w.domain for w in found]
     assert corpus.domains == ("heldout.txt", "short.txt")
-    assert corpus.bytes == HELDOUT_TEXT.stat().st_size + short.stat().st_size
+    assert corpus.bytes == whole_text.stat().st_size + short.stat().st_size
 
 
 def test_folders_give_their_texts_by_name_and_say_what_is_left_out(tokenizer, folder):
@@ -75,21 +90,21 @@ def test_pieces_are_the_file_cut_between_characters_and_at_line_breaks(tmp_path_
         assert len(part) <= 2 * piece
 
 
-def test_a_text_in_pieces_has_the_tokens_of_the_whole_but_at_the_cuts(tokenizer, monkeypatch, heldout):
-    whole = [i for w in Corpus.open([HELDOUT_TEXT], tokenizer).windows(512) for i in w.ids]
+def test_a_text_in_pieces_has_the_tokens_of_the_whole_but_at_the_cuts(tokenizer, monkeypatch, heldout, whole_text):
+    whole = [i for w in Corpus.open([whole_text], tokenizer).windows(512) for i in w.ids]
     monkeypatch.setattr(text_files, "PIECE_BYTES", 20_000)
-    corpus = Corpus.open([HELDOUT_TEXT], tokenizer)
+    corpus = Corpus.open([whole_text], tokenizer)
     parts = [i for w in corpus.windows(512) for i in w.ids]
     assert 0 <= len(parts) - len(whole) <= 2 * (len(heldout.encode()) // 20_000 + 1)
     assert "".join(next(corpus.documents()).pieces()) == heldout
 
 
-def test_memory_does_not_grow_with_the_text(tokenizer, tmp_path, monkeypatch):
+def test_memory_does_not_grow_with_the_text(tokenizer, tmp_path, monkeypatch, whole_text):
     monkeypatch.setattr(text_files, "PIECE_BYTES", 1 << 16)
     peaks = []
     for copies in (1, 6):
         path = tmp_path / f"{copies}.txt"
-        path.write_bytes(HELDOUT_TEXT.read_bytes() * copies)
+        path.write_bytes(whole_text.read_bytes() * copies)
         corpus = Corpus.open([path], tokenizer)
         tracemalloc.start()
         for _ in corpus.windows(256):
@@ -99,9 +114,9 @@ def test_memory_does_not_grow_with_the_text(tokenizer, tmp_path, monkeypatch):
     assert peaks[1] < 1.2 * peaks[0] < 4 << 20
 
 
-def test_a_number_of_tokens_is_shared_by_size(tokenizer, tmp_path):
-    (tmp_path / "large.txt").write_bytes(HELDOUT_TEXT.read_bytes()[:90_000])
-    (tmp_path / "small.txt").write_bytes(HELDOUT_TEXT.read_bytes()[-30_000:])
+def test_a_number_of_tokens_is_shared_by_size(tokenizer, tmp_path, whole_text):
+    (tmp_path / "large.txt").write_bytes(whole_text.read_bytes()[:90_000])
+    (tmp_path / "small.txt").write_bytes(whole_text.read_bytes()[-30_000:])
     corpus = Corpus.open([tmp_path / "large.txt", tmp_path / "small.txt"], tokenizer)
     found = list(corpus.windows(128, 4000))
     by_domain = [sum(len(w.ids) for w in found if w.domain == d) for d in (0, 1)]
