@@ -18,7 +18,7 @@ from profiler.predictor import EVERYTHING, NOTHING, Predictor, PredictorQuality,
 from profiler.training import Recipe, calibrate, check_samples, mass_at_active, measure, train_perceptron
 from profiler.training_free import Gates, factors, few_bits
 
-LOW_BITS = ("q4_0",)
+LOW_BITS = ("b1", "q4_0")
 PARTS = 4096  # of a budget, which it is counted in
 STEP = 32  # ranks are whole blocks
 SPARSE = 0.1  # a layer with a smaller share of active neurons starts its search at a lower rank

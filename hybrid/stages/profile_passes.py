@@ -96,7 +96,7 @@ class Passes:
         if progress.layers < layers:
             self._sample_round(recipe, progress)
         found = self.checkpoint.candidates()
-        return allocate(self.directory.source_digest, found, self.target, self.predictor_bytes)
+        return allocate(self.directory.source_digest, found, self.predictor_bytes)
 
     def _sample_round(self, recipe: Recipe, progress: Progress) -> None:
         sample, layers = self.sample, len(self.orders)
