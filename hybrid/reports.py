@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hybrid.stages.pack import PackReport
     from hybrid.stages.plan import PlanReport
     from hybrid.stages.profile_results import ProfileReport
+    from hybrid.stages.report import ReportResult
     from hybrid.store.evaluation_file import ModeEvaluation
     from placement.plan import Memory
     from profiler.quality import Quality
@@ -146,6 +147,16 @@ def plan_lines(report: PlanReport) -> list[str]:
     seconds = plan.expected.token_seconds
     lines.append(f"by the nominal figures of {plan.hardware}, memory traffic alone allows {1 / seconds:.0f} tokens/s")
     return lines
+
+
+def report_lines(result: ReportResult) -> list[str]:
+    """What was written, and what the page could not show."""
+    folder = f"; {len(result.png)} PNG files in {result.png[0].parent}" if result.png else ""
+    commands = dict.fromkeys(missing.command for missing in result.missing)
+    return [
+        *(f"not shown yet, make it with: {command}" for command in commands),
+        f"{result.path}: {result.pictures} pictures, {format_size(result.bytes)}{folder}",
+    ]
 
 
 def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:

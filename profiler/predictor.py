@@ -21,6 +21,7 @@ Reads = Literal["ffn_input", "residual", "previous_ffn_input"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 READS: tuple[Reads, ...] = get_args(Reads)
 QUANTISED = "q8_0"
+LARGEST = 1 << 60  # bytes
 NOTHING, EVERYTHING = float("inf"), float("-inf")  # thresholds that name no neuron, and all of them
 
 
@@ -195,6 +196,14 @@ class Trial:
     bytes_per_token: float
     chosen: bool = False
 
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES or not all(isinstance(name, str) for name in self.weight_formats):
+            raise UserError(f"a predictor of the family {self.family!r:.40} was tried, which is not known")
+        sizes = (self.rank, self.nbytes, self.bytes_per_token)
+        shares = (self.mass_at_active, self.named_at_keep)
+        if not all(_is_number(s, LARGEST) for s in sizes) or not all(_is_number(s, 1) for s in shares):
+            raise UserError(f"a predictor that was tried has figures out of range: {(*sizes, *shares)!r:.200}")
+
     def to_json(self) -> dict[str, Any]:
         """The trial as a JSON object."""
         return {**asdict(self), "weight_formats": list(self.weight_formats)}
@@ -260,3 +269,7 @@ class PredictorSet:
             return []
         matrices = [matrix for p in self.layers for matrix in p.matrices]
         return [(m.data.data_ptr(), m.nbytes, str(self.path)) for m in matrices]
+
+
+def _is_number(value: object, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= high

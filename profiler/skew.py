@@ -65,7 +65,7 @@ def measure_skew(profile: Profile) -> Skew | None:
         return None
     halves = profile.parts.sum(0, dtype=np.int64)  # [2, layers, neurons]
     layers = tuple(
-        LayerSkew(_across(halves[:, i], halves[:, i]), given(profile.active[i], profile.active[i]))
+        LayerSkew(across(halves[:, i], halves[:, i]), given(profile.active[i], profile.active[i]))
         for i in range(profile.layers)
     )
     every = range(profile.layers)
@@ -78,19 +78,20 @@ def measure_skew(profile: Profile) -> Skew | None:
             for o, other in enumerate(profile.domains)
             if o != d
         }
-        held_out = mean([_across(halves[:, i], here[:, i]) for i in every])
+        held_out = mean([across(halves[:, i], here[:, i]) for i in every])
         in_sample = mean([given(own[i], own[i]) for i in every])
         domains.append(DomainSkew(name, sum(profile.part_tokens[d]), held_out, in_sample, others))
     return Skew(SHARES, layers, tuple(domains))
 
 
-def given(chosen_by: Some, on: Some) -> Given:
-    """Share of the activations `on [neurons]` that the hottest ones by `chosen_by [neurons]` give; ties by id."""
+def given(chosen_by: Some, on: Some, shares: Sequence[float] = SHARES) -> Given:
+    """For each of `shares` of the neurons, the hottest by `chosen_by [neurons]` (ties by id), the share of the
+    activations `on [neurons]` that they give."""
     order = np.argsort(-chosen_by.astype(np.int64), kind="stable")
     sums = on[order].astype(np.int64).cumsum()
     if not sums[-1]:
-        return (None,) * len(SHARES)
-    return tuple(float(sums[max(1, round(share * len(sums))) - 1] / sums[-1]) for share in SHARES)
+        return (None,) * len(shares)
+    return tuple(float(sums[max(1, round(share * len(sums))) - 1] / sums[-1]) for share in shares)
 
 
 def mean(rows: Sequence[Given]) -> Given:
@@ -107,6 +108,6 @@ def hot_share(profile: Profile, layer: int, carried: float = 0.8) -> float:
     return float((np.searchsorted(counts, carried * counts[-1]) + 1) / profile.neurons)
 
 
-def _across(chosen_by: Some, on: Some) -> Given:
-    """Chosen on one half `[2, neurons]`, given on the other; the mean of both directions."""
-    return mean([given(chosen_by[1 - half], on[half]) for half in range(HALVES)])
+def across(chosen_by: Some, on: Some, shares: Sequence[float] = SHARES) -> Given:
+    """As `given`, chosen on one half `[2, neurons]` and given on the other; the mean of both directions."""
+    return mean([given(chosen_by[1 - half], on[half], shares) for half in range(HALVES)])
