@@ -23,6 +23,7 @@ Parts = npt.NDArray[np.unsignedinteger[Any]]
 COUNT_NAMES = ("active", "named", "union4", "union16")
 STORED = ("named", "union4", "union16", "parts", "documents")  # active is the sum of the parts
 DOMAIN_LIMIT = 16
+TOKEN_LIMIT = 1 << 60
 HALVES = 2
 
 
@@ -59,7 +60,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         shape = self.active.shape
-        if self.active.ndim != 2 or self.tokens <= 0:
+        if self.active.ndim != 2 or not 0 < self.tokens < TOKEN_LIMIT:
             raise UserError("a profile holds [layers, neurons] counts of at least one token")
         for name in COUNT_NAMES:
             counts = getattr(self, name)

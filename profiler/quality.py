@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from profiler.artifacts import UserError
 
+LARGEST_WHOLE = 1 << 60  # beyond it a number from a file cannot be counted with as a float
+
 
 @dataclass(frozen=True)
 class LayerQuality:
@@ -80,6 +82,8 @@ class Quality:
 def _check_between(value: object, low: float, high: float, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise UserError(f"quality: {name} is {value!r}, and should lie between {low:g} and {high:g}")
+    if isinstance(value, int) and value > LARGEST_WHOLE:
+        raise UserError(f"quality: {name} is larger than anything that is measured")
 
 
 def _check_count(value: object, name: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from profiler.artifacts import UserError, digest_json, from_json, read_json, write_json
-from profiler.quality import Interval
+from profiler.quality import LARGEST_WHOLE, Interval
 
 THRESHOLDS_VERSION = 1
 SIZE_LIMIT = 1 << 20
@@ -154,6 +154,8 @@ def _thresholds(body: dict[str, Any]) -> Thresholds:
 def _check_number(name: str, value: object, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
         raise UserError(f"thresholds: {name} is {value!r:.40}; a number from 0 to {high:g} is expected")
+    if isinstance(value, int) and value > LARGEST_WHOLE:
+        raise UserError(f"thresholds: {name} is larger than anything that is measured")
 
 
 def _check_whole(name: str, value: object) -> None:

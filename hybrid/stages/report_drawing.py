@@ -32,7 +32,7 @@ COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY)
 MARKERS = "osD^vPX"
 DEPTH = LinearSegmentedColormap.from_list("depth", [BLUE, "#a58bb0", VERMILION])
 PAGE_INK, PAPER_INK = "#010203", "#222222"  # the first stands for the colour of the page's text
-WIDTH, HEIGHT = 5.2, 3.5  # inches
+WIDTH, HEIGHT = 4.7, 3.3  # inches
 FONT = 9.5
 PNG_DPI = 160
 

@@ -53,7 +53,9 @@ class Section:
 
 def share(value: float | None) -> str:
     """A share of 1 in percent."""
-    return NOTHING if value is None else f"{100 * value:.3g} %" if value < 0.1 else f"{100 * value:.1f} %"
+    if value is None:
+        return NOTHING
+    return f"{100 * value:.2g} %" if value < 1e-3 else f"{100 * value:.2f} %"
 
 
 def count(value: object) -> str:

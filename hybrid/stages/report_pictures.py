@@ -40,6 +40,9 @@ SPARSITY = {"active": "active in a token", "named": "named for a token"}
 SPARSITY |= {"union4": "active in 4 tokens", "union16": "active in 16 tokens"}
 
 
+LARGEST_COST = 1e6  # that is drawn, over dense
+SMALL_COST = 1e-3  # below it the axis is even, where there are large ones too
+COST_TICKS = (-1e-1, -1e-2, -1e-3, 0, 1e-3, 1e-2, 1e-1, 1, 1e2, 1e4)
 RAREST = 1e-4  # the frequency that the heat map's darkest colour stands for, at least
 
 
@@ -51,8 +54,8 @@ def numbers(values: Given) -> npt.NDArray[np.float64]:
 def hotness_by_layer(activity: Activity) -> Figure:
     """The share of activations that the hottest neurons give, a line for each layer."""
     held_out = activity.whole.held_out is not None
-    text = "neurons chosen on the other half of the text" if held_out else "on the text they were chosen on"
-    figure, ax = axes(f"By layer, {text}", X_NEURONS, Y_GIVEN)
+    text = "the other half of the text" if held_out else "the text they were chosen on"
+    figure, ax = axes(f"By layer, on {text}", X_NEURONS, Y_GIVEN)
     shown = some(len(activity.layers), 6)
     for i, curve in enumerate(activity.layers):
         values = curve.in_sample if curve.held_out is None else curve.held_out
@@ -76,7 +79,7 @@ def hotness_held_out(activity: Activity) -> Figure:
         every = every[~np.isnan(every).any(1)]
         if len(every):
             low, high = every.min(0), every.max(0)
-            ax.fill_between(activity.shares, low, high, color=BLUE, alpha=0.18, linewidth=0, label="all layers")
+            ax.fill_between(activity.shares, low, high, color=BLUE, alpha=0.18, linewidth=0, label="between all layers")
         ax.plot(activity.shares, numbers(whole.held_out), color=BLUE, label="on the other half of the text")
     own = numbers(whole.in_sample)
     ax.plot(activity.shares, own, color=ORANGE, linestyle="--", label="on the text they were chosen on")
@@ -112,8 +115,7 @@ def heat_map(activity: Activity) -> Figure:
     height = min(7.0, max(HEIGHT, 1.6 + 0.11 * layers))
     figure, ax = axes("How often each neuron is active", X_NEURONS, "layer", height=height)
     ax.grid(visible=False)
-    colours = mpl.colormaps["viridis"].copy()
-    colours.set_bad(alpha=0)
+    colours = mpl.colormaps["viridis"].with_extremes(bad=(0, 0, 0, 0))
     lowest = float(np.min(activity.heat[activity.heat > 0], initial=0.1))
     drawn = np.ma.masked_less_equal(activity.heat, 0)
     extent = (0.0, 1.0, layers - 0.5, -0.5)
@@ -161,12 +163,18 @@ def costs(names: Sequence[str], ratios: Sequence[tuple[float, float | None, floa
     figure, ax = axes("What a mode adds to dense perplexity", "perplexity over dense", "", WIDTH, height)
     for n, (ratio, low, high) in enumerate(ratios):
         if low is not None and high is not None:
-            ax.plot([low - 1, high - 1], [n, n], color=BLUE, linewidth=2.5, solid_capstyle="butt")
-        ax.plot([ratio - 1], [n], color=VERMILION, marker="o", markersize=5, linestyle="none")
+            ends = [min(low - 1, LARGEST_COST), min(high - 1, LARGEST_COST)]
+            ax.plot(ends, [n, n], color=BLUE, linewidth=2.5, solid_capstyle="butt")
+        ax.plot([min(ratio - 1, LARGEST_COST)], [n], color=VERMILION, marker="o", markersize=5, linestyle="none")
     ax.axvline(0, color=GREY, linewidth=1)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.margins(x=0.1)
+    ends = [end - 1 for one in ratios for end in one if end is not None]
+    if max(map(abs, ends)) > 10 * SMALL_COST:  # a mode that costs little is told from one that costs nothing
+        ax.set_xscale("symlog", linthresh=SMALL_COST)
+        ax.set_xticks([tick for tick in COST_TICKS if tick <= 10 * max(ends) and tick >= 10 * min(ends)])
+        ax.xaxis.set_minor_locator(NullLocator())
     percent_ticks(ax, "x")
     return figure
 

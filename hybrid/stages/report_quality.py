@@ -44,7 +44,7 @@ def model(data: ReportData) -> Section:
         "",
         warnings=tuple(plain(problem, 300) for problem in data.problems),
         tables=(
-            Table("What it is. model.json.", [], facts),
+            Table("What it is, by model.json and the files' sizes.", [], facts),
             Table("What each mode loses.", ["mode", "what is computed", "what it costs"], _losses(data)),
         ),
     )
@@ -76,14 +76,15 @@ def quality(data: ReportData) -> Section:
                 lambda: costs([name for name, _, _ in lossy], ratios),
             )
         )
-    measured = [(name, m) for name, _, m in lossy if m.layers]
+    measured = [(name, m) for name, _, m in lossy if any(layer.dropped_mass for layer in m.layers)]
     if measured:
         tokens = ", ".join(f"{count(e.evaluation.layer_tokens)} tokens, {e.source}" for e in data.evaluations)
         pictures.append(
             Picture(
                 "quality-dropped",
                 anchor,
-                f"Share of a layer's summed |activation| that was not computed. {tokens}.",
+                f"Share of a layer's summed |activation| that was not computed; modes that drop nothing are left "
+                f"out. {tokens}.",
                 lambda: by_layer(
                     "Activation mass dropped, by layer",
                     "share of the mass",

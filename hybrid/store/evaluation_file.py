@@ -150,7 +150,7 @@ def read_evaluation(path: Path, mend: str = "hybrid eval DIR --text FILE") -> Ev
     body = read_json(path, "evaluation", EVALUATION_VERSION, mend)
     try:
         return _evaluation({k: v for k, v in body.items() if k not in ("kind", "format_version")})
-    except (UserError, AttributeError, KeyError, TypeError) as error:
+    except (UserError, AttributeError, KeyError, OverflowError, TypeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{path} is damaged ({what}); make it anew with: {mend}") from error
 
