@@ -58,6 +58,10 @@ def count(
         typer.Option(metavar="NAME", help="Count with the predictors of this profile, or of a file; train none."),
     ] = None,
     no_predictors: Annotated[bool, typer.Option("--no-predictors", help="Only count: train no predictors.")] = False,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Count activations above these thresholds of hybrid calibrate; train none."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling and training.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -97,6 +101,7 @@ def count(
         seed=seed,
         train=not no_predictors,
         predictors=predictors,
+        thresholds=thresholds,
     )
     with display.stages() as tell:
         report = run_stage(resolve(model), text, settings, tell, display.note)
