@@ -36,7 +36,8 @@ class Target:
     """What a predictor is to reach.
 
     most_named: neurons that it may name over those that are active, when it keeps what the recipe says. rank: the one
-    rank to train, None for a search. perceptrons: try those too, trained from random weights. vector_bytes and parts: of the rows that it names, `parts` vectors each.
+    rank to train, None for a search. perceptrons: try those too, trained from random weights. vector_bytes and parts:
+    of the rows that it names, `parts` vectors each.
     """
 
     vector_bytes: int

@@ -26,9 +26,9 @@ MOST_RANKED = 1 << 24  # logits that are ranked against each other
 class Recipe:
     """How a predictor is trained.
 
-    steps: of `batch` tokens each, from a product that is near already; from nothing it takes `FROM_NOTHING` times as
-    many. The length of training is no clock, so that a seed repeats it. learning_rate: at the top of the schedule, twice
-    that from nothing. positive_weight: what an average active neuron counts against one inactive one. keep: share of
+    steps: of `batch` tokens each, from a product that is near already; `FROM_NOTHING` times as many from random weights.
+    The length of training is no clock, so that a seed repeats it. learning_rate: at the top of the schedule; twice that
+    from random weights. positive_weight: what an average active neuron counts against one inactive one. keep: share of
     a token's summed |activation| that the named neurons are to carry, on average; sets the threshold.
     """
 
@@ -195,13 +195,9 @@ def _gradients(
     before = states @ fc1.T
     middle = before.relu() if rectified else before
     logits = middle @ fc2.T
-    slope = (
-        (logits if bias is None else logits.add_(bias))
-        .sigmoid_()
-        .mul_(inactive.add_(weight))
-        .sub_(weight)
-        .div_(len(states))
-    )
+    if bias is not None:
+        logits.add_(bias)
+    slope = logits.sigmoid_().mul_(inactive.add_(weight)).sub_(weight).div_(len(states))
     back = slope @ fc2
     if rectified:
         back.mul_(before > 0)

@@ -3,9 +3,9 @@
     python scripts/bench_predictors.py demo --text hybrid/demo/profile.jsonl --json benchmarks/predictors-demo.json
 
 Samples of the text are captured through the engine; each family is made from the same training tokens, calibrated on
-others, and judged on a third part. `mass` is the share of a token's summed |activation| that as many neurons carry as are
-active; `named` what has to be named to keep 99 % of it, over what is active. Microseconds are of the native operator, for
-one token, the median of many; `none` is timed as the gates that are computed instead.
+others, and judged on a third part. `mass` is the share of a token's summed |activation| that as many neurons carry as
+are active; `named` what has to be named to keep 99 % of it, over what is active. Microseconds are of the native
+operator, for one token, the median of many; `none` is timed as the gates that are computed instead.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from profiler.capture import LayerSamples, Split, encode_magnitude
 from profiler.matrix import Matrix
 from profiler.predictor import Predictor
 from profiler.selection import LOW_BITS, ladder
-from profiler.training import Recipe, calibrate, mass_at_active, measure, train_perceptron
-from profiler.training_free import factors, few_bits
+from profiler.training import Recipe, calibrate, mass_at_active, measure, train_perceptron, tune_factors
+from profiler.training_free import factors, few_bits, truncated
 
 CALLS = 2000  # of an operator that is timed
 
@@ -121,10 +121,13 @@ def rows_of(engine: Engine, keep: Keep, layer: int, recipe: Recipe, threads: int
     ranks = ladder(spec.hidden_size, spec.n_neurons)
     made = [Predictor.none(spec.hidden_size, spec.n_neurons)]
     made += [p for weight_format in LOW_BITS if (p := few_bits(gates, weight_format)) is not None]
-    made += [factors(gates, samples.train, rank).quantised() for rank in ranks]
-    made += [train_perceptron(samples.train, rank, recipe, 0).quantised() for rank in ranks]
+    most = factors(gates, samples.train, ranks[-1])
+    made += [truncated(most, rank) for rank in ranks]
+    made += [tune_factors(truncated(most, rank), samples.train, recipe, 0) for rank in ranks]
+    made += [train_perceptron(samples.train, rank, recipe, 0) for rank in ranks]
     rows = []
-    for predictor in made:
+    for place, predictor in enumerate(p.quantised() for p in made):
+        trained = place >= len(made) - 2 * len(ranks)
         if predictor.fc2 is not None:
             predictor = replace(predictor, threshold=calibrate(predictor, samples.calibration, recipe.keep))
         quality = measure(predictor, samples.test)
@@ -133,7 +136,7 @@ def rows_of(engine: Engine, keep: Keep, layer: int, recipe: Recipe, threads: int
             Row(
                 layer=layer,
                 active=quality.active,
-                family=predictor.family,
+                family=predictor.family + (", trained" if trained else ""),
                 rank=predictor.rank,
                 weight_format=predictor.weight_formats[-1] if predictor.matrices else "-",
                 nbytes=predictor.nbytes,
@@ -169,7 +172,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, help="what is captured; JSONL, a file or a folder")
     parser.add_argument("--layers", default="0,3,5", help="which (default 0,3,5)")
     parser.add_argument("--tokens", type=int, default=100_000, help="of the text at most (default 100000)")
-    parser.add_argument("--steps", type=int, default=1500, help="of training (default 1500)")
+    parser.add_argument("--steps", type=int, default=300, help="of training; five times as many from random weights")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of the timed operators")
     parser.add_argument("--json", type=Path, help="where the figures go; given alone with --show, read from there")
     parser.add_argument("--show", action="store_true", help="print the table of --json, measure nothing")
