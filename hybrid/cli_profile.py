@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,8 +52,19 @@ def count(
         int | None, typer.Option(min=1, help="One rank for all predictors; by default one is searched for each layer.")
     ] = None,
     predictor_bytes: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Bytes that the predictors of all layers may take.")
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What all predictors may take: bytes, or a share of the model such as 5%.",
+        ),
     ] = None,
+    keep: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="Share of the activations' mass that predictors are to keep.")
+    ] = 0.99,
+    perceptrons: Annotated[
+        bool, typer.Option("--perceptrons", help="Try perceptrons trained from random weights too: takes far longer.")
+    ] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training for each predictor that is tried.")] = 300,
     predictors: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Count with the predictors of this profile, or of a file; train none."),
@@ -92,11 +104,15 @@ def count(
             f"warning: no --text, so {wanted:,} tokens of Python source that comes with hybrid are used "
             f"({PROFILE_TEXT.name}); what fires depends on the text: give some of the kind that the model is for"
         )
+    path = resolve(model)
     settings = ProfileSettings(
         name=name,
         tokens=wanted,
         rank=rank,
-        predictor_bytes=None if predictor_bytes is None else parse_size(predictor_bytes),
+        predictor_bytes=None if predictor_bytes is None else parse_part(predictor_bytes, path),
+        keep=keep,
+        perceptrons=perceptrons,
+        steps=steps,
         memory=None if memory is None else parse_size(memory),
         seed=seed,
         train=not no_predictors,
@@ -104,7 +120,7 @@ def count(
         thresholds=thresholds,
     )
     with display.stages() as tell:
-        report = run_stage(resolve(model), text, settings, tell, display.note)
+        report = run_stage(path, text, settings, tell, display.note)
     display.show(as_json, report, lambda: reports.profile_lines(report))
 
 
@@ -127,3 +143,18 @@ def merge(
     with display.stages() as tell:
         report = run_stage(resolve(model), names, name, tell)
     display.show(as_json, report, lambda: reports.profile_lines(report))
+
+
+def parse_part(text: str, path: Path) -> int:
+    """Bytes: a size, or with a percent sign a share of a model's weights.
+
+    Raises:
+        UserError: the text is neither, or there is no model at the path.
+    """
+    from hybrid.store.files import ModelFiles
+
+    share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if share is None:
+        return parse_size(text)
+    weights = sum(layout.size for layout in ModelFiles.open_files(path).manifest.layouts.values())
+    return int(float(share[1]) / 100 * weights)

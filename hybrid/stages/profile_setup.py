@@ -36,16 +36,17 @@ Note = Callable[[str], None]
 @dataclass(frozen=True)
 class ProfileSettings:
     """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None to search
-    one for each layer. predictor_bytes: of all of them at most. steps: of training. memory: bytes, None for a part of
-    what is free. keep: share of activation mass that predictors keep. train: predictors. predictors: name or file of
-    those to count with instead of training any. thresholds: name of those above which an activation counts, while the
-    states are mode threshold's; then no predictors are trained.
+    one for each layer. predictor_bytes: of all of them at most. perceptrons: try those too. steps: of training. memory:
+    bytes, None for a part of what is free. keep: share of activation mass that predictors keep. train: predictors.
+    predictors: name or file of those to count with instead of training any. thresholds: name of those above which an
+    activation counts, while the states are mode threshold's; then no predictors are trained.
     """
 
     name: str = "default"
     tokens: int | None = None
     rank: int | None = None
     predictor_bytes: int | None = None
+    perceptrons: bool = False
     steps: int = 300
     memory: int | None = None
     seed: int = 0
@@ -160,7 +161,12 @@ def prepare(
         )
     directory = engine.directory
     orders = [directory.layer(i).neuron_ids for i in range(spec.n_layers)]
-    target = Target(vector_bytes(directory.weight_format, spec.hidden_size), len(spec.row_parts), rank=settings.rank)
+    target = Target(
+        vector_bytes(directory.weight_format, spec.hidden_size),
+        len(spec.row_parts),
+        rank=settings.rank,
+        perceptrons=settings.perceptrons,
+    )
     return Passes(
         directory=directory,
         runner=LayerRunner(engine, context, BATCH_WINDOWS),

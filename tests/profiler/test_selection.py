@@ -81,12 +81,12 @@ def test_the_chosen_one_is_the_smallest_that_reaches_the_target(tried):
 
 def test_training_makes_a_product_of_a_low_rank_better():
     full = torch.randn(NEURONS, HIDDEN, generator=torch.Generator().manual_seed(3)) / math.sqrt(HIDDEN)
-    gates = Gates(full, torch.full((NEURONS,), -1.0))
-    data = samples(gates)
+    gates = Gates(full, torch.linspace(-3, 0.5, NEURONS))  # seldom active ones do not matter, often active ones hardly
+    data = samples(gates, 20_000)
     near = factors(gates, data.train, 32)
     tuned = tune_factors(near, data.train, replace(QUICK, steps=200), 0)
     assert tuned.rank == 32
-    assert mass_at_active(tuned, data.test) > mass_at_active(near, data.test) + 0.01
+    assert mass_at_active(tuned, data.test) > mass_at_active(near, data.test) + 0.005
 
 
 def test_perceptrons_are_tried_where_they_are_asked_for():
