@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -25,4 +25,13 @@ class Tap(Protocol):
             named: bool `[tokens, rows]`, what the layer's predictor says; None where there is none.
 
         """
+        ...
+
+
+@runtime_checkable
+class ResidualTap(Tap, Protocol):
+    """A tap that is also shown the state before the FFN's norm, which published predictors read."""
+
+    def residual(self, layer: int, states: torch.Tensor) -> None:
+        """Called before `ffn` with the same tokens: fp32 `[tokens, hidden]`; valid during the call."""
         ...
