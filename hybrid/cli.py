@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from hybrid import display, reports
+from hybrid.cli_calibrate import calibrate
 from hybrid.cli_options import (
     ContextOption,
     DeviceOption,
@@ -28,6 +29,7 @@ from hybrid.cli_options import (
     PlanOption,
     TextOption,
     ThreadsOption,
+    ThresholdsOption,
     WeightFormat,
     device_name,
 )
@@ -93,6 +95,9 @@ def profile(
     display.show(as_json, report, lambda: reports.profile_lines(report))
 
 
+app.command()(calibrate)
+
+
 @app.command()
 def plan(
     model: ModelArgument,
@@ -103,6 +108,7 @@ def plan(
     hardware: Annotated[str, typer.Option(help="A machine that hybrid knows, or a JSON file.")] = "cpu-stand-in",
     name: Annotated[str, typer.Option(help="Name of the plan in the directory.")] = "default",
     profile_name: Annotated[str, typer.Option("--profile", help="The profile that counts.")] = "default",
+    thresholds: ThresholdsOption = "default",
     kv_format: KvOption = KvFormat.f16,
     time_limit: Annotated[float, typer.Option(min=0.0, help="Seconds that the solver may take.")] = 10.0,
     as_json: JsonOption = False,
@@ -123,6 +129,7 @@ def plan(
         hardware=hardware,
         name=name,
         profile=profile_name,
+        thresholds=thresholds,
         kv_format=kv_format.value,
         time_limit=time_limit,
     )
@@ -135,7 +142,10 @@ def run(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to complete.", show_default=False)],
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Tokens to generate.")] = 64,
-    mode: Annotated[Mode | None, typer.Option(help="By default the cheapest that the model offers.")] = None,
+    mode: Annotated[
+        Mode | None, typer.Option(help="By default the cheapest that the model offers; threshold is lossy.")
+    ] = None,
+    thresholds: ThresholdsOption = "default",
     plan: PlanOption = None,
     device: DeviceOption = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
@@ -174,6 +184,7 @@ def run(
         kv_format=kv_format.value,
         threads=threads,
         mmap=not no_mmap,
+        thresholds=thresholds,
     ) as llm:
         show = (lambda text: None) if as_json else display.write
         pieces = llm.stream(prompt, params)

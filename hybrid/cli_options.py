@@ -15,6 +15,7 @@ class Mode(str, Enum):
     dense = "dense"
     exact = "exact"
     predicted = "predicted"
+    threshold = "threshold"
 
 
 class Device(str, Enum):
@@ -63,6 +64,8 @@ NoMmapOption = Annotated[
     ),
 ]
 TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
+
+ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]
 
 
 def device_name(device: Device | None) -> Literal["cpu", "cuda"] | None:

@@ -19,6 +19,7 @@ from hybrid.cli_options import (
     NoMmapOption,
     PlanOption,
     ThreadsOption,
+    ThresholdsOption,
     device_name,
 )
 from profiler.artifacts import UserError
@@ -58,7 +59,7 @@ def compare(
     no_mmap: NoMmapOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a layer-wise baseline, exact and predicted mode side by side.
+    """Measure a layer-wise baseline and the model's other modes side by side.
 
     Example: hybrid compare demo
     """
@@ -93,6 +94,7 @@ def evaluate(
     plan: PlanOption = None,
     device: DeviceOption = None,
     profile: Annotated[str, typer.Option(help="The profile whose predictors are used.")] = "default",
+    thresholds: ThresholdsOption = "default",
     tokens: Annotated[
         int | None,
         typer.Option(min=2, help="Use so many tokens: the beginning of each --text, by its share of the bytes."),
@@ -128,6 +130,7 @@ def evaluate(
         plan=plan or ("default" if device else None),
         device=device_name(device),
         profile=profile,
+        thresholds=thresholds,
         context=context,
         kv_format=kv_format.value,
         threads=threads,

@@ -46,8 +46,8 @@ class LLM:
 
     Args:
         path: a model directory that `hybrid pack` made, or `demo` for the shipped model.
-        mode: `dense`, `exact` or `predicted`; None takes predicted where the model is profiled, else exact where its
-            activation has exact zeros, else dense.
+        mode: `dense`, `exact`, `predicted` or `threshold`, which is lossy; None takes predicted where the model is
+            profiled, else exact where its activation has exact zeros, else dense.
         plan: the name of a plan of the directory, or the path of one; None computes everything on the CPU.
         device: `cpu` or `cuda`: what the plan's GPU is. None is `cuda` where a plan is given. `cpu` asks for
             the stand-in made of ordinary memory.
@@ -58,6 +58,7 @@ class LLM:
         mmap: use the model's files in place, shared between processes and read when they are used; False reads them
             into memory of this process when the model is opened.
         profile: the name of the profile whose predictors are used.
+        thresholds: the name of the thresholds that mode threshold uses; see `hybrid calibrate`.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
@@ -77,6 +78,7 @@ class LLM:
         threads: int | None = None,
         mmap: bool = True,
         profile: str = "default",
+        thresholds: str = "default",
     ) -> None:
         self._engine: Engine = open_engine(
             path,
@@ -89,6 +91,7 @@ class LLM:
             threads=threads,
             mmap=mmap,
             profile=profile,
+            thresholds=thresholds,
         )
 
     @property

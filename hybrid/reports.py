@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.artifacts import format_size
+from profiler.thresholds import loss_label
 
 if TYPE_CHECKING:
     from hybrid.runtime.summary import RunSummary
+    from hybrid.stages.calibrate import CalibrationReport
     from hybrid.stages.compare import Comparison
     from hybrid.stages.evaluate import EvaluationReport
     from hybrid.stages.inspect import InspectReport
@@ -55,6 +57,23 @@ def profile_lines(report: ProfileReport) -> list[str]:
     return [*removed, *table(header, rows), "", summary]
 
 
+def calibration_lines(report: CalibrationReport) -> list[str]:
+    """Each layer's cutoff and what it leaves of text that did not set it."""
+    found = report.thresholds
+    header = ["layer", "cutoff", "active", "mass kept"]
+    rows = [
+        [str(i), f"{layer.cutoff:.4g}", f"{layer.active:.1%}", f"{layer.mass_kept:.2%}"]
+        for i, layer in enumerate(found.layers)
+    ]
+    return [
+        *table(header, rows),
+        "",
+        f"{report.path}: set on {found.tokens:,} tokens, checked on {found.heldout_tokens:,} others; "
+        f"{found.active:.1%} of the neurons stay active",
+        loss_label(found.loss, report.path.parent.parent),
+    ]
+
+
 def plan_lines(report: PlanReport) -> list[str]:
     """Where every byte goes, and how good the split is known to be."""
     plan, solver = report.plan, report.plan.solver
@@ -85,7 +104,7 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
     speed = [
         f"{summary.tokens_per_second:.1f} tokens/s" if summary.tokens else "no token after the first to time",
         f"first token after {first_token_seconds * 1000:.0f} ms",
-        f"{summary.mode} mode",
+        summary.warning or f"{summary.mode} mode",
         f"rows computed per token: {rows}",
         f"{format_size(summary.bytes_per_token)} touched per token",
     ]
@@ -118,6 +137,10 @@ def inspect_lines(report: InspectReport) -> list[str]:
         f"rows: {order}, {report.stride_bytes} bytes each",
         f"profiles: {', '.join(profiles) or 'none'}; predictors: {', '.join(report.predictors) or 'none'}; "
         f"plans: {', '.join(report.plans) or 'none'}",
+        *(
+            f"thresholds {t.name}: {t.problem or f'{t.active:.1%} of the neurons stay active; {t.warning}'}"
+            for t in report.thresholds
+        ),
         *(f"evaluation {e.name}: {line}" for e in report.evaluations for line in e.headlines),
         *(f"evaluation {e.name}: {e.problem}" for e in report.evaluations if e.problem is not None),
         f"source {report.source_digest[:16]}, pack {report.pack_digest[:16]}, order {report.row_order_digest[:16]}",

@@ -60,6 +60,8 @@ class Frequencies:
     def needed(self, mode: Mode, batch: int) -> Shares:
         """Share of steps of `batch` tokens that need the row: all (dense), that find it active, or that name it.
 
+        Active in mode threshold is above the thresholds: the profile was counted with them.
+
         1, 4 and 16 tokens are as measured; between them the share is linear in the logarithm of the batch; beyond 16,
         windows of 16 are taken as independent. What predictors name was not counted in windows: a row's named share
         grows with the batch as its active share was seen to grow (1 - (1 - f)^e, with the row's own exponent e).
@@ -70,7 +72,7 @@ class Frequencies:
         if mode == "dense":
             return np.ones_like(self.active)
         union = self._union(batch)
-        if mode == "exact":
+        if mode in ("exact", "threshold"):
             return union
         if not self.has_predictors:
             raise UserError("the profile has no predictors: use --mode exact, or train them with: hybrid profile DIR")

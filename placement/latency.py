@@ -97,9 +97,9 @@ def _units(layer: LayerPlan) -> Iterator[Unit]:
 
 
 def _row_bytes(sizes: ModelSizes, mode: Mode, segment: Segment, needed: npt.NDArray[np.float64]) -> float:
-    """Expected bytes that a segment's rows read: M for what is named, or in exact mode M(1/3 + 2f/3), M(1/2 + f/2)."""
+    """Expected bytes that a segment's rows read: M for what is named; with all gates M(1/3 + 2f/3), M(1/2 + f/2)."""
     rows = float(needed[segment.start : segment.stop].sum())
-    if mode != "exact":
+    if mode not in ("exact", "threshold"):
         return rows * sizes.whole_row_bytes
     first = sizes.row_bytes / (3 if sizes.gated else 2)
     return segment.rows * (first + sizes.row_extra_bytes) + rows * (sizes.row_bytes - first)

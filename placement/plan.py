@@ -15,7 +15,7 @@ from profiler.artifacts import UserError, format_size
 Unit = Literal["gpu", "cpu"]
 Residence = Literal["gpu", "ram", "flash"]
 Memory = Literal["gpu", "ram"]
-Mode = Literal["dense", "exact", "predicted"]
+Mode = Literal["dense", "exact", "predicted", "threshold"]
 SolverName = Literal["highs", "cbc", "greedy"]
 # optimal: proved, within the tolerance asked for. time limit: stopped; the gap says how far it may be off.
 # unproved: no solver ran to an end; greedy's split, whose gap is bounded by the relaxation.

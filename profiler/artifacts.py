@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, TypeVar
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 PARTIAL = ".partial-"
 CHUNK = 1 << 20
 T = TypeVar("T")
@@ -44,6 +45,19 @@ def parse_size(text: str) -> int:
     if size > 1 << 60:
         raise UserError(f"{text!r} is more memory than any machine has")
     return size
+
+
+def parse_count(text: str) -> int:
+    """A number of tokens as people write it: `100k`, `2M`, `1.5m`, `5000`; k and M are thousands and millions.
+
+    Raises:
+        UserError: the text is no such number, or not from 1 to 10**15.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKmMgG]?)\s*", text)
+    count = round(float(match[1]) * COUNTS[match[2].upper()]) if match and len(text) < 40 else 0
+    if not 1 <= count <= 10**15:
+        raise UserError(f"{text!r} is not a number of tokens; write one as 5000, 100k or 2M")
+    return count
 
 
 def format_size(size: float) -> str:

@@ -1,9 +1,12 @@
-"""The codec of block-quantised vectors: numerically the blocks of ggml, laid out so that a SIMD lane takes a block.
+"""The codec of block-quantised vectors, laid out so that a SIMD lane takes a block; q8_0 and q4_0 have ggml's values.
 
 A block is 32 weights and one float16 scale. A vector of `n` weights is two planes, all quants and then all scales in
 the order of the blocks. Blocks stand in groups of 16, the last of which may be shorter: the quants of a block are
 32-bit words (q8_0: 8 words of 4 signed bytes; q4_0: 4 words, byte j with weight j in its low nibble and weight j + 16
 in its high one, each plus 8), and a group holds first the word 0 of each of its blocks, then the word 1, and so on.
+
+b1, for predictors, has a bit for each weight: the scale where it is set, minus the scale where it is not. A block is
+one word; bit k of byte j is weight 4 k + j, so that a shift by one brings the next four weights to the lowest bits.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ __all__ = ["BLOCK", "decode", "encode", "scales_of", "vector_bytes"]
 GROUP = 16  # blocks whose words are interleaved
 WEIGHTS_AT_ONCE = 1 << 20  # so that what lies between values and quants stays small
 LOW_NIBBLES = 0x0F0F0F0F
+LOW_BITS = 0x01010101
 
 
 def encode(values: torch.Tensor, weight_format: str) -> torch.Tensor:
@@ -26,6 +30,7 @@ def encode(values: torch.Tensor, weight_format: str) -> torch.Tensor:
     Rounds as ggml does. q8_0: d = max |x| / 127, quants are x / d rounded to nearest, halves away from zero. q4_0: d is
     the value of largest magnitude (the first of equals) over -8, quants are x / d + 8.5 cut to 0 .. 15. The division
     is by the unrounded d, as a product with its reciprocal; where that is infinite, the scale and so the block is zero.
+    b1: d is the mean of |x|, of least squared error (XNOR-Net, Rastegari et al. 2016, eq. 6); a bit says x >= 0.
 
     Raises:
         UserError: `n` is not a whole number of blocks, or a scale is beyond float16.
@@ -36,7 +41,7 @@ def encode(values: torch.Tensor, weight_format: str) -> torch.Tensor:
     step = max(1, WEIGHTS_AT_ONCE // n)
     for first in range(0, rows, step):
         blocks = values[first : first + step].float().contiguous().view(-1, n // BLOCK, BLOCK)
-        encoded, scales = _encode_q8_0(blocks) if weight_format == "q8_0" else _encode_q4_0(blocks)
+        encoded, scales = ENCODERS[weight_format](blocks)
         half = scales.half()
         if not torch.isfinite(half).all():
             largest = float(blocks.abs().max())
@@ -59,6 +64,10 @@ def decode(data: torch.Tensor, weight_format: str, n: int) -> torch.Tensor:
         words = _separate(copied.view(torch.int32), n // BLOCK)
         if weight_format == "q8_0":
             out.copy_(words.view(torch.int8))
+        elif weight_format == "b1":
+            for k in range(8):
+                out[..., 4 * k : 4 * k + 4] = ((words >> k) & LOW_BITS).view(torch.uint8)
+            out.mul_(2).sub_(1)
         else:
             out[..., : BLOCK // 2] = (words & LOW_NIBBLES).view(torch.uint8)
             out[..., BLOCK // 2 :] = ((words >> 4) & LOW_NIBBLES).view(torch.uint8)
@@ -92,6 +101,16 @@ def _encode_q4_0(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scales = largest / -8
     quants = (blocks * _reciprocal(scales)).add_(8.5).to(torch.uint8).clamp_(max=15)
     return quants[..., : BLOCK // 2] | quants[..., BLOCK // 2 :] << 4, scales
+
+
+def _encode_b1(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 `[rows, blocks, 4]` and fp32 scales `[rows, blocks]` of fp32 `[rows, blocks, 32]`."""
+    bits = (blocks >= 0).view(*blocks.shape[:2], 8, 4).to(torch.uint8)
+    places = torch.arange(8, dtype=torch.uint8, device=blocks.device)[:, None]
+    return (bits << places).sum(2, dtype=torch.uint8), blocks.abs().mean(-1)
+
+
+ENCODERS = {"q8_0": _encode_q8_0, "q4_0": _encode_q4_0, "b1": _encode_b1}
 
 
 def _reciprocal(scales: torch.Tensor) -> torch.Tensor:

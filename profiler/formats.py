@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from profiler.artifacts import UserError
 
-WEIGHT_FORMATS = ("bf16", "f16", "q8_0", "q4_0")
+WEIGHT_FORMATS = ("bf16", "f16", "q8_0", "q4_0")  # of a model
+MATRIX_FORMATS = (*WEIGHT_FORMATS, "b1")  # of a predictor's matrices, which may have one bit for each weight
 BLOCK = 32  # weights of a quantised vector that share one scale
 SCALE_BYTES = 2
-QUANT_BITS = {"q8_0": 8, "q4_0": 4}
+QUANT_BITS = {"q8_0": 8, "q4_0": 4, "b1": 1}
 
 
 def is_quantised(weight_format: str) -> bool:

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import torch
 
 from profiler.blocks import decode, encode, scales_of
-from profiler.formats import WEIGHT_FORMATS, is_quantised, vector_bytes
+from profiler.formats import MATRIX_FORMATS, WEIGHT_FORMATS, is_quantised, vector_bytes
 
-__all__ = ["DTYPES", "FORMAT_OF", "SIXTEEN_BIT", "WEIGHT_FORMATS", "Matrix"]
+__all__ = ["DTYPES", "FORMAT_OF", "MATRIX_FORMATS", "SIXTEEN_BIT", "WEIGHT_FORMATS", "Matrix"]
 
 SIXTEEN_BIT = {"bf16": torch.bfloat16, "f16": torch.float16}
 FORMAT_OF = {dtype: name for name, dtype in SIXTEEN_BIT.items()}
 # How a matrix is typed in memory: 16-bit floats, or bytes.
-DTYPES = {name: SIXTEEN_BIT.get(name, torch.uint8) for name in WEIGHT_FORMATS}
+DTYPES = {name: SIXTEEN_BIT.get(name, torch.uint8) for name in MATRIX_FORMATS}
 
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
     """Weights `[rows, columns]`, on any device, perhaps a view of mapped memory whose rows are further apart.
 
-    data: bf16, f16: `[rows, columns]` of that type; q8_0, q4_0: uint8 `[rows, vector_bytes]`, each row two planes (see
+    data: bf16, f16: `[rows, columns]` of that type; q8_0, q4_0, b1: uint8 `[rows, vector_bytes]`, a row two planes (see
     `profiler.blocks`). The elements of a row lie one after the other.
 
     Raises:
@@ -34,9 +34,9 @@ class Matrix:
     columns: int
 
     def __post_init__(self) -> None:
-        if self.weight_format not in WEIGHT_FORMATS:
+        if self.weight_format not in MATRIX_FORMATS:
             raise ValueError(
-                f"weight format {self.weight_format!r} is not known; known are {', '.join(WEIGHT_FORMATS)}"
+                f"weight format {self.weight_format!r} is not known; known are {', '.join(MATRIX_FORMATS)}"
             )
         if not isinstance(self.columns, int) or self.columns < 1:
             raise ValueError(f"a matrix cannot have {self.columns!r} columns")

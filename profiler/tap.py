@@ -35,3 +35,12 @@ class ResidualTap(Tap, Protocol):
     def residual(self, layer: int, states: torch.Tensor) -> None:
         """Called before `ffn` with the same tokens: fp32 `[tokens, hidden]`; valid during the call."""
         ...
+
+
+@runtime_checkable
+class GateTap(Tap, Protocol):
+    """A tap that is also shown what the activation function gave, which cutoffs are compared with."""
+
+    def gate(self, layer: int, values: torch.Tensor) -> None:
+        """Called before `ffn` with the same tokens: fp32 `[tokens, rows]`, `act(gate)`, or `act(up)` without a gate."""
+        ...

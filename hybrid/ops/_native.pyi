@@ -8,6 +8,7 @@ BF16: int
 F16: int
 Q8_0: int
 Q4_0: int
+B1: int
 F32: int
 RELU: int
 RELU2: int

@@ -29,6 +29,7 @@ isa = _native.isa
 
 MAX_TOKENS = _native.MAX_TOKENS
 WEIGHT_FORMATS = {"bf16": _native.BF16, "f16": _native.F16, "q8_0": _native.Q8_0, "q4_0": _native.Q4_0}
+MATRIX_FORMATS = {**WEIGHT_FORMATS, "b1": _native.B1}
 PAGE_FORMATS = {torch.bfloat16: _native.BF16, torch.float16: _native.F16, torch.float32: _native.F32}
 ACTIVATIONS = {
     "relu": _native.RELU,
@@ -47,6 +48,8 @@ def sparse_ffn(
     named: torch.Tensor | None = None,
     skip_inactive: bool = True,
     activations: torch.Tensor | None = None,
+    gates: torch.Tensor | None = None,
+    cutoff: float | None = None,
 ) -> tuple[torch.Tensor, Counts]:
     """What the bank's rows contribute; see `reference.sparse_ffn`.
 
@@ -57,6 +60,8 @@ def sparse_ffn(
         named: bool `[tokens, len(bank)]`, perhaps a slice of the columns of a wider one; None names every row.
         skip_inactive: leave out pairs whose activation is exactly zero.
         activations: fp32 `[tokens, len(bank)]` to fill with what multiplies the down vectors; the reference does that.
+        gates: the same for what the activation function gives.
+        cutoff: of activations, in the place of the bank's; the reference takes it.
 
     Raises:
         ValueError: shapes or dtypes do not fit the bank.
@@ -69,9 +74,10 @@ def sparse_ffn(
             raise ValueError(f"named should be bool [{tokens}, {len(bank)}] in host memory")
         if named.stride(1) != 1 or named.stride(0) < len(bank):
             named = named.contiguous()
-    if activations is not None or not 1 <= tokens <= MAX_TOKENS:
+    if activations is not None or gates is not None or cutoff is not None or not 1 <= tokens <= MAX_TOKENS:
+        cutoff = bank.cutoff if cutoff is None else cutoff
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
-        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, bank.cutoff)
+        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
     y = torch.empty_like(x)
     counts = array("q", (0, 0))
     _native.sparse_ffn(
@@ -115,7 +121,7 @@ def linear(pool: Pool, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | Non
         pool,
         weight.data.data_ptr(),
         weight.stride_bytes,
-        WEIGHT_FORMATS[weight.weight_format],
+        MATRIX_FORMATS[weight.weight_format],
         weight.rows,
         weight.columns,
         0 if bias is None else bias.data_ptr(),
@@ -159,7 +165,7 @@ def matrix_arguments(
     return (
         weight.data.data_ptr(),
         weight.stride_bytes,
-        WEIGHT_FORMATS[weight.weight_format],
+        MATRIX_FORMATS[weight.weight_format],
         weight.rows,
         0 if bias is None else bias.data_ptr(),
         0 if y is None else y.data_ptr(),

@@ -61,6 +61,7 @@ def sparse_ffn(
     skip_inactive: bool,
     activations: torch.Tensor | None = None,
     cutoff: float = 0.0,
+    gates: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Counts]:
     """The part of a feed-forward network that a bank of rows contributes, each token over the rows named for it.
 
@@ -86,6 +87,7 @@ def sparse_ffn(
         activations: fp32 `[tokens, n]` to fill with what multiplies the down vectors, for whoever profiles; or None.
         cutoff: an activation `act(...)` of at most this magnitude counts as exactly zero, whether or not it is skipped
             (FATReLU's threshold, ProSparse, Song et al. 2024; CATS, Lee et al. 2024, eq. 4); NaN stays NaN.
+        gates: fp32 `[tokens, n]` to fill with `act(...)` of what is named, as it is before the cutoff; or None.
 
     Returns:
         y, fp32 `[tokens, hidden]`, and the counts of pairs.
@@ -99,10 +101,14 @@ def sparse_ffn(
     finish_count = torch.zeros_like(gate_count)
     if activations is not None:
         activations.zero_()
+    if gates is not None:
+        gates.zero_()
     every = torch.arange(len(rows), device=x.device)
     for block in torch.split(every if named is None else _wanted_rows(every, named), ROWS_AT_ONCE):
         scores = x @ _widened(parts[0], block).T  # [tokens, block]
         values = activate(activation, scores if bias is None else scores + bias[block])
+        if gates is not None:
+            gates[:, block] = values
         if cutoff > 0:
             values = values.masked_fill(values.abs() <= cutoff, 0)
         wanted = torch.ones_like(values, dtype=torch.bool) if named is None else named[:, block]

@@ -130,6 +130,18 @@ class Engine:
             self.allocator.give_back(blocks)
         return torch.cat(pieces)
 
+    def set_cutoffs(self, cutoffs: tuple[float, ...]) -> None:
+        """Use other cutoffs from the next step on, in mode threshold: as opening anew with them, in milliseconds.
+
+        What they cost is not known then, so the options' `loss` is None afterwards.
+
+        Raises:
+            UserError: the engine is in another mode, or they are not one number for each layer.
+        """
+        options = replace(self.options, cutoffs=cutoffs, loss=None)
+        self.machine.set_cutoffs(cutoffs)
+        self.options = options
+
     def close(self) -> None:
         """Give back threads, memory and mappings."""
         self.machine.close()

@@ -47,6 +47,17 @@ class Machine:
     dense_bytes_per_token: int
     kv_element_bytes: int
 
+    def set_cutoffs(self, cutoffs: tuple[float, ...]) -> None:
+        """Change the cutoffs of a model opened in mode threshold; its step is recorded anew, in milliseconds."""
+        assert self.scheduler.mode == "threshold"
+        check_cutoffs(self.decoder.spec, cutoffs)
+        for layer, cutoff in zip(self.scheduler.layers, cutoffs, strict=True):
+            for bank in (*layer.near_banks, *layer.far_banks):
+                bank.cutoff = max(self.decoder.spec.activation_cutoff, cutoff)
+        if self.recorded is not None:
+            self.recorded.close()
+            self.recorded = record(self.decoder, self.scheduler)
+
     def close(self) -> None:
         """Stop the lane, invalidate the banks, forget the units."""
         if self.recorded is not None:
@@ -75,6 +86,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         raise UserError(
             f"{directory.path} has no predictors; make them with: hybrid profile {directory.path} --text FILE"
         )
+    check_cutoffs(spec, options.cutoffs)
     planned = None if plan is None else plan.budgets.context
     context = choose_context(options.context, planned, spec.max_positions)
     if not options.mmap:
@@ -92,7 +104,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     parts = [placer.attention(i, layer.attention) for i, layer in enumerate(layers)]
     split = [placer.ffn(i, layer) for i, layer in enumerate(layers)]
     lane = ThreadLane() if any(layer.far_banks for layer in split) else None
-    scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane)
+    scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, spec.activation_cutoff)
     decoder = Decoder(spec, outer, parts)
     guards = guard(directory.mappings())
     predictors = options.predictors
@@ -118,6 +130,12 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         dense_bytes_per_token=touched,
         kv_element_bytes=element,
     )
+
+
+def check_cutoffs(spec: ModelSpec, cutoffs: tuple[float, ...] | None) -> None:
+    """Refuse cutoffs that are not one for each layer."""
+    if cutoffs is not None and len(cutoffs) != spec.n_layers:
+        raise UserError(f"{len(cutoffs)} cutoffs were given for {spec.n_layers} layers")
 
 
 def check_plan(directory: ModelDirectory, plan: Plan) -> None:

@@ -11,6 +11,8 @@ from hybrid.runtime.sizes import PREFILL_TOKENS
 from placement.plan import Mode, Plan
 from profiler.artifacts import UserError
 from profiler.predictor import PredictorSet
+from profiler.thresholds import LARGEST_CUTOFF, Loss
+from profiler.thresholds import MEND as THRESHOLDS_MEND
 
 DEFAULT_CONTEXT = 4096
 
@@ -25,6 +27,8 @@ class EngineOptions:
     the process's affinity and CPU quota. prefill_tokens: tokens of a prompt that are computed together: up to 16 by the
     native operators where all of the model is in host memory, more by torch's matrix products; None takes what is
     faster. mmap: the model's files are used in place and read when they are used; else all is read into memory at once.
+    cutoffs: of mode threshold, for each layer the magnitude up to which its activations count as zero; loss: what is
+    known of what that costs.
     """
 
     mode: Mode
@@ -37,6 +41,8 @@ class EngineOptions:
     threads: int | None = None
     prefill_tokens: int | None = None
     mmap: bool = True
+    cutoffs: tuple[float, ...] | None = None
+    loss: Loss | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -49,6 +55,12 @@ class EngineOptions:
             raise UserError(f"{self.prefill_tokens} prompt tokens together make no sense; give 1 to {PREFILL_TOKENS}")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise UserError(f"{self.threads} threads make no sense; give 1 to 1024, or leave it to the machine")
+        if (self.mode == "threshold") != (self.cutoffs is not None):
+            raise UserError(
+                f"mode threshold needs cutoffs, and no other mode has them: make them with: {THRESHOLDS_MEND}"
+            )
+        if not all(0 <= cutoff <= LARGEST_CUTOFF for cutoff in self.cutoffs or ()):
+            raise UserError("a cutoff is a finite number of at least 0")
 
 
 def choose_context(wanted: int | None, planned: int | None, trained: int) -> int:

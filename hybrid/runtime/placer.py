@@ -56,7 +56,7 @@ class Placer:
 
     def ffn(self, index: int, layer: LayerPlan) -> SplitLayer:
         """One layer's rows in banks, a bank per segment, and its predictor."""
-        rows = self.directory.layer(index)
+        rows, cutoffs = self.directory.layer(index), self.options.cutoffs
         near = self.units[layer.attention]
         banks: dict[str, list[RowBank]] = {"gpu": [], "cpu": []}
         for segment in layer.segments:
@@ -70,7 +70,7 @@ class Placer:
                 activation=self.spec.activation,
                 bias=bias,
                 first_row=segment.start,
-                cutoff=self.spec.activation_cutoff,
+                cutoff=max(self.spec.activation_cutoff, 0.0 if cutoffs is None else cutoffs[index]),
             )
             banks[unit.name].append(bank)
             self.banks.append(bank)

@@ -19,7 +19,7 @@ from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
 from hybrid.runtime.unit import Unit
 from placement.plan import Mode
-from profiler.tap import ResidualTap, Tap
+from profiler.tap import GateTap, ResidualTap, Tap
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -39,10 +39,18 @@ class SplitLayer:
 class Scheduler:
     """Computes FFNs in a mode; see docs/structure.md for what a mode means."""
 
-    def __init__(self, layers: Sequence[SplitLayer], mode: Mode, has_exact_zeros: bool, lane: Lane | None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[SplitLayer],
+        mode: Mode,
+        has_exact_zeros: bool,
+        lane: Lane | None,
+        activation_cutoff: float = 0.0,  # the model's own, whatever the mode
+    ) -> None:
         self.layers = layers
         self.mode = mode
-        self.skip_inactive = mode != "dense" and has_exact_zeros
+        self.skip_inactive = mode == "threshold" or (mode != "dense" and has_exact_zeros)
+        self.activation_cutoff = activation_cutoff
         self.activity = Activity()  # replaced by the engine for each kind of work
         self.tap: Tap | None = None
         self._lane = lane
@@ -83,28 +91,47 @@ class Scheduler:
         self, tap: Tap, index: int, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None
     ) -> torch.Tensor:
         """What the mode computes; a tap is shown the activations of all rows, and those that the mode adds up."""
-        activations = x.new_empty(x.shape[0], sum(len(bank) for bank in (*layer.near_banks, *layer.far_banks)))
-        whole = self._activations(layer.near, layer.near_banks, x, activations)
+        banks = (*layer.near_banks, *layer.far_banks)
+        activations = x.new_empty(x.shape[0], sum(len(bank) for bank in banks))
+        gates = torch.empty_like(activations) if isinstance(tap, GateTap) or self.mode == "threshold" else None
+        whole = self._activations(layer.near, layer.near_banks, x, activations, gates)
         if layer.far is not None:
-            whole = whole + self._activations(layer.far, layer.far_banks, x, activations)
+            whole = whole + self._activations(layer.far, layer.far_banks, x, activations, gates)
         y = whole if self.mode == "dense" else self._computed(layer, x, named)
-        tap.ffn(index, x, activations, activations != 0 if named is None and self.skip_inactive else named)
+        if self.mode == "threshold":
+            assert gates is not None
+            named = gates.abs() > banks[0].cutoff
+        elif named is None and self.skip_inactive:
+            named = activations != 0
+        if isinstance(tap, GateTap):
+            assert gates is not None
+            tap.gate(index, gates)
+        tap.ffn(index, x, activations, named)
         return y
 
     def _activations(
-        self, unit: Unit, banks: Sequence[RowBank], x: torch.Tensor, activations: torch.Tensor
+        self,
+        unit: Unit,
+        banks: Sequence[RowBank],
+        x: torch.Tensor,
+        activations: torch.Tensor,
+        gates: torch.Tensor | None,
     ) -> torch.Tensor:
-        """fp32 `[tokens, hidden]`, what all rows of a unit add; fills their part of `activations [tokens, rows]`.
+        """fp32 `[tokens, hidden]`, what all rows of a unit add, nothing cut off but what the model itself cuts off.
 
-        Everything is where `x` is.
+        Their activations go into `[tokens, rows of the layer]`, what the activation function gave into `gates`. All are
+        where `x` is.
         """
         there, y = x.to(unit.device), torch.zeros_like(x)
         for bank in banks:
-            columns = activations[:, bank.first_row : bank.first_row + len(bank)]
-            here = columns if unit.device == x.device else there.new_empty(columns.shape)
-            y += unit.sparse_ffn(bank, there, None, False, here)[0].to(x.device)
-            if here is not columns:
-                columns.copy_(here)
+            rows = slice(bank.first_row, bank.first_row + len(bank))
+            columns = [shown[:, rows] for shown in (activations, gates) if shown is not None]
+            here = columns if unit.device == x.device else [there.new_empty(part.shape) for part in columns]
+            shown = (here[0], here[1] if gates is not None else None, self.activation_cutoff)
+            y += unit.sparse_ffn(bank, there, None, False, *shown)[0].to(x.device)
+            for part, filled in zip(columns, here, strict=True):
+                if filled is not part:
+                    part.copy_(filled)
         return y
 
     def on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:

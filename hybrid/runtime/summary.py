@@ -9,6 +9,7 @@ import psutil
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.engine import Engine
 from profiler.formats import vector_bytes
+from profiler.thresholds import Loss, loss_label
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class RunSummary:
     not all in host memory.
     memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,
     `resident` and `proportional` bytes of this process (RSS and PSS: shared pages count in part).
+    warning: what users of a lossy mode are told; loss: what was measured of it, if anything was.
     """
 
     mode: str
@@ -31,6 +33,8 @@ class RunSummary:
     hidden_share: float | None
     native_share: float
     memory: dict[str, dict[str, int]]
+    warning: str | None = None
+    loss: Loss | None = None
 
 
 def bytes_per_token(engine: Engine, activity: Activity) -> float:
@@ -51,12 +55,12 @@ def bytes_per_token(engine: Engine, activity: Activity) -> float:
 def summarise(engine: Engine) -> RunSummary:
     """The summary of what an engine decoded."""
     activity = engine.ledger.decode
-    tokens, units = max(1, activity.tokens), engine.machine.units
+    tokens, units, options = max(1, activity.tokens), engine.machine.units, engine.options
     memory = {"cpu": {"mapped": sum(size for _, size, _ in engine.directory.mappings()), **process_memory()}}
     if "gpu" in units:
         memory["gpu"] = dict(units["gpu"].used)
     return RunSummary(
-        mode=engine.options.mode,
+        mode=options.mode,
         tokens=activity.tokens,
         seconds=activity.seconds,
         tokens_per_second=activity.tokens_per_second,
@@ -66,6 +70,8 @@ def summarise(engine: Engine) -> RunSummary:
         hidden_share=activity.hidden_share,
         native_share=activity.native_seconds / activity.seconds if activity.seconds else 0.0,
         memory=memory,
+        warning=loss_label(options.loss, engine.directory.path) if options.mode == "threshold" else None,
+        loss=options.loss,
     )
 
 

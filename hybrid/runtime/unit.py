@@ -112,13 +112,16 @@ class Unit:
         named: torch.Tensor | None,
         skip_inactive: bool,
         activations: torch.Tensor | None = None,
+        gates: torch.Tensor | None = None,
+        cutoff: float | None = None,
     ) -> tuple[torch.Tensor, Counts]:
-        """fp32 `[tokens, hidden]`, the bank's share of one FFN, and the rows that were computed for it."""
+        """fp32 `[tokens, hidden]`, the bank's share of one FFN, and the rows computed for it; see `cpu.sparse_ffn`."""
         if self.pool is not None:
-            return cpu.sparse_ffn(self.pool, bank, x, named, skip_inactive, activations)
+            return cpu.sparse_ffn(self.pool, bank, x, named, skip_inactive, activations, gates, cutoff)
         rows, bias = bank.memory
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
-        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, bank.cutoff)
+        cutoff = bank.cutoff if cutoff is None else cutoff
+        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
 
     def close(self) -> None:
         """Forget the memory; tensors go with their owners."""

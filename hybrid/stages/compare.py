@@ -27,6 +27,7 @@ from profiler.artifacts import UserError
 from profiler.quality import Quality
 
 PROMPT_TOKENS = 16
+LOSSY = {"threshold": "threshold, lossy"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Comparison:
 def compare(
     path: str | Path, texts: Sequence[Path], settings: Settings, progress: Callable[[str, int, int], None] | None = None
 ) -> Comparison:
-    """Measure the baseline, exact and (where the model is profiled) predicted mode; see `Row`."""
+    """Measure the baseline, exact and, where the model is profiled or calibrated, predicted and threshold mode."""
     tell = progress or (lambda stage, done, total: None)
     model = resolve(path)
     with contextlib.ExitStack() as stack:
@@ -111,7 +112,7 @@ def _contenders(model: Path, settings: Settings) -> list[tuple[str, Mode, Plan |
         baseline = None if plan is None else baseline_plan(directory, plan, settings.kv_format)
         modes = offered_modes(directory)[1:]
     name = "dense, on the CPU" if baseline is None else f"dense, {baseline.name}"
-    return [(name, "dense", baseline), *((str(mode), mode, plan) for mode in modes)]
+    return [(name, "dense", baseline), *((LOSSY.get(mode, str(mode)), mode, plan) for mode in modes)]
 
 
 def _open(model: Path, mode: Mode, placement: Plan | None, settings: Settings, beside: Engine | None) -> Engine:

@@ -32,6 +32,7 @@ from hybrid.stages.quality import (
     sums,
 )
 from hybrid.stages.texts import Corpus
+from hybrid.stages.thresholds import record_loss
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.evaluation_file import (
     REFERENCE,
@@ -42,11 +43,13 @@ from hybrid.store.evaluation_file import (
     current_digests,
     write_evaluation,
 )
+from hybrid.store.files import ModelFiles
 from placement.plan import Mode
 from profiler.artifacts import UserError, directory_lock, explain_os_errors
 from profiler.bootstrap import FEWEST_DOCUMENTS
 from profiler.profile import read_profile
 from profiler.quality import LayerQuality
+from profiler.thresholds import Loss
 
 Progress = Callable[[str, int, int], None]
 LAYER_TOKENS = 8192
@@ -56,8 +59,8 @@ LAYER_TOKENS = 8192
 class EvaluationSettings:
     """name: of the evaluation in the directory. modes: None for all that the model offers; dense is always measured.
 
-    profile: whose predictors are used. tokens: of the text, None for all. layer_tokens: of those that layers are
-    measured on, about. The rest is as in `open_engine`.
+    profile: whose predictors are used. thresholds: the name of those of mode threshold. tokens: of the text, None for
+    all. layer_tokens: of those that layers are measured on, about. The rest is as in `open_engine`.
     """
 
     name: str = "default"
@@ -65,6 +68,7 @@ class EvaluationSettings:
     plan: str | None = None
     device: Literal["cpu", "cuda"] | None = None
     profile: str = "default"
+    thresholds: str = "default"
     context: int | None = None
     kv_format: str = "f16"
     threads: int | None = None
@@ -94,7 +98,10 @@ def evaluate(
         directory = stack.enter_context(ModelDirectory.open(model))
         target = directory.evaluation_path(settings.name)
         modes = _modes(directory, settings)
-        digests = current_digests(directory, settings.profile if "predicted" in modes else None)
+        profile, thresholds = settings.profile if "predicted" in modes else None, None
+        if "threshold" in modes:
+            thresholds = settings.thresholds
+        digests = current_digests(directory, profile, thresholds)
         engines = [stack.enter_context(_open(model, mode, settings)) for mode in modes]
         corpus = Corpus.open(texts, engines[0].tokenizer, model)
         passages, sources = read_passages(corpus, engines[0].context, settings.tokens)
@@ -108,6 +115,7 @@ def evaluate(
             settings={
                 **{name: getattr(settings, name) for name in ("plan", "device", "kv_format", "threads", "tokens")},
                 "context": engines[0].context,
+                "thresholds": thresholds,
             },
             text=EvaluatedText(
                 tuple(map(str, texts)), corpus.digest(), len(sources), sum(passage.predicted for passage in passages)
@@ -126,7 +134,7 @@ def evaluate(
 def _modes(directory: ModelDirectory, settings: EvaluationSettings) -> list[Mode]:
     """What is measured, dense first."""
     if settings.modes is None:
-        return offered_modes(directory, settings.profile)
+        return offered_modes(directory, settings.profile, settings.thresholds)
     predictors = find_predictors(directory, settings.profile)
     asked = [choose_mode(mode, directory, predictors) for mode in settings.modes]
     return list(dict.fromkeys((choose_mode(REFERENCE, directory, predictors), *asked)))
@@ -142,6 +150,7 @@ def _open(model: Path, mode: Mode, settings: EvaluationSettings) -> Engine:
         kv_format=settings.kv_format,
         threads=settings.threads,
         profile=settings.profile,
+        thresholds=settings.thresholds,
     )
 
 
@@ -221,6 +230,19 @@ def _store(model: Path, target: Path, evaluation: Evaluation) -> EvaluationRepor
         with directory_lock(model, "store the evaluation"), explain_os_errors("store the evaluation", model):
             target.parent.mkdir(exist_ok=True)
             write_evaluation(target, evaluation)
+            _store_loss(model, evaluation)
     except UserError as error:
         return EvaluationReport(replace(evaluation, notes=(*evaluation.notes, f"not stored: {error}")), None)
     return EvaluationReport(evaluation, target)
+
+
+def _store_loss(model: Path, evaluation: Evaluation) -> None:
+    """Have thresholds say what they cost, where that was measured."""
+    name, digest = evaluation.settings.get("thresholds"), evaluation.digests.get("thresholds")
+    qualities = {mode.mode: mode.quality for mode in evaluation.modes}
+    if name is None or digest is None or "threshold" not in qualities:
+        return
+    found = qualities["threshold"]
+    text = ", ".join(Path(path).name for path in evaluation.text.paths)
+    loss = Loss(text, found.tokens, qualities[REFERENCE].perplexity, found.perplexity, found.ratio, found.interval)
+    record_loss(ModelFiles.open_files(model), str(name), digest, loss)

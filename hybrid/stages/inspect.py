@@ -11,12 +11,14 @@ from typing import Any
 
 from hybrid.checkpoint.names import tensor_shapes
 from hybrid.spec import ModelSpec
+from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.evaluation_file import read_evaluation, why_stale
 from hybrid.store.files import ModelFiles
 from hybrid.store.layout import PADDING
 from hybrid.store.manifest import DENSE_FILE
 from profiler.artifacts import UserError
 from profiler.profile import read_profile
+from profiler.thresholds import Loss, loss_label
 
 WEIGHTS = ("embeddings", "attention", "norms", "head", "neurons")
 PARTS = {"embed": "embeddings", "positions": "embeddings", "head": "head"}
@@ -29,6 +31,19 @@ class ProfileState:
     name: str
     tokens: int
     binds: bool
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class ThresholdsState:
+    """Thresholds of the directory. active: share of the neurons that they leave. warning: what is known of what they
+    cost. problem: why they cannot be used, if so.
+    """
+
+    name: str
+    active: float
+    warning: str
+    loss: Loss | None
     problem: str | None
 
 
@@ -61,6 +76,7 @@ class InspectReport:
     tokenizer_files: tuple[str, ...]
     profiles: tuple[ProfileState, ...]
     predictors: tuple[str, ...]
+    thresholds: tuple[ThresholdsState, ...]
     plans: tuple[str, ...]
     evaluations: tuple[EvaluationState, ...]
     verified: bool
@@ -101,6 +117,7 @@ def inspect(path: Path, verify: bool = False, progress: Callable[[int, int], Non
         tokenizer_files=tuple(files.tokenizer_files),
         profiles=tuple(_profile_state(files, name) for name in files.added_names("profiles")),
         predictors=tuple(files.added_names("predictors")),
+        thresholds=tuple(_thresholds_state(files, name) for name in files.added_names("thresholds")),
         plans=tuple(files.added_names("plans")),
         evaluations=tuple(_evaluation_state(files, name) for name in files.added_names("evaluations")),
         verified=verify,
@@ -145,6 +162,14 @@ def _profile_state(files: ModelFiles, name: str) -> ProfileState:
     if (profile.layers, profile.neurons) != (spec.n_layers, spec.n_neurons):
         return ProfileState(name, profile.tokens, False, "counts other layers or neurons than the model has")
     return ProfileState(name, profile.tokens, True, None)
+
+
+def _thresholds_state(files: ModelFiles, name: str) -> ThresholdsState:
+    try:
+        found = require_thresholds(files, name)
+    except UserError as error:
+        return ThresholdsState(name, 0.0, "", None, str(error))
+    return ThresholdsState(name, found.active, loss_label(found.loss, files.path), found.loss, None)
 
 
 def _evaluation_state(files: ModelFiles, name: str) -> EvaluationState:

@@ -9,6 +9,7 @@ from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.scheduler import MODES
 from hybrid.stages.demo import DEMO, demo_directory
+from hybrid.stages.thresholds import find_thresholds, require_thresholds
 from hybrid.store.directory import ModelDirectory
 from placement.plan import Mode, Plan
 from placement.plan_file import read_plan
@@ -49,18 +50,22 @@ def find_predictors(directory: ModelDirectory, profile: str) -> PredictorSet | N
     return predictors
 
 
-def offered_modes(directory: ModelDirectory, profile: str = "default") -> list[Mode]:
-    """What the model can be run in, dense first; predicted mode where the profile has predictors."""
+def offered_modes(directory: ModelDirectory, profile: str = "default", thresholds: str = "default") -> list[Mode]:
+    """What the model can be run in, dense first; predicted mode where the profile has predictors, and threshold mode,
+    which is lossy, where thresholds were calibrated.
+    """
     modes: list[Mode] = ["dense"]
     if directory.spec.has_exact_zeros:
         modes.append("exact")
     if find_predictors(directory, profile) is not None:
         modes.append("predicted")
+    if find_thresholds(directory, thresholds) is not None:
+        modes.append("threshold")
     return modes
 
 
 def choose_mode(mode: str | None, directory: ModelDirectory, predictors: PredictorSet | None) -> Mode:
-    """The mode asked for, or the cheapest one that the model offers."""
+    """The mode asked for, or the cheapest one that the model offers; threshold only where it is asked for."""
     if mode is None:
         if predictors is not None:
             return "predicted"
@@ -83,12 +88,14 @@ def open_engine(
     threads: int | None = None,
     mmap: bool = True,
     profile: str = "default",
+    thresholds: str = "default",
+    cutoffs: tuple[float, ...] | None = None,
     prefill_tokens: int | None = None,
     beside: Engine | None = None,
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
-    prefill_tokens: of `EngineOptions`.
+    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens: of `EngineOptions`.
     beside: an open engine of the same model; what it has read into memory for `mmap=False` is used, not read again.
 
     Raises:
@@ -103,6 +110,10 @@ def open_engine(
         if device == "cuda" and found is None:
             raise UserError(f"a GPU needs a plan that says what it holds: hybrid plan {directory.path} --vram SIZE")
         chosen = choose_mode(mode, directory, predictors)
+        loss = None
+        if chosen == "threshold" and cutoffs is None:
+            calibrated = require_thresholds(directory, thresholds)
+            cutoffs, loss = calibrated.cutoffs, calibrated.loss
         options = EngineOptions(
             mode=chosen,
             plan=found,
@@ -114,6 +125,8 @@ def open_engine(
             threads=threads,
             mmap=mmap,
             prefill_tokens=prefill_tokens,
+            cutoffs=cutoffs,
+            loss=loss,
         )
         return Engine(directory, options)
     except BaseException:

@@ -12,6 +12,7 @@ from hybrid.runtime.options import choose_context
 from hybrid.runtime.scheduler import MODES
 from hybrid.runtime.sizes import model_sizes
 from hybrid.stages.opening import choose_mode, find_predictors
+from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.directory import ModelDirectory
 from placement.baselines import first_layers_on_gpu
 from placement.frequencies import Frequencies
@@ -39,6 +40,7 @@ class PlanSettings:
     hardware: str = "cpu-stand-in"
     name: str = "default"
     profile: str = "default"
+    thresholds: str = "default"
     kv_format: str = "f16"
     time_limit: float = 10.0
 
@@ -73,6 +75,11 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
         mode = choose_mode(settings.mode, directory, predictors)
         if mode == "predicted" and predictors is None:
             raise UserError(f"predicted mode needs predictors; make them with: {mend}")
+        if mode == "threshold" and profile.thresholds != require_thresholds(directory, settings.thresholds).cutoffs:
+            raise UserError(
+                f"the profile {settings.profile!r} was not counted with the thresholds {settings.thresholds!r}, so it "
+                f"does not say which neurons they leave; make one with: {mend} --thresholds {settings.thresholds}"
+            )
         context = choose_context(settings.context, None, directory.spec.max_positions)
         neuron_ids = np.stack([directory.layer(i).neuron_ids for i in range(directory.spec.n_layers)])
         result = make_plan(

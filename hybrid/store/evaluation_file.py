@@ -13,6 +13,7 @@ from typing import Any
 from hybrid.store.files import ModelFiles
 from profiler.artifacts import UserError, from_json, read_json, sha256_file, write_json
 from profiler.quality import Interval, LayerQuality, Quality
+from profiler.thresholds import read_thresholds
 
 EVALUATION_VERSION = 1
 REFERENCE = "dense"
@@ -21,6 +22,7 @@ WHY_STALE = {
     "source": "made for another checkpoint",
     "pack": "the model was packed anew since",
     "predictors": "the predictors were made anew since",
+    "thresholds": "the thresholds are others now",
 }
 
 
@@ -72,9 +74,9 @@ class ModeEvaluation:
 class Evaluation:
     """One run of `hybrid eval`.
 
-    digests: of what was evaluated, by name: source, pack and, where a mode uses them, predictors. profile: whose
-    predictors. settings: what else was asked for. layer_tokens: tokens that layers were measured on. notes: what a
-    reader has to know, such as documents that were trained on.
+    digests: of what was evaluated, by name: source, pack and, where a mode uses them, predictors and thresholds.
+    profile: whose predictors. settings: what else was asked for. layer_tokens: tokens that layers were measured on.
+    notes: what a reader has to know, such as documents that were trained on.
     """
 
     name: str
@@ -108,18 +110,26 @@ def headline(quality: Quality) -> str:
     return f"{100 * (quality.ratio - 1):+.2f} % perplexity {between} on {quality.tokens:,} tokens"
 
 
-def current_digests(files: ModelFiles, profile: str | None) -> Digests:
-    """Of a model directory as it is now; `profile` names the predictors that are used, if any are."""
+def current_digests(files: ModelFiles, profile: str | None, thresholds: str | None = None) -> Digests:
+    """Of a model directory as it is now; `profile` and `thresholds` name those that are used, if any are."""
     digests: Digests = {"source": files.source_digest, "pack": files.pack_digest}
     if profile is not None:
         path = files.predictors_path(profile)
         digests["predictors"] = sha256_file(path) if path.is_file() else None
+    if thresholds is not None:
+        path = files.thresholds_path(thresholds)
+        digests["thresholds"] = read_thresholds(path).digest if path.is_file() else None
     return digests
 
 
 def why_stale(evaluation: Evaluation, files: ModelFiles) -> str | None:
     """Why an evaluation says nothing of the directory as it is now; None where it does."""
-    now = current_digests(files, evaluation.profile if "predictors" in evaluation.digests else None)
+    profile = evaluation.profile if "predictors" in evaluation.digests else None
+    thresholds = evaluation.settings.get("thresholds") if "thresholds" in evaluation.digests else None
+    try:
+        now = current_digests(files, profile, None if thresholds is None else str(thresholds))
+    except UserError as error:
+        return str(error)
     for name, digest in evaluation.digests.items():
         if now.get(name) != digest:
             return WHY_STALE.get(name, f"its {name} are not what they were")

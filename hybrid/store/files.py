@@ -14,7 +14,13 @@ from hybrid.store.rows import Ids, LayerFile, damaged, open_checked, reorder_lay
 from profiler.artifacts import UserError, sha256_file
 
 # What later stages write, folder -> suffix; pack makes the folders.
-ADDED = {"profiles": ".safetensors", "predictors": ".safetensors", "plans": ".json", "evaluations": ".json"}
+ADDED = {
+    "profiles": ".safetensors",
+    "predictors": ".safetensors",
+    "plans": ".json",
+    "evaluations": ".json",
+    "thresholds": ".json",
+}
 Progress = Callable[[int, int], None]
 
 
@@ -101,6 +107,10 @@ class ModelFiles:
     def evaluation_path(self, name: str) -> Path:
         """Where the evaluation of that name is, or would be."""
         return self._added("evaluations", name)
+
+    def thresholds_path(self, name: str) -> Path:
+        """Where the thresholds of that name are, or would be."""
+        return self._added("thresholds", name)
 
     def has_profile(self, name: str) -> bool:
         """Whether there is a profile of that name."""

@@ -93,7 +93,7 @@ void release(void* p, int64_t bytes) {
 }
 
 const char* name(hybrid::Format format) {
-  constexpr const char* names[] = {"bf16", "f16", "q8_0", "q4_0", "f32"};
+  constexpr const char* names[] = {"bf16", "f16", "q8_0", "q4_0", "b1", "f32"};
   return names[format];
 }
 

@@ -138,6 +138,8 @@ void check_ffn(const Kernels& table, const Kernels& portable, Format format, int
 
 void check_products(const Kernels& table, const Kernels& portable) {
   Random random(2);
+  for (const int64_t width : widths(hybrid::b1))
+    for (int tokens = 1; tokens <= max_tokens; ++tokens) check_linear(table, portable, hybrid::b1, width, tokens, random);
   for (const Format format : weight_formats) {
     for (const int64_t width : widths(format)) {
       for (int tokens = 1; tokens <= max_tokens; ++tokens) check_linear(table, portable, format, width, tokens, random);

@@ -22,7 +22,7 @@ void random_vector(Random& random, Format format, int64_t n, unsigned char* to) 
     }
     return;
   }
-  const int64_t quants = format == hybrid::q4_0 ? n / 2 : n;
+  const int64_t quants = hybrid::quant_bytes(format, n);
   for (int64_t i = 0; i < quants; ++i) to[i] = static_cast<unsigned char>(random.bits());
   for (int64_t b = 0; b < n / hybrid::block; ++b) put(to + quants + 2 * b, random_scale(random));
 }
@@ -65,7 +65,10 @@ Input Batch::all() const {
   return {x_.get(), width_, tokens_, codes_.get(), scales_.get(), sums_.get()};
 }
 
-float Batch::usual() const { return std::sqrt(static_cast<float>(width_)) * (format_ == hybrid::q4_0 ? 0.05f : 1); }
+float Batch::usual() const {
+  const float weight = format_ == hybrid::b1 ? 0.01f : format_ == hybrid::q4_0 ? 0.05f : 1;
+  return std::sqrt(static_cast<float>(width_)) * weight;
+}
 
 Input Batch::one(int token) const {
   const int64_t blocks = width_ / hybrid::block;

@@ -54,6 +54,7 @@ def test_predictors_take_bytes_only_where_they_are_used(make_sizes: Callable[...
     for mode, sparse, expected in (
         ("predicted", True, 1_000),
         ("exact", True, 0),
+        ("threshold", True, 0),
         ("dense", True, 0),
         ("dense", False, 0),
     ):
@@ -113,6 +114,7 @@ def two_rows() -> Frequencies:
         ("dense", True, 128, 128),
         ("predicted", True, 128 * 0.75, 0),
         ("exact", True, 128 * (1 / 3 + 2 / 3 * 0.5), 128 / 3),
+        ("threshold", True, 128 * (1 / 3 + 2 / 3 * 0.5), 128 / 3),
         ("exact", False, 128 * (1 / 2 + 1 / 2 * 0.5), 128 / 2),
     ],
 )

@@ -57,6 +57,7 @@ def test_dense_needs_every_row_and_one_token_what_was_counted(make_frequencies: 
     frequencies = make_frequencies()
     assert (frequencies.needed("dense", 7) == 1).all()
     assert np.array_equal(frequencies.needed("exact", 1), frequencies.active)
+    assert np.array_equal(frequencies.needed("threshold", 4), frequencies.needed("exact", 4))
     assert np.allclose(frequencies.needed("predicted", 1), frequencies.named, atol=1e-9)
 
 
@@ -78,7 +79,7 @@ def test_what_is_named_grows_with_a_rows_own_exponent() -> None:
     assert np.allclose(frequencies.needed("predicted", 4), [[1 - 0.8**4, 0.9, 1 - 0.7**4]])
 
 
-@pytest.mark.parametrize("mode", ["dense", "exact", "predicted"])
+@pytest.mark.parametrize("mode", ["dense", "exact", "predicted", "threshold"])
 def test_a_larger_batch_never_needs_less(make_frequencies: Make, mode: str) -> None:
     frequencies = make_frequencies()
     shares = [frequencies.needed(mode, batch) for batch in (1, 2, 3, 4, 6, 8, 16, 20, 64, 4096)]

@@ -54,7 +54,7 @@ def plans(draw: st.DrawFn) -> Plan:
         layers.append(LayerPlan(draw(st.sampled_from(["gpu", "cpu"])), tuple(segments)))
     taken = {memory: {p: draw(st.integers(0, 1 << 40)) for p in PURPOSES} for memory in ("gpu", "ram")}
     return Plan(
-        mode=draw(st.sampled_from(["dense", "exact", "predicted"])) if sparse else "dense",
+        mode=draw(st.sampled_from(["dense", "exact", "predicted", "threshold"])) if sparse else "dense",
         sparse=sparse,
         budgets=Budgets(1 << 44, draw(st.sampled_from([None, 1 << 44])), draw(st.integers(1, 1 << 24)), 3),
         n_rows=n_rows,

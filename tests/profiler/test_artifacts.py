@@ -21,6 +21,7 @@ from profiler.artifacts import (
     directory_lock,
     explain_os_errors,
     format_size,
+    parse_count,
     parse_size,
     read_json,
     read_json_object,
@@ -59,6 +60,19 @@ def test_sizes_as_people_write_them(text, size):
 def test_what_is_no_size(text):
     with pytest.raises(UserError, match=r"is not a size|more memory"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("5000", 5000), ("100k", 100_000), ("2M", 2_000_000), ("1.5m", 1_500_000), (" 1 K ", 1000)]
+)
+def test_numbers_of_tokens_as_people_write_them(text, count):
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "k", "-5", "1e5", "2 tokens", "9" * 20, "9" * 5000, "nan", "1KiB"])
+def test_what_is_no_number_of_tokens(text):
+    with pytest.raises(UserError, match="not a number of tokens"):
+        parse_count(text)
 
 
 @given(st.integers(0, 1 << 60))

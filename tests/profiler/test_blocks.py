@@ -129,6 +129,29 @@ def test_the_layout_of_a_full_group_of_q4_0():
         assert float(values[block, 4 * word + byte + 16]) == scale * ((found >> 4) - 8)
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 4), st.integers(1, 40), st.sampled_from([1e-3, 1.0, 3e4]), st.integers(0, 1000))
+def test_one_bit_keeps_the_sign_and_the_mean_magnitude(rows, count, scale, seed):
+    values = torch.randn(rows, count, BLOCK, generator=torch.Generator().manual_seed(seed)) * scale
+    values[:, :, 3] = 0
+    data = encode(values.flatten(1), "b1")
+    assert (data.dtype, data.shape) == (torch.uint8, (rows, 6 * count))
+    found = decode(data, "b1", count * BLOCK).view_as(values)
+    means = values.abs().mean(-1, keepdim=True).half().float()
+    assert torch.equal(found, torch.where(values >= 0, means, -means))
+    for block in (0, count - 1):  # bit k of byte j is weight 4 k + j
+        word = data[0, 4 * block : 4 * block + 4].tolist()
+        assert [word[i % 4] >> (i // 4) & 1 for i in range(BLOCK)] == (values[0, block] >= 0).int().tolist()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 40 * 65504.0])
+def test_one_bit_of_what_has_no_scale_is_refused(bad):
+    values = torch.ones(2, 64)
+    values[1, 40] = bad
+    with pytest.raises(UserError, match="needs a scale beyond float16 in b1"):
+        encode(values, "b1")
+
+
 @pytest.mark.parametrize("weight_format", FORMATS)
 def test_no_rows(weight_format):
     assert decode(encode(torch.zeros(0, 64), weight_format), weight_format, 64).shape == (0, 64)
@@ -136,6 +159,7 @@ def test_no_rows(weight_format):
 
 def test_sizes():
     assert [vector_bytes(f, 4096) for f in ("bf16", "f16", "q8_0", "q4_0")] == [8192, 8192, 4352, 2304]
+    assert vector_bytes("b1", 4096) == 4096 * 1.5 / 8
     assert vector_bytes("f16", 7) == 14
     with pytest.raises(UserError, match=r"q4_0 stores blocks of 32 weights, and a vector of 60 .* bf16 and f16"):
         vector_bytes("q4_0", 60)

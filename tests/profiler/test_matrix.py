@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from profiler.artifacts import UserError
-from profiler.matrix import WEIGHT_FORMATS, Matrix
+from profiler.matrix import MATRIX_FORMATS, Matrix
 
 VALUES = torch.randn(9, 64, generator=torch.Generator().manual_seed(0))
 STEPS = {
@@ -12,10 +12,11 @@ STEPS = {
     "f16": 2**-11,
     "q8_0": 1 / 254,
     "q4_0": 1 / 8,
+    "b1": 1,
 }  # of the largest value of a block, but for the rounding of its scale
 
 
-@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+@pytest.mark.parametrize("weight_format", MATRIX_FORMATS)
 def test_widening_gives_the_values_but_for_rounding(weight_format):
     matrix = Matrix.quantised(VALUES, weight_format)
     whole = matrix.widened(slice(None))
@@ -27,14 +28,16 @@ def test_widening_gives_the_values_but_for_rounding(weight_format):
     assert matrix.widened(torch.tensor([], dtype=torch.long)).shape == (0, 64)
 
 
-@pytest.mark.parametrize(("weight_format", "width"), [("bf16", 128), ("f16", 128), ("q8_0", 68), ("q4_0", 36)])
+@pytest.mark.parametrize(
+    ("weight_format", "width"), [("bf16", 128), ("f16", 128), ("q8_0", 68), ("q4_0", 36), ("b1", 12)]
+)
 def test_sizes(weight_format, width):
     matrix = Matrix.quantised(VALUES, weight_format)
     assert (matrix.rows, matrix.columns, matrix.nbytes, matrix.stride_bytes) == (9, 64, 9 * width, width)
     assert matrix.device == torch.device("cpu")
 
 
-@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+@pytest.mark.parametrize("weight_format", MATRIX_FORMATS)
 def test_a_view_of_records_is_a_matrix_and_its_copy_is_dense(weight_format):
     plain = Matrix.quantised(VALUES, weight_format)
     records = torch.zeros(9, 3 * plain.data.shape[1] + 4, dtype=plain.data.dtype)
@@ -59,7 +62,7 @@ def test_16_bit_tensors_are_taken_as_they_are():
 
 
 def test_what_is_not_finite_is_seen():
-    for weight_format in WEIGHT_FORMATS:
+    for weight_format in MATRIX_FORMATS:
         matrix = Matrix.quantised(VALUES, weight_format)
         assert matrix.is_finite()
         matrix.data[4, -2:] = (

@@ -36,6 +36,11 @@ inline Format weight_format(int format) {
   return static_cast<Format>(format);
 }
 
+inline Format matrix_format(int format) {
+  require(format >= bf16 && format <= b1, "weight_format should be BF16, F16, Q8_0, Q4_0 or B1");
+  return static_cast<Format>(format);
+}
+
 inline Format page_format(int format) {
   require(format == bf16 || format == f16 || format == f32, "page_format should be BF16, F16 or F32");
   return static_cast<Format>(format);
@@ -61,7 +66,7 @@ inline const unsigned char* weights(uintptr_t address, const char* name) {
 
 inline Matrix matrix(uintptr_t weight, int64_t stride_bytes, int format, int64_t out_features, int64_t in_features,
                      uintptr_t bias, float* y) {
-  const Format known = weight_format(format);
+  const Format known = matrix_format(format);
   require_size(out_features, "out_features");
   require_size(in_features, "in_features");
   require_stride(stride_bytes, known, in_features, 1);

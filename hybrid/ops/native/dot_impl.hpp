@@ -143,7 +143,7 @@ template <class Simd, Format format, int R, int T, int known>
   };
   const auto floats = [n](const float* p) { return known == Simd::lanes ? Simd::load(p) : Simd::load(p, n); };
   constexpr int steps = words_per_block(format);
-  constexpr int offset = format == hybrid::q4_0 ? 8 : Simd::signed_offset;
+  constexpr int offset = format == hybrid::b1 ? 1 : format == hybrid::q4_0 ? 8 : Simd::signed_offset;
   const int64_t quants = (first - at) * 4 * steps + 4 * at, codes = (first - at) * hybrid::block + 4 * at;
   typename Simd::I products[R][T];
   for (int r = 0; r < R; ++r)
@@ -162,6 +162,18 @@ template <class Simd, Format format, int R, int T, int known>
         for (int r = 0; r < R; ++r)
           products[r][t] = Simd::dot_nibbles(Simd::dot_nibbles(products[r][t], low[r], xl), high[r], xh);
       }
+    } else if constexpr (format == hybrid::b1) {
+      typename Simd::I bits[R];
+      for (int r = 0; r < R; ++r) bits[r] = words(w[r] + quants);
+      for (int k = 0; k < 8; ++k) {  // the lowest bit of each byte is a weight of the input's word k
+        typename Simd::I ones[R];
+        for (int r = 0; r < R; ++r) ones[r] = Simd::lowest_bits(bits[r]), bits[r] = Simd::next_bits(bits[r]);
+        for (int t = 0; t < T; ++t) {
+          typename Simd::I xs = words(x.codes[t] + codes + k * in_group * 4);
+          if constexpr (R > 1) xs = held(xs);
+          for (int r = 0; r < R; ++r) products[r][t] = Simd::dot_nibbles(products[r][t], ones[r], xs);
+        }
+      }
     } else {
       typename Simd::I v[R];
       for (int r = 0; r < R; ++r) v[r] = Simd::as_signed(words(w[r] + quants + step));
@@ -179,7 +191,8 @@ template <class Simd, Format format, int R, int T, int known>
     [[maybe_unused]] typename Simd::I less;
     if constexpr (offset != 0) less = Simd::times(words(x.sums[t] + first), -offset);
     for (int r = 0; r < R; ++r) {
-      typename Simd::I sum = format == hybrid::q4_0 ? Simd::whole(products[r][t]) : products[r][t];
+      typename Simd::I sum = format == hybrid::q8_0 ? products[r][t] : Simd::whole(products[r][t]);
+      if constexpr (format == hybrid::b1) sum = Simd::add_words(sum, sum);  // a weight is 2 bit - 1
       if constexpr (offset != 0) sum = Simd::add_words(sum, less);
       sums[r][t] = Simd::fma(Simd::to_float(sum), Simd::mul(factors[r], xs), sums[r][t]);
     }

@@ -16,15 +16,18 @@ constexpr int max_heads = 32;
 constexpr int unit_columns = 64;     // columns of 16-bit formats that one thread sums at least
 
 // Weights, and the elements of KV pages (16 bits or f32). A vector of n weights in a block format is its quants, then
-// its n / 32 half-precision scales; numerically the blocks of ggml.
-enum Format : int { bf16 = 0, f16 = 1, q8_0 = 2, q4_0 = 3, f32 = 4 };
+// its n / 32 half-precision scales; q8_0 and q4_0 are numerically the blocks of ggml. b1 has one bit for each weight, plus or
+// minus the scale, and is for matrices of linear operators alone.
+enum Format : int { bf16 = 0, f16 = 1, q8_0 = 2, q4_0 = 3, b1 = 4, f32 = 5 };
 // relu2 is the square of relu, gelu_tanh approximates gelu; drelu is relu of the gate times relu of the up projection.
 enum Activation : int { relu = 0, silu = 1, relu2 = 2, gelu = 3, gelu_tanh = 4, drelu = 5 };
-constexpr int weight_formats = 4;
+constexpr int weight_formats = 4;  // of rows and tables; matrices have one more
+constexpr int matrix_formats = 5;
+constexpr int formats = 6;
 
 // Of internal linkage, as all that is defined here.
-static constexpr bool in_blocks(Format format) { return format == q8_0 || format == q4_0; }
-static constexpr int words_per_block(Format format) { return format == q4_0 ? 4 : 8; }  // of 32 bits
+static constexpr bool in_blocks(Format format) { return format == q8_0 || format == q4_0 || format == b1; }
+static constexpr int words_per_block(Format format) { return format == b1 ? 1 : format == q4_0 ? 4 : 8; }  // of 32 bits
 static constexpr int64_t element_bytes(Format format) { return format == f32 ? 4 : 2; }   // of formats without blocks
 static constexpr int64_t quant_bytes(Format format, int64_t n) { return n / block * 4 * words_per_block(format); }
 // Bytes of a vector of n weights.
@@ -102,7 +105,7 @@ struct Kernels {
   // Fills codes, scales and sums for one token.
   void (*round_to_blocks)(const float* x, int64_t width, int8_t* codes, float* scales, int32_t* sums);
   // Writes outputs first..last-1 of every token.
-  void (*linear_rows[weight_formats])(const LinearCall& call, int64_t first, int64_t last);
+  void (*linear_rows[matrix_formats])(const LinearCall& call, int64_t first, int64_t last);
   // Forms the products of `count` rows (at most max_chunk_rows) for the tokens of their sets; `later` more follow and come
   // next. Returns how many are active; those are written, perhaps over the `count` read.
   int64_t (*ffn_rows[weight_formats])(const FfnCall& call, const int32_t* rows, const uint16_t* sets, int64_t count,
@@ -111,10 +114,10 @@ struct Kernels {
   void (*ffn_columns[weight_formats])(const FfnCall& call, Active active, int64_t count, int64_t first, int64_t last,
                                       float* y);
   // The dequantised vector of n weights.
-  void (*widen[weight_formats + 1])(const unsigned char* weights, int64_t n, float* out);
+  void (*widen[formats])(const unsigned char* weights, int64_t n, float* out);
   // Writes for each head of the task [head_dim] weighted values, their greatest score, and the sum of their weights.
-  void (*attend[weight_formats + 1])(const AttentionCall& call, const AttentionTask& task, float* partial);
-  void (*narrow[weight_formats + 1])(const float* x, int64_t n, void* out);  // to the format of pages
+  void (*attend[formats])(const AttentionCall& call, const AttentionTask& task, float* partial);
+  void (*narrow[formats])(const float* x, int64_t n, void* out);  // to the format of pages
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* y);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y);
   // Of each head the first `rotary` values, by [rotary / 2] angles.

@@ -82,6 +82,7 @@ NB_MODULE(_native, m) {
   m.attr("F16") = static_cast<int>(hybrid::f16);
   m.attr("Q8_0") = static_cast<int>(hybrid::q8_0);
   m.attr("Q4_0") = static_cast<int>(hybrid::q4_0);
+  m.attr("B1") = static_cast<int>(hybrid::b1);
   m.attr("F32") = static_cast<int>(hybrid::f32);
   m.attr("RELU") = static_cast<int>(hybrid::relu);
   m.attr("RELU2") = static_cast<int>(hybrid::relu2);

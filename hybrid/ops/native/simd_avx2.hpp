@@ -84,6 +84,8 @@ struct Simd {
   static I words(const void* p, int64_t n) { return _mm256_maskload_epi32(static_cast<const int*>(p), mask(n)); }
   static I times(I a, int factor) { return _mm256_mullo_epi32(a, _mm256_set1_epi32(factor)); }
   static I low(I w) { return _mm256_and_si256(w, _mm256_set1_epi8(15)); }
+  static I lowest_bits(I w) { return _mm256_and_si256(w, _mm256_set1_epi8(1)); }  // of each byte
+  static I next_bits(I w) { return _mm256_srli_epi32(w, 1); }
   static I zero_words() { return _mm256_setzero_si256(); }
   static I add_words(I a, I b) { return _mm256_add_epi32(a, b); }
   static I high(I w) { return _mm256_and_si256(_mm256_srli_epi32(w, 4), _mm256_set1_epi8(15)); }

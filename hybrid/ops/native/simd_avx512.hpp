@@ -67,6 +67,8 @@ struct Simd {
   static I words(const void* p, int64_t n) { return _mm512_maskz_loadu_epi32(mask(n), p); }
   static I times(I a, int factor) { return _mm512_mullo_epi32(a, _mm512_set1_epi32(factor)); }
   static I low(I w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
+  static I lowest_bits(I w) { return _mm512_and_si512(w, _mm512_set1_epi8(1)); }  // of each byte
+  static I next_bits(I w) { return _mm512_srli_epi32(w, 1); }
   static I zero_words() { return _mm512_setzero_si512(); }
   static I add_words(I a, I b) { return _mm512_add_epi32(a, b); }
   static I high(I w) { return _mm512_and_si512(_mm512_srli_epi32(w, 4), _mm512_set1_epi8(15)); }

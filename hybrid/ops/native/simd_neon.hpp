@@ -65,6 +65,8 @@ struct Simd {
   static I words(const void* p, int64_t n) { return n == lanes ? words(p) : few<I>(p, n * sizeof(int32_t)); }
   static I times(I a, int factor) { return vmulq_n_s32(a, factor); }
   static I low(I w) { return vandq_s32(w, vdupq_n_s32(0x0f0f0f0f)); }
+  static I lowest_bits(I w) { return vandq_s32(w, vdupq_n_s32(0x01010101)); }  // of each byte
+  static I next_bits(I w) { return vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(w), 1)); }
   static I zero_words() { return vdupq_n_s32(0); }
   static I add_words(I a, I b) { return vaddq_s32(a, b); }
   static I high(I w) { return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(w), 4)); }

@@ -95,6 +95,8 @@ struct Simd {
   }
   static I times(I a, int factor) { return a * factor; }
   static I low(I w) { return w & 0x0f0f0f0f; }
+  static I lowest_bits(I w) { return w & 0x01010101; }  // of each byte
+  static I next_bits(I w) { return (I)((U)w >> 1); }
   static I zero_words() { return I{0, 0, 0, 0}; }
   static I add_words(I a, I b) { return a + b; }
   static I high(I w) { return (I)((U)w >> 4) & 0x0f0f0f0f; }

@@ -88,6 +88,7 @@ ROWS = torch.zeros(4, 24, dtype=torch.bfloat16)
         ({"weight_format": "f16"}, "float16"),
         ({"weight_format": "q8_0", "hidden": 32}, "uint8"),
         ({"weight_format": "f32"}, "'f32' is not known"),
+        ({"weight_format": "b1"}, "'b1' is not known"),
         ({"rows": ROWS[0]}, "matrix"),
         ({"rows": ROWS[:, :23]}, "do not hold 3 vectors of 8"),
         ({"hidden": 0}, "do not hold"),

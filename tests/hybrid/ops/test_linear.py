@@ -8,11 +8,11 @@ from torch.nn import functional
 
 from hybrid.ops import cpu, reference
 from profiler.formats import is_quantised, quant_bytes
-from profiler.matrix import DTYPES, WEIGHT_FORMATS, Matrix
+from profiler.matrix import DTYPES, MATRIX_FORMATS, Matrix
 
 pytestmark = pytest.mark.usefixtures("isa")
 POOLS = [cpu.Pool(threads) for threads in (1, 2, 3)]
-QUANTISED = [name for name in WEIGHT_FORMATS if is_quantised(name)]
+QUANTISED = [name for name in MATRIX_FORMATS if is_quantised(name)]
 ROUNDINGS = 16 * torch.finfo(torch.float32).eps  # of a sum, in shares of the sum of its terms' magnitudes
 
 
@@ -27,7 +27,7 @@ def widths(draw: st.DrawFn, weight_format: str) -> int:
 @settings(deadline=None, max_examples=120)
 @given(st.data())
 def test_it_agrees_with_the_reference(data: st.DataObject) -> None:
-    weight_format = data.draw(st.sampled_from(WEIGHT_FORMATS))
+    weight_format = data.draw(st.sampled_from(MATRIX_FORMATS))
     in_features = data.draw(widths(weight_format))
     out_features, tokens = data.draw(st.integers(1, 140)), data.draw(st.integers(1, 16))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1 << 20)))
@@ -79,13 +79,13 @@ def test_the_longest_integer_sums_do_not_overflow(weight_format: str) -> None:
     quants = torch.full((4, quant_bytes(weight_format, 640)), 0x80 if weight_format == "q8_0" else 0, dtype=torch.uint8)
     scales = torch.ones(4, 20, dtype=torch.float16).view(torch.uint8)
     weight = Matrix(torch.cat([quants, scales], 1), weight_format, 640)
-    least = -128 if weight_format == "q8_0" else -8
+    least = {"q8_0": -128, "q4_0": -8, "b1": -1}[weight_format]
     for sign in (1, -1):
         y = cpu.linear(POOLS[0], torch.full((1, 640), 127.0 * sign), weight)
         assert torch.equal(y, torch.full((1, 4), 640.0 * 127 * sign * least))
 
 
-@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+@pytest.mark.parametrize("weight_format", MATRIX_FORMATS)
 @pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
 def test_what_is_not_finite_stays_visible_and_with_its_token(weight_format: str, bad: float) -> None:
     weight = Matrix.quantised(torch.randn(9, 96), weight_format)
@@ -97,7 +97,7 @@ def test_what_is_not_finite_stays_visible_and_with_its_token(weight_format: str,
         assert torch.equal(y[[0, 2]], cpu.linear(POOLS[1], x[[0, 2]], weight))
 
 
-@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+@pytest.mark.parametrize("weight_format", MATRIX_FORMATS)
 def test_blocks_of_zeros_add_nothing(weight_format: str) -> None:
     weight, bias = Matrix.quantised(torch.randn(9, 96), weight_format), torch.randn(9)
     assert torch.equal(cpu.linear(POOLS[0], torch.zeros(2, 96), weight, bias), bias.expand(2, 9))
@@ -110,13 +110,13 @@ def test_blocks_of_zeros_add_nothing(weight_format: str) -> None:
     assert torch.equal(cpu.linear(POOLS[0], tiny, weight), cpu.linear(POOLS[0], without, weight))
 
 
-@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+@pytest.mark.parametrize("weight_format", MATRIX_FORMATS)
 def test_more_tokens_are_the_reference_s(weight_format: str) -> None:
     x, weight = torch.randn(30, 64), Matrix.quantised(torch.randn(7, 64), weight_format)
     assert torch.equal(cpu.linear(POOLS[1], x, weight), reference.linear(x, weight))
 
 
-@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+@pytest.mark.parametrize("weight_format", MATRIX_FORMATS)
 def test_no_tokens_have_no_outputs(weight_format: str) -> None:
     weight = Matrix.quantised(torch.randn(7, 64), weight_format)
     assert cpu.linear(POOLS[1], torch.zeros(0, 64), weight).shape == (0, 7)

@@ -68,7 +68,8 @@ def test_double_relu_needs_a_gate() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"weight_format": 4},
+        {"weight_format": _native.B1},
+        {"weight_format": _native.F32},
         {"weight_format": -1},
         {"activation": 6},
         {"activation": -1},

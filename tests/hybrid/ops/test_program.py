@@ -12,13 +12,14 @@ from torch.nn import functional
 from hybrid.ops import cpu, reference
 from hybrid.ops.bank import RowBank
 from profiler.formats import is_quantised
-from profiler.matrix import WEIGHT_FORMATS, Matrix
+from profiler.matrix import MATRIX_FORMATS, WEIGHT_FORMATS, Matrix
 
 pytestmark = pytest.mark.usefixtures("isa")
 RunProgram = Callable[..., float]
 POOLS = [cpu.Pool(threads) for threads in (1, 2, 3)]
 UNTOUCHED = 77.0
-FORMATS, SEEDS, TOKENS = st.sampled_from(WEIGHT_FORMATS), st.integers(0, 1 << 20), st.integers(1, 16)
+FORMATS, OF_MATRICES = st.sampled_from(WEIGHT_FORMATS), st.sampled_from(MATRIX_FORMATS)
+SEEDS, TOKENS = st.integers(0, 1 << 20), st.integers(1, 16)
 WIDTHS = st.one_of(st.integers(1, 70), st.sampled_from([127, 128, 333]))
 BLOCKS = st.integers(1, 36)
 
@@ -109,7 +110,7 @@ def test_norms(
 
 
 @settings(deadline=None, max_examples=40)
-@given(formats=st.lists(FORMATS, min_size=1, max_size=8), blocks=BLOCKS, tokens=TOKENS, seed=SEEDS)
+@given(formats=st.lists(OF_MATRICES, min_size=1, max_size=8), blocks=BLOCKS, tokens=TOKENS, seed=SEEDS)
 def test_several_matrices_of_one_input(
     run_program: RunProgram, formats: list[str], blocks: int, tokens: int, seed: int
 ) -> None:
@@ -130,7 +131,7 @@ def test_several_matrices_of_one_input(
 
 @settings(deadline=None, max_examples=40)
 @given(
-    formats=st.tuples(FORMATS, FORMATS),
+    formats=st.tuples(OF_MATRICES, OF_MATRICES),
     n=st.integers(1, 500),
     tokens=TOKENS,
     seed=SEEDS,

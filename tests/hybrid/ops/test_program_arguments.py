@@ -48,7 +48,7 @@ GOOD: dict[str, dict[str, Any]] = {
 MANY = 1 << 30  # more than anything has
 WRONG: dict[str, dict[str, list[Any]]] = {
     "embed": {
-        "weight": [0, HERE + 1], "stride_bytes": [62, 65, -64, 1 << 40], "weight_format": [-1, _native.F32, 5],
+        "weight": [0, HERE + 1], "stride_bytes": [62, 65, -64, 1 << 40], "weight_format": [-1, _native.F32, _native.B1],
         "width": [0, -1, MANY], "y": [0, HERE + 2],
     },
     "add_positions": {"weight": [0], "stride_bytes": [32], "weight_format": [7], "width": [0, MANY], "y": [0]},
@@ -63,7 +63,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "kv_heads": [0, -1, MANY], "head_dim": [0, -1, MANY],
     },
     "attention": {
-        "q": [0], "keys": [0], "values": [0], "page_format": [_native.Q4_0, 5], "heads": [0, 1, 5, -2],
+        "q": [0], "keys": [0], "values": [0], "page_format": [_native.Q4_0, _native.B1], "heads": [0, 1, 5, -2],
         "kv_heads": [0, 4, -1], "head_dim": [0, MANY], "window": [-1], "y": [0],
     },
     "add": {"a": [0], "b": [0], "width": [0, MANY], "y": [HERE + 3]},

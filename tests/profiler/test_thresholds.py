@@ -1,0 +1,87 @@
+"""Thresholds on the disk: what is written is read, and nothing else is."""
+
+import contextlib
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profiler.artifacts import UserError
+from profiler.quality import Interval
+from profiler.thresholds import LayerThreshold, Loss, Thresholds, loss_label, read_thresholds, write_thresholds
+
+LOSS = Loss("held.txt", 5000, 10.0, 10.09, 1.009, Interval(1.007, 1.0111, 0.95, 40, 10_000))
+GOOD = Thresholds("ab", "cd", 800, 200, (LayerThreshold(0.0, 1.0, 1.0), LayerThreshold(0.25, 0.5, 0.9)), 0.5, loss=LOSS)
+
+
+@pytest.mark.parametrize("thresholds", [GOOD, replace(GOOD, loss=None), replace(GOOD, sparsity=None, budget=0.001),
+                                        replace(GOOD, loss=replace(LOSS, interval=None))])  # fmt: skip
+def test_round_trip(tmp_path, thresholds):
+    path = tmp_path / "default.json"
+    write_thresholds(path, thresholds)
+    assert read_thresholds(path) == thresholds
+    assert thresholds.cutoffs == (0.0, 0.25)
+    assert thresholds.active == 0.75
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"layers": []},
+        {"layers": None},
+        {"layers": [{"cutoff": -1, "active": 0.5, "mass_kept": 0.5}]},
+        {"layers": [{"cutoff": 1e39, "active": 0.5, "mass_kept": 0.5}]},
+        {"layers": [{"cutoff": True, "active": 0.5, "mass_kept": 0.5}]},
+        {"layers": [{"cutoff": 1, "active": 1.5, "mass_kept": 0.5}]},
+        {"layers": [{"cutoff": 1, "active": 0.5}]},
+        {"sparsity": None},
+        {"budget": 0.1},
+        {"tokens": 0},
+        {"source_digest": 5},
+        {"loss": {}},
+        {"loss": 7},
+        {"unknown": 1},
+    ],
+)
+def test_damaged_thresholds_are_refused(tmp_path, wrong):
+    path = tmp_path / "default.json"
+    write_thresholds(path, GOOD)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
+    with pytest.raises(UserError, match=r"damaged.*hybrid calibrate"):
+        read_thresholds(path)
+
+
+@pytest.mark.parametrize(("version", "match"), [(2, "update hybrid"), (0, "calibrate"), (None, "calibrate")])
+def test_other_versions_are_refused(tmp_path, version, match):
+    path = tmp_path / "default.json"
+    write_thresholds(path, GOOD)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": version}))
+    with pytest.raises(UserError, match=match):
+        read_thresholds(path)
+    with pytest.raises(UserError, match="no thresholds"):
+        read_thresholds(tmp_path / "other.json")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["cutoff", "ratio", "x"]), inner),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(key=st.sampled_from([*vars(GOOD), "kind", "format_version"]), value=VALUES)
+def test_any_value_is_read_or_a_user_error(tmp_path_factory, key, value):
+    path = tmp_path_factory.mktemp("thresholds") / "default.json"
+    write_thresholds(path, GOOD)
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with contextlib.suppress(UserError):
+        read_thresholds(path)
+
+
+def test_the_label_says_what_is_lost():
+    assert loss_label(LOSS) == (
+        "threshold mode, lossy: +0.90% perplexity (95% interval +0.70% to +1.11%) measured on 5,000 tokens of held.txt"
+    )
+    assert "loss not measured; hybrid eval model --mode threshold" in loss_label(None, "model")
