@@ -97,7 +97,7 @@ def calibrate(predictor: Predictor, split: Split, keep: float) -> float:
     for states, mass in _chunks(split):
         active = mass > 0
         logits.append(predictor.logits(states)[active])
-        masses.append(_per_token(mass)[active])
+        masses.append(per_token(mass)[active])
     order = torch.cat(logits).sort(descending=True)
     carried = torch.cat(masses)[order.indices].double().cumsum(0)
     if not len(carried):
@@ -114,7 +114,7 @@ def mass_at_active(predictor: Predictor, split: Split) -> float:
     if not active:
         return 1.0
     lowest = logits.kthvalue(len(logits) - active + 1).values
-    share = _per_token(magnitude)
+    share = per_token(magnitude)
     return float((share.flatten() * (logits >= lowest)).sum(dtype=torch.float64) / share.sum(dtype=torch.float64))
 
 
@@ -123,9 +123,19 @@ def measure(predictor: Predictor, split: Split) -> PredictorQuality:
     tally = Tally()
     for states, magnitude in _chunks(split):
         tally.add(magnitude, predictor.named(states))
+    return predictor_quality(tally)
+
+
+def predictor_quality(tally: Tally) -> PredictorQuality:
+    """What was tallied, as a predictor's quality. Raises as `Tally.quality`."""
     found = asdict(tally.quality())
     del found["dropped_mass"]
     return PredictorQuality(**found)
+
+
+def per_token(magnitude: torch.Tensor) -> torch.Tensor:
+    """|activation| as a share of its token's sum: tokens count alike, though some have a thousandfold of others."""
+    return magnitude / magnitude.sum(1, keepdim=True).clamp(min=1e-30)
 
 
 @torch.no_grad()
@@ -145,11 +155,6 @@ def _gradients(
     slope = (middle @ fc2.T).sigmoid_().mul_(inactive.add_(weight)).sub_(weight).div_(len(states))
     back = (slope @ fc2).mul_(before > 0)
     return back.T @ states, slope.T @ middle
-
-
-def _per_token(magnitude: torch.Tensor) -> torch.Tensor:
-    """|activation| as a share of its token's sum: tokens count alike, though some have a thousandfold of others."""
-    return magnitude / magnitude.sum(1, keepdim=True).clamp(min=1e-30)
 
 
 def _chunks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
