@@ -28,12 +28,12 @@ from hybrid.cli_options import (
     ModelArgument,
     NoMmapOption,
     PlanOption,
-    TextOption,
     ThreadsOption,
     ThresholdsOption,
     WeightFormat,
     device_name,
 )
+from hybrid.cli_profile import profile_app
 from hybrid.cli_quality import compare, evaluate
 from profiler.artifacts import UserError, parse_size
 
@@ -69,31 +69,7 @@ def pack(
     display.show(as_json, report, lambda: reports.pack_lines(report))
 
 
-@app.command()
-def profile(
-    model: ModelArgument,
-    text: TextOption,
-    name: Annotated[str, typer.Option(help="Name of the profile in the directory.")] = "default",
-    tokens: Annotated[int | None, typer.Option(min=1, help="Use at most so many tokens of the text.")] = None,
-    rank: Annotated[
-        int | None, typer.Option(min=1, help="Rank of the predictors; by default an eighth of the width.")
-    ] = None,
-    memory: Annotated[str, typer.Option(help="Memory for the samples that predictors are trained on.")] = "1GiB",
-    seed: Annotated[int, typer.Option(help="Seed of sampling and training.")] = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Count which neurons fire on a text, train predictors, and put the hottest rows first.
-
-    Example: hybrid profile relu7b --text code.txt --text prose.txt
-    """
-    from hybrid.stages.opening import resolve
-    from hybrid.stages.profile import ProfileSettings
-    from hybrid.stages.profile import profile as run_stage
-
-    settings = ProfileSettings(name=name, tokens=tokens, rank=rank, memory=parse_size(memory), seed=seed)
-    with display.stages() as tell:
-        report = run_stage(resolve(model), text, settings, tell)
-    display.show(as_json, report, lambda: reports.profile_lines(report))
+app.add_typer(profile_app, name="profile")
 
 
 app.command()(calibrate)

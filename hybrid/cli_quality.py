@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from hybrid.cli_options import (
     device_name,
 )
 from profiler.artifacts import UserError
+
+if TYPE_CHECKING:
+    from hybrid.stages.budget import BudgetReport
 
 HeldOutOption = Annotated[
     list[Path] | None,
@@ -103,6 +106,17 @@ def evaluate(
         int, typer.Option(min=1, help="Measure layers on about so many tokens, from all over the text.")
     ] = 8192,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer, however many there are.")] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="First search, on the texts of --calibrate, the cheapest thresholds that lose at most so much "
+            "perplexity, such as 0.1%, and store them; see `hybrid calibrate`."
+        ),
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option("--calibrate", help="With --budget: what the search runs on. The demo has one."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the evaluation in the directory.")] = "default",
     context: ContextOption = None,
     kv_format: KvOption = KvFormat.f16,
@@ -120,6 +134,8 @@ def evaluate(
     profile, one to calibrate, one for this.
 
     Example: hybrid eval relu7b --text heldout/ --mode predicted --plan default --second-device cuda
+
+    Example: hybrid eval relu7b --text heldout/ --budget 0.1% --calibrate calibrate/
     """
     from hybrid.stages.evaluate import EvaluationSettings
     from hybrid.stages.evaluate import evaluate as run_stage
@@ -137,6 +153,31 @@ def evaluate(
         tokens=tokens,
         layer_tokens=layer_tokens,
     )
+    texts = held_out(model, text)
+    if calibrate and not budget:
+        raise UserError("texts to calibrate on are for a search: add --budget 0.1%")
+    if budget:
+        found = calibrated(model, calibrate, budget, mode, profile, threads)
+        if not as_json:
+            display.write("\n".join([*reports.budget_lines(found), "", ""]))
     with display.stages() as tell:
-        report = run_stage(model, held_out(model, text), settings, tell)
+        report = run_stage(model, texts, settings, tell)
     display.show(as_json, report, lambda: reports.evaluation_lines(report, layers))
+
+
+def calibrated(
+    model: str, texts: list[Path] | None, budget: str, modes: list[Mode] | None, profile: str, threads: int | None
+) -> BudgetReport:
+    """The thresholds of the one mode that has some, searched within a budget and stored."""
+    from hybrid.stages.budget import BudgetSettings, fit, parse_budget
+    from hybrid.stages.demo import CALIBRATION_TEXT, DEMO
+
+    found = texts or ([CALIBRATION_TEXT] if model == DEMO else [])
+    if not found:
+        raise UserError("a budget is kept on a text of its own: add --calibrate FILE, with other documents than --text")
+    asked = [mode.value for mode in modes or [] if mode in (Mode.predicted, Mode.threshold)]
+    if len(asked) > 1 or (modes and not asked):
+        raise UserError("a budget is kept by the thresholds of one mode: add --mode predicted, or --mode threshold")
+    settings = BudgetSettings(parse_budget(budget), asked[0] if asked else None, profile, threads=threads)
+    with display.stages() as tell:
+        return fit(model, found, settings, tell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from profiler.artifacts import format_size
@@ -9,13 +10,14 @@ from profiler.thresholds import loss_label
 
 if TYPE_CHECKING:
     from hybrid.runtime.summary import RunSummary
+    from hybrid.stages.budget import BudgetReport
     from hybrid.stages.calibrate import CalibrationReport
     from hybrid.stages.compare import Comparison
     from hybrid.stages.evaluate import EvaluationReport
     from hybrid.stages.inspect import InspectReport
     from hybrid.stages.pack import PackReport
     from hybrid.stages.plan import PlanReport
-    from hybrid.stages.profile import ProfileReport
+    from hybrid.stages.profile_results import ProfileReport
     from hybrid.store.evaluation_file import ModeEvaluation
     from placement.plan import Memory
     from profiler.quality import Quality
@@ -35,26 +37,47 @@ def pack_lines(report: PackReport) -> list[str]:
 
 
 def profile_lines(report: ProfileReport) -> list[str]:
-    """What was counted and trained, by layer."""
-    header = ["layer", "active", "80 % from", "named", "recall", "precision", "mass kept"]
-    rows = [
-        [
-            str(i),
-            f"{layer.quality.active:.1%}",
-            f"{layer.hot_share:.0%}",
-            f"{layer.quality.named:.1%}",
-            f"{layer.quality.recall:.1%}",
-            f"{layer.quality.precision:.1%}",
-            f"{layer.quality.mass_recall:.2%}",
-        ]
-        for i, layer in enumerate(report.layers)
-    ]
+    """What was counted and trained, by layer, and how far hotness holds on other text."""
+    header = ["layer", "active", "80 % from"]
+    if report.ranks:
+        header += ["named", "recall", "precision", "mass kept"]
+    rows = []
+    for i, layer in enumerate(report.layers):
+        row = [str(i), f"{layer.active:.1%}", f"{layer.hot_share:.0%}"]
+        if quality := layer.quality:
+            row += [f"{quality.named:.1%}", f"{quality.recall:.1%}", f"{quality.precision:.1%}"]
+            row.append(f"{quality.mass_recall:.2%}")
+        rows.append(row)
     removed = [f"removed what a killed run left: {path}" for path in report.removed]
+    lines = [*removed, *table(header, rows), *skew_lines(report), ""]
+    if report.clock is not None:
+        clock = report.clock
+        lines.append(
+            f"forward passes {clock.forward:.1f} s, capture {clock.capture:.1f} s, naming {clock.naming:.1f} s, "
+            f"training {clock.training:.1f} s"
+        )
     size = format_size(report.predictor_bytes)
     ranks = ", ".join(map(str, report.ranks))
-    counted = f"{report.path}: {report.tokens:,} tokens counted"
-    summary = f"{counted}; predictors of rank {ranks}, {size}; rows reordered"
-    return [*removed, *table(header, rows), "", summary]
+    predictors = f"predictors of rank {ranks}, {size}" if report.ranks else "no predictors"
+    counted = f"{report.path}: profile {report.name}, {report.tokens:,} tokens counted"
+    return [*lines, f"{counted}; {predictors}; rows reordered"]
+
+
+def skew_lines(report: ProfileReport) -> list[str]:
+    """What the hottest neurons of one text give on another: the assumption that placement rests on."""
+    skew = report.skew
+    if skew is None:
+        return []
+
+    def row(name: str, shares: Sequence[float | None]) -> list[str]:
+        return [name, *("-" if share is None else f"{share:.1%}" for share in shares)]
+
+    header = ["activations from the hottest", *(f"{share:.0%}" for share in skew.shares)]
+    rows = [row("chosen on one half, on the other", skew.held_out), row("on what they were chosen on", skew.in_sample)]
+    for domain in skew.domains if len(skew.domains) > 1 else ():
+        rows.append(row(f"{domain.name}: chosen on the other half of all", domain.held_out))
+        rows += [row(f"{domain.name}: chosen on {other}", shares) for other, shares in domain.chosen_on.items()]
+    return ["", *table(header, rows)]
 
 
 def calibration_lines(report: CalibrationReport) -> list[str]:
@@ -71,6 +94,33 @@ def calibration_lines(report: CalibrationReport) -> list[str]:
         f"{report.path}: set on {found.tokens:,} tokens, checked on {found.heldout_tokens:,} others; "
         f"{found.active:.1%} of the neurons stay active",
         loss_label(found.loss, report.path.parent.parent),
+    ]
+
+
+def budget_lines(report: BudgetReport) -> list[str]:
+    """The settings that a search tried, what each kept and cost, and the layers at the one that was taken."""
+    named = "named" if report.mode == "predicted" else "kept"
+    tried = [
+        [
+            f"{setting.share:.2%}",
+            f"{min(setting.masses):.2%}",
+            f"{setting.ratio - 1:+.3%}",
+            "" if setting.interval is None else f"{setting.interval.low - 1:+.3%} to {setting.interval.high - 1:+.3%}",
+            "taken" if setting is report.search.found else "",
+        ]
+        for setting in report.search.tried
+    ]
+    layers = [
+        [str(i), f"{q.active:.1%}", f"{q.named:.1%}", f"{q.recall:.1%}", f"{q.precision:.1%}", f"{q.mass_recall:.2%}"]
+        for i, q in enumerate(report.layers)
+    ]
+    return [
+        *table([named, "least mass", "perplexity", "95 % interval", ""], tried),
+        "",
+        *table(["layer", "active", named, "recall", "precision", "mass kept"], layers),
+        "",
+        f"{report.path}: {report.mode} mode within {report.search.budget:.3%} of dense perplexity on {report.tokens:,} "
+        "tokens; measure it on other documents with hybrid eval",
     ]
 
 

@@ -1,4 +1,4 @@
-"""`Capture`: keeps a sample of a text's hidden states and activations, to train and measure predictors with."""
+"""Keeps a sample of a text's hidden states and activations, layer by layer, to train and measure predictors with."""
 
 from __future__ import annotations
 
@@ -59,31 +59,38 @@ class LayerSamples:
 
 @dataclass(frozen=True)
 class CaptureLimits:
-    """samples: training tokens. heldout: tokens for calibration, and again for the test. memory: bytes, all layers."""
+    """samples: training tokens. heldout: tokens for calibration, and again for the test. memory: bytes, one layer."""
 
     samples: int = 32_768
     heldout: int = 4096
-    memory: int = 4 << 30
+    memory: int = 1 << 30
 
     def __post_init__(self) -> None:
         if min(self.samples, self.heldout) < MINIMUM_TOKENS:
             raise UserError(f"predictors need at least {MINIMUM_TOKENS} tokens to train on and to measure on")
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of text that give so many samples: a tenth of it is held out for calibration and a tenth for tests."""
+        return max(self.samples * 10 // 8, self.heldout * 10)
 
-class Capture:
-    """A tap that keeps a uniform sample of the tokens of a text whose length is known beforehand.
+
+def bytes_per_token(hidden: int, neurons: int) -> int:
+    """Bytes that a sampled token takes: its hidden state in 16 bits, one byte per neuron."""
+    return 2 * hidden + neurons
+
+
+class Sampling:
+    """Which tokens of a text are kept, the same ones in every layer: a uniform sample.
 
     Whole documents are held out, a tenth of the text for calibration and a tenth for the test. A document longer than a
     twentieth of the text is cut, and its pieces count as documents.
 
     Args:
         documents: tokens of each document, in the order in which they will come.
-        layers: number of layers.
-        hidden: elements of a hidden state.
-        neurons: neurons of one layer.
+        token_bytes: of a sampled token; see `bytes_per_token`.
         limits: how much is kept.
         seed: of the choice of documents and tokens.
-        row_to_id: per layer the neuron id of every row; None where rows stand in the order of ids.
 
     Raises:
         UserError: the text is too short, or the memory too small, for predictors worth having.
@@ -91,76 +98,65 @@ class Capture:
     """
 
     def __init__(
-        self,
-        documents: Sequence[int],
-        layers: int,
-        hidden: int,
-        neurons: int,
-        limits: CaptureLimits | None = None,
-        seed: int = 0,
-        row_to_id: Sequence[npt.NDArray[np.integer]] | None = None,
+        self, documents: Sequence[int], token_bytes: int, limits: CaptureLimits | None = None, seed: int = 0
     ) -> None:
-        limits = limits or CaptureLimits()
         generator = np.random.default_rng(seed)
         roles = _assign_roles(documents, generator)
         available = [np.flatnonzero(roles == role) for role in range(len(ROLES))]
-        counts = _sample_counts([len(a) for a in available], layers, self.bytes_per_token(hidden, neurons), limits)
-        self._picks = [np.sort(generator.permutation(a)[:n]) for a, n in zip(available, counts, strict=True)]
-        self._total = sum(documents)
-        self._seen = [0] * layers
-        self._orders = None if row_to_id is None else [torch.from_numpy(np.argsort(ids)) for ids in row_to_id]
-        self._samples = [
-            [
-                Split(
-                    torch.zeros((n, hidden), dtype=torch.bfloat16), torch.zeros((n, neurons), dtype=torch.float8_e5m2)
-                )
-                for n in counts
-            ]
-            for _ in range(layers)
+        counts = _sample_counts([len(a) for a in available], token_bytes, limits or CaptureLimits())
+        self.tokens = sum(documents)
+        self.nbytes = sum(counts) * token_bytes
+        self.picks = [np.sort(generator.permutation(a)[:n]) for a, n in zip(available, counts, strict=True)]
+
+
+class Capture:
+    """Keeps the sampled tokens of one layer.
+
+    Args:
+        sampling: which tokens.
+        hidden: elements of a hidden state.
+        neurons: neurons of the layer.
+        row_to_id: the neuron id of every row; None where rows stand in the order of ids.
+
+    """
+
+    def __init__(
+        self, sampling: Sampling, hidden: int, neurons: int, row_to_id: npt.NDArray[np.integer] | None = None
+    ) -> None:
+        self._sampling, self._seen = sampling, 0
+        self._order = slice(None) if row_to_id is None else torch.from_numpy(np.argsort(row_to_id))
+        self._splits = [
+            Split(
+                torch.zeros((len(picks), hidden), dtype=torch.bfloat16),
+                torch.zeros((len(picks), neurons), dtype=torch.float8_e5m2),
+            )
+            for picks in sampling.picks
         ]
 
-    @staticmethod
-    def bytes_per_token(hidden: int, neurons: int) -> int:
-        """Bytes that a sampled token takes per layer: its hidden state in 16 bits, one byte per neuron."""
-        return 2 * hidden + neurons
+    def add(self, hidden: torch.Tensor, activation: torch.Tensor) -> None:
+        """Keep the sampled ones of the next tokens.
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the samples take, at most `limits.memory`."""
-        return sum(s.hidden.nbytes + s.magnitude.nbytes for layer in self._samples for s in layer)
+        Args:
+            hidden: fp32 `[tokens, hidden]`, what the FFN and its predictor read.
+            activation: fp32 `[tokens, rows]`, what multiplies the down vectors.
 
-    def document(self) -> None:
-        """Nothing: where documents begin is known from the start."""
-
-    def ffn(self, layer: int, hidden: torch.Tensor, activation: torch.Tensor, named: torch.Tensor | None) -> None:
-        """Keep the sampled ones of a layer's next tokens; see `profiler.tap.Tap`.
-
-        Raises:
-            UserError: a sampled hidden state or activation is not a finite number.
         """
-        start = self._seen[layer]
-        self._seen[layer] = end = start + len(hidden)
-        assert end <= self._total, "more tokens than the documents have"
-        for picks, split in zip(self._picks, self._samples[layer], strict=True):
+        start = self._seen
+        self._seen = end = start + len(hidden)
+        assert end <= self._sampling.tokens, "more tokens than the documents have"
+        for picks, split in zip(self._sampling.picks, self._splits, strict=True):
             first, last = (int(i) for i in np.searchsorted(picks, (start, end)))
             if first == last:
                 continue
             here = torch.from_numpy(picks[first:last] - start)
-            states, values = hidden[here.to(hidden.device)], activation[here.to(activation.device)]
-            if not (torch.isfinite(states).all() and torch.isfinite(values).all()):
-                raise UserError(
-                    f"layer {layer} computed values that are not finite numbers: "
-                    "the checkpoint is damaged, or its activations are beyond the range of its format"
-                )
-            magnitude = encode_magnitude(values).cpu().view(torch.uint8)
-            split.hidden[first:last] = states.to("cpu", torch.bfloat16)
-            order = slice(None) if self._orders is None else self._orders[layer]
-            split.magnitude.view(torch.uint8)[first:last] = magnitude[:, order]
+            magnitude = encode_magnitude(activation[here]).view(torch.uint8)
+            split.hidden[first:last] = hidden[here].bfloat16()
+            split.magnitude.view(torch.uint8)[first:last] = magnitude[:, self._order]
 
-    def samples(self, layer: int) -> LayerSamples:
-        """A layer's samples, once the whole text has been seen."""
-        assert self._seen[layer] == self._total, "the whole text comes first"
-        return LayerSamples(*self._samples[layer])
+    def samples(self) -> LayerSamples:
+        """The samples, once the whole text has been seen."""
+        assert self._seen == self._sampling.tokens, "the whole text comes first"
+        return LayerSamples(*self._splits)
 
 
 def _assign_roles(documents: Sequence[int], generator: np.random.Generator) -> npt.NDArray[np.int8]:
@@ -187,19 +183,19 @@ def _assign_roles(documents: Sequence[int], generator: np.random.Generator) -> n
     return roles
 
 
-def _sample_counts(available: list[int], layers: int, token_bytes: int, limits: CaptureLimits) -> list[int]:
+def _sample_counts(available: list[int], token_bytes: int, limits: CaptureLimits) -> list[int]:
     """Tokens to keep per role, at most a quarter of the memory for those held out."""
     if available[0] < MINIMUM_TOKENS:
         raise UserError(
             f"predictors need at least {2 * MINIMUM_TOKENS} tokens of text, better 50000, "
-            f"and there are {sum(available)}: give a longer text"
+            f"and there are {sum(available)}: give a longer text, or train none"
         )
-    room = limits.memory // (layers * token_bytes)
+    room = limits.memory // token_bytes
     heldout = [min(limits.heldout, n, room // 8) for n in available[1:]]
     train = min(limits.samples, available[0], room - sum(heldout))
     if train < MINIMUM_TOKENS:
-        needed = format_size(2 * MINIMUM_TOKENS * layers * token_bytes)
+        needed = format_size(2 * MINIMUM_TOKENS * token_bytes)
         raise UserError(
-            f"{format_size(limits.memory)} of memory hold {train} tokens of {layers} layers; allow at least {needed}"
+            f"{format_size(limits.memory)} of memory hold {train} tokens of a layer; allow at least {needed}"
         )
     return [train, *heldout]

@@ -6,7 +6,7 @@ Arrays are indexed by neuron id, never by row, so that a profile survives every 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,27 @@ from safetensors.numpy import save
 
 from profiler.artifacts import UserError, check_version, write_atomic
 
-PROFILE_VERSION = 1
+PROFILE_VERSION = 2  # version 1, which is read too, counts neither domains nor halves, and int64 throughout
 Counts = npt.NDArray[np.int64]
+Parts = npt.NDArray[np.unsignedinteger[Any]]
 COUNT_NAMES = ("active", "named", "union4", "union16")
-ARRAY_NAMES = (*COUNT_NAMES, "documents")
+STORED = ("named", "union4", "union16", "parts", "documents")  # active is the sum of the parts
+DOMAIN_LIMIT = 16
+HALVES = 2
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Counts over `tokens` tokens of one text, `[layers, neurons]` each.
+    """Counts over `tokens` tokens of one text or of several, `[layers, neurons]` each.
 
     active: tokens for which the neuron's activation was not zero (or above the layer's threshold).
     named: tokens for which the layer's predictor named the neuron; zeros where there is no predictor.
     union4, union16: windows of 4 and 16 consecutive tokens in which it was active at least once, times the window's
     length, so that all counts divide by `tokens`: the rows that a batch of that size must read.
+    thresholds: of each layer, above which an activation counted; () where every one that is not zero did.
+    predictors_digest: of the predictors that named; None where there were none, or a version 1 wrote the file.
+    domains: names of the kinds of text. Documents were dealt out to two halves at random: part_tokens are the tokens of
+    each domain's halves, and parts, `[domains, 2, layers, neurons]`, what was active in them; None in version 1.
     documents: of the text, 64-bit digests in rising order, so that an evaluation can say which of its documents were
     counted or trained on; empty where that was not recorded.
     """
@@ -44,6 +51,10 @@ class Profile:
     union16: Counts
     thresholds: tuple[float, ...] = field(default=())
     has_predictors: bool = False
+    predictors_digest: str | None = None
+    domains: tuple[str, ...] = ()
+    part_tokens: tuple[tuple[int, int], ...] = ()
+    parts: Parts | None = None
     documents: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
     def __post_init__(self) -> None:
@@ -58,6 +69,22 @@ class Profile:
                 raise UserError(f"profile: {name} holds counts outside 0..{self.tokens} tokens")
         if self.documents.ndim != 1 or self.documents.dtype != np.uint64:
             raise UserError("profile: the digests of documents should be a list of 64-bit numbers")
+        if len(self.domains) > DOMAIN_LIMIT or len(set(self.domains)) != len(self.domains):
+            raise UserError(f"profile: domains have names of their own, and are at most {DOMAIN_LIMIT}")
+        if self.parts is not None or self.domains:
+            self._check_parts()
+
+    def _check_parts(self) -> None:
+        shape = (len(self.domains), HALVES, *self.active.shape)
+        if self.parts is None or self.parts.shape != shape or self.parts.dtype.kind != "u":
+            raise UserError(f"profile: parts should be whole numbers of shape {list(shape)}")
+        tokens = np.array(self.part_tokens, dtype=np.int64).reshape(len(self.part_tokens), -1)
+        if tokens.shape != shape[:2] or (tokens < 0).any() or tokens.sum() != self.tokens:
+            raise UserError(f"profile: the tokens of the domains' halves should be {self.tokens} altogether")
+        if (self.parts > tokens[:, :, None, None]).any():
+            raise UserError("profile: parts hold counts beyond the tokens of their half")
+        if not np.array_equal(self.parts.sum((0, 1), dtype=np.int64), self.active):
+            raise UserError("profile: the parts do not add up to what was active")
 
     @property
     def layers(self) -> int:
@@ -81,10 +108,17 @@ class Profile:
 
 
 def write_profile(path: Path, profile: Profile) -> None:
-    """Write a profile as safetensors, atomically."""
-    body = {k: v for k, v in asdict(profile).items() if k not in ARRAY_NAMES}
-    metadata = {"kind": "profile", "format_version": str(PROFILE_VERSION), "profile": json.dumps(body)}
-    write_atomic(path, save({name: getattr(profile, name) for name in ARRAY_NAMES}, metadata))
+    """Write a profile as safetensors, atomically. One that has no parts is written as version 1 was."""
+    plain = ("source_digest", "corpus_digest", "tokens", "thresholds", "has_predictors")
+    body = {name: getattr(profile, name) for name in plain}
+    if profile.parts is None:
+        version, arrays = 1, {name: getattr(profile, name) for name in (*COUNT_NAMES, "documents")}
+    else:
+        version, arrays = PROFILE_VERSION, {name: getattr(profile, name) for name in STORED}
+        arrays |= {name: compact(arrays[name]) for name in STORED if name != "documents"}
+        body |= {name: getattr(profile, name) for name in ("predictors_digest", "domains", "part_tokens")}
+    metadata = {"kind": "profile", "format_version": str(version), "profile": json.dumps(body)}
+    write_atomic(path, save(arrays, metadata))
 
 
 def read_profile(path: Path, mend: str = "hybrid profile DIR --text FILE") -> Profile:
@@ -98,18 +132,54 @@ def read_profile(path: Path, mend: str = "hybrid profile DIR --text FILE") -> Pr
     try:
         with safetensors.safe_open(str(path), framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in ARRAY_NAMES if name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
     if metadata.get("kind") != "profile":
         raise UserError(f"{path} is not a profile; make one with: {mend}")
     version = metadata.get("format_version", "")
-    check_version(path, int(version) if version.isdigit() else None, PROFILE_VERSION, mend)
+    if version != "1":
+        check_version(path, int(version) if version.isdigit() else None, PROFILE_VERSION, mend)
     try:
-        body: dict[str, Any] = json.loads(metadata["profile"])
-        known = {f.name for f in fields(Profile)} - set(ARRAY_NAMES)
-        rest = {k: v for k, v in body.items() if k in known}
-        rest["thresholds"] = tuple(float(t) for t in rest.get("thresholds", ()))
-        return Profile(**arrays, **rest)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return _from_parts(int(version), json.loads(metadata["profile"]), arrays)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
+
+
+def compact(counts: npt.NDArray[np.integer[Any]]) -> Parts:
+    """The same counts in the smallest type that holds them."""
+    return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
+
+
+def _from_parts(version: int, body: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Profile:
+    counts: dict[str, Counts] = {}
+    more: dict[str, Any] = {}
+    if version == 1:
+        counts = {name: arrays[name] for name in COUNT_NAMES}
+        more = {"documents": arrays["documents"]} if "documents" in arrays else {}
+    else:
+        if any(arrays[name].dtype.kind != "u" for name in STORED):
+            raise ValueError("counts are whole numbers from 0 on")
+        parts = arrays["parts"]
+        counts = {name: arrays[name].astype(np.int64) for name in ("named", "union4", "union16")}
+        counts["active"] = parts.sum((0, 1), dtype=np.int64)
+        digest = body["predictors_digest"]
+        more = {
+            "predictors_digest": None if digest is None else str(digest),
+            "domains": tuple(map(str, body["domains"])),
+            "part_tokens": tuple((int(one), int(other)) for one, other in body["part_tokens"]),
+            "parts": parts,
+            "documents": arrays["documents"],
+        }
+    return Profile(
+        str(body["source_digest"]),
+        str(body["corpus_digest"]),
+        body["tokens"],
+        active=counts["active"],
+        named=counts["named"],
+        union4=counts["union4"],
+        union16=counts["union16"],
+        thresholds=tuple(float(t) for t in body.get("thresholds", ())),
+        has_predictors=bool(body.get("has_predictors", False)),
+        **more,
+    )

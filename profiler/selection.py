@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from profiler.artifacts import UserError, format_size
@@ -17,7 +18,8 @@ from profiler.predictor import EVERYTHING, NOTHING, Predictor, PredictorQuality,
 from profiler.training import Recipe, calibrate, check_samples, mass_at_active, measure, train_perceptron
 from profiler.training_free import Gates, factors, few_bits
 
-LOW_BITS = ("q4_0",)
+LOW_BITS = ("b1", "q4_0")
+PARTS = 4096  # of a budget, which it is counted in
 STEP = 32  # ranks are whole blocks
 SPARSE = 0.1  # a layer with a smaller share of active neurons starts its search at a lower rank
 
@@ -126,32 +128,26 @@ def search(
     return [_chosen(chosen), *(candidate for candidate in tried if candidate is not chosen)]
 
 
-def allocate(
-    source_digest: str, layers: Sequence[Sequence[Candidate]], target: Target, budget: int | None
-) -> PredictorSet:
-    """One candidate for each layer: the chosen ones, or where the budget does not allow those, what reads fewest bytes.
+def allocate(source_digest: str, layers: Sequence[Sequence[Candidate]], budget: int | None) -> PredictorSet:
+    """One candidate for each layer: the chosen ones, or where the budget does not allow those, smaller ones.
 
-    Within the budget, bytes of predictors cost a common price on top of what a token reads, the lowest price at which
-    the whole fits (a Lagrangian relaxation: within one candidate's size of the best choice).
+    Of all choices within the budget, the one that names fewest neurons to keep the wanted mass: a knapsack, solved
+    exactly but for sizes, which are rounded up to a `PARTS`th of the budget.
 
     Raises:
         UserError: not even the smallest candidates fit.
     """
     chosen = [candidates[0] for candidates in layers]
     if budget is not None and _size(chosen) > budget:
-        smallest = [min(candidates, key=lambda c: c.trial.nbytes) for candidates in layers]
-        if _size(smallest) > budget:
+        smaller = [[c for c in tried if c.trial.nbytes <= tried[0].trial.nbytes] for tried in layers]
+        predicting = [[c for c in tried if c.predictor.family != "none"] or tried for tried in smaller]
+        least = sum(min(c.trial.nbytes for c in tried) for tried in predicting)
+        if least > budget:
             raise UserError(
                 f"predictors of {format_size(budget)} are asked for, and the smallest that were tried take "
-                f"{format_size(_size(smallest))}; allow more with --predictor-bytes"
+                f"{format_size(least)}; allow more with --predictor-bytes"
             )
-        low, high = 0.0, 1.0
-        while _size(_at_price(layers, target, high)) > budget:
-            high *= 2
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (low, middle) if _size(_at_price(layers, target, middle)) <= budget else (middle, high)
-        chosen = _at_price(layers, target, high)
+        chosen = _knapsack(predicting, budget)
     trials = [
         tuple(replace(c.trial, chosen=c is picked) for c in sorted(candidates, key=lambda c: c.trial.nbytes))
         for candidates, picked in zip(layers, chosen, strict=True)
@@ -159,6 +155,28 @@ def allocate(
     return PredictorSet(
         source_digest, tuple(c.predictor for c in chosen), tuple(c.quality for c in chosen), tuple(trials)
     )
+
+
+def _knapsack(layers: Sequence[Sequence[Candidate]], budget: int) -> list[Candidate]:
+    """Of each layer the candidate of the choice that names fewest neurons and takes at most `budget` bytes."""
+    parts = min(PARTS, budget)
+    best = np.zeros(parts + 1)  # fewest named neurons of the layers so far, by parts of the budget that may be used
+    picks = np.zeros((len(layers), parts + 1), dtype=np.int64)
+    sizes = [[-(-c.trial.nbytes * parts // budget) for c in tried] for tried in layers]
+    for i, tried in enumerate(layers):
+        with_each = np.full((len(tried), parts + 1), np.inf)
+        for k, (candidate, size) in enumerate(zip(tried, sizes[i], strict=True)):
+            if size <= parts:
+                with_each[k, size:] = best[: parts + 1 - size] + candidate.trial.named_at_keep
+        picks[i], best = with_each.argmin(0), with_each.min(0)
+    if not np.isfinite(best[-1]):  # by less than the rounding
+        return [min(tried, key=lambda c: c.trial.nbytes) for tried in layers]
+    room, found = parts, []
+    for i in reversed(range(len(layers))):
+        pick = int(picks[i, room])
+        found.append(layers[i][pick])
+        room -= sizes[i][pick]
+    return found[::-1]
 
 
 def ladder(hidden: int, neurons: int) -> list[int]:
@@ -209,10 +227,6 @@ def _best(tried: Sequence[Candidate], target: Target) -> Candidate:
     else:
         best = min(predicting, key=lambda c: c.trial.bytes_per_token)
     return min([best, *(c for c in tried if c.predictor.family == "none")], key=lambda c: c.trial.bytes_per_token)
-
-
-def _at_price(layers: Sequence[Sequence[Candidate]], target: Target, price: float) -> list[Candidate]:
-    return [min(tried, key=lambda c: c.trial.bytes_per_token + price * c.trial.nbytes) for tried in layers]
 
 
 def _size(candidates: Sequence[Candidate]) -> int:

@@ -89,6 +89,8 @@ class Program:
         more: bool,
         y: int,
         counts: int,
+        activations: int = 0,
+        activations_stride: int = 0,
     ) -> None: ...
     @property
     def seconds(self) -> dict[str, float]:
@@ -118,6 +120,8 @@ def sparse_ffn(
     named_stride: int,
     y: int,
     counts: int,
+    activations: int = 0,
+    activations_stride: int = 0,
 ) -> None: ...
 def linear(
     pool: Pool,

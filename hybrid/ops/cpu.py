@@ -59,7 +59,8 @@ def sparse_ffn(
         x: fp32 `[tokens, hidden]`.
         named: bool `[tokens, len(bank)]`, perhaps a slice of the columns of a wider one; None names every row.
         skip_inactive: leave out pairs whose activation is exactly zero.
-        activations: fp32 `[tokens, len(bank)]` to fill with what multiplies the down vectors; the reference does that.
+        activations: fp32 `[tokens, len(bank)]` to fill with what multiplies the down vectors, perhaps a slice of the
+            columns of a wider one.
         gates: the same for what the activation function gives.
         cutoff: of activations, in the place of the bank's; the reference takes it.
 
@@ -74,7 +75,14 @@ def sparse_ffn(
             raise ValueError(f"named should be bool [{tokens}, {len(bank)}] in host memory")
         if named.stride(1) != 1 or named.stride(0) < len(bank):
             named = named.contiguous()
-    if activations is not None or gates is not None or cutoff is not None or not 1 <= tokens <= MAX_TOKENS:
+    if activations is not None and not (
+        activations.shape == (tokens, len(bank))
+        and activations.dtype == torch.float32
+        and activations.device == x.device
+        and activations.stride(1) == 1
+    ):
+        raise ValueError(f"activations should be float32 [{tokens}, {len(bank)}] in host memory, token after token")
+    if gates is not None or cutoff is not None or not 1 <= tokens <= MAX_TOKENS:
         cutoff = bank.cutoff if cutoff is None else cutoff
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
         return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
@@ -91,6 +99,8 @@ def sparse_ffn(
         0 if named is None else named.stride(0),
         y.data_ptr(),
         counts.buffer_info()[0],
+        0 if activations is None else activations.data_ptr(),
+        0 if activations is None else activations.stride(0),
     )
     return y, Counts(*counts)
 

@@ -54,6 +54,15 @@ class Machine:
         for layer, cutoff in zip(self.scheduler.layers, cutoffs, strict=True):
             for bank in (*layer.near_banks, *layer.far_banks):
                 bank.cutoff = max(self.decoder.spec.activation_cutoff, cutoff)
+        self._record_anew()
+
+    def set_thresholds(self, thresholds: tuple[float, ...]) -> None:
+        """Change the predictors' thresholds of a model opened in mode predicted, as `set_cutoffs` does."""
+        assert self.scheduler.mode == "predicted"
+        self.scheduler.set_thresholds(thresholds)
+        self._record_anew()
+
+    def _record_anew(self) -> None:
         if self.recorded is not None:
             self.recorded.close()
             self.recorded = record(self.decoder, self.scheduler)

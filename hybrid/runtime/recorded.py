@@ -27,20 +27,32 @@ HandOver = Callable[[int], None]  # computes for so many tokens what needs Pytho
 
 
 class Recorder:
-    """Appends to programs what a decoder asks for; see `hybrid.model.decoder.Operators`."""
+    """Appends to programs what a decoder asks for; see `hybrid.model.decoder.Operators`.
 
-    def __init__(self, spec: ModelSpec, scheduler: Scheduler) -> None:
+    activations: fp32 `[MAX_TOKENS, rows]`, where each layer leaves what multiplies its down vectors, for who wants to
+    see it; None shows nothing.
+    """
+
+    def __init__(self, spec: ModelSpec, scheduler: Scheduler, activations: torch.Tensor | None = None) -> None:
         self.spec, self.scheduler = spec, scheduler
         self.pieces: list[cpu.Program | HandOver] = []
         self.counts = {"gpu": array("q", (0, 0)), "cpu": array("q", (0, 0))}
         self.kept: list[object] = []  # memory that programs hold by address
         self._buffers: dict[tuple[str, int], torch.Tensor] = {}
+        self._activations = activations
+        self.ffn_input: torch.Tensor | None = None  # the buffer that the FFN recorded last reads
         self._ahead: dict[int, torch.Tensor] = {}  # by layer, what the layer before it names
-        self._program = self._begin()
+        self._program = self.begin()
+
+    def begin(self) -> cpu.Program:
+        """Another program, to which all is appended from now on."""
+        self._program = cpu.Program()
+        self.pieces.append(self._program)
+        return self._program
 
     def embed(self, outer: OuterParts) -> torch.Tensor:
         """See `Operators`. What belongs to a step and not to a layer is computed here too: the rotary angles."""
-        spec, y, table = self.spec, self._buffer("state", self.spec.hidden_size), outer.embeddings
+        spec, y, table = self.spec, self.state, outer.embeddings
         address, stride, weight_format, *_ = cpu.matrix_arguments(table)
         self._program.embed(address, stride, weight_format, table.columns, y.data_ptr())
         self.kept.append(table)
@@ -49,12 +61,21 @@ class Recorder:
             width = outer.positions.columns
             self._program.add_positions(address, stride, weight_format, width, spec.position_offset, y.data_ptr())
             self.kept.append(outer.positions)
-        if spec.positions == "rope":
-            frequencies = inverse_frequencies(spec).contiguous()
+        self.angles()
+        return y
+
+    def angles(self) -> None:
+        """The step's rotary angles, which every layer of its program may use; nothing where positions are learned."""
+        if self.spec.positions == "rope":
+            frequencies = inverse_frequencies(self.spec).contiguous()
             self.kept.append(frequencies)
             cosines, sines = self._angles()
             self._program.angles(frequencies.data_ptr(), len(frequencies), cosines.data_ptr(), sines.data_ptr())
-        return y
+
+    @property
+    def state(self) -> torch.Tensor:
+        """fp32 `[MAX_TOKENS, hidden]`: what `embed` fills and each layer takes and leaves."""
+        return self._buffer("state", self.spec.hidden_size)
 
     def follow(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
         """See `Operators`: all units are in host memory here."""
@@ -102,6 +123,7 @@ class Recorder:
     def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """See `Operators`."""
         layer, y = self.scheduler.layers[index], self._buffer("feed-forward", x.shape[1])
+        self.ffn_input = x
         named = self._named(index, x, residual) if self.scheduler.mode == "predicted" else None
         if layer.far_banks:
             self._hand_over(layer, x, named, y)
@@ -154,8 +176,9 @@ class Recorder:
             stride = 0 if named is None else named.shape[1]
             skip, bias = self.scheduler.skip_inactive, bank.addresses[1]
             arguments = (*cpu.bank_arguments(bank), skip, bias, x.data_ptr(), here, stride, i > 0)
-            self._program.sparse_ffn(_pool(layer.near), *arguments, y.data_ptr(), counts)
-            self.kept.append(bank.memory)
+            shown = (0, 0) if self._activations is None else _columns_from(self._activations, bank.first_row)
+            self._program.sparse_ffn(_pool(layer.near), *arguments, y.data_ptr(), counts, *shown)
+            self.kept += [bank.memory, self._activations]
 
     def _hand_over(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None, y: torch.Tensor) -> None:
         def compute(tokens: int) -> None:
@@ -163,12 +186,7 @@ class Recorder:
             y[:tokens] = both
 
         self.pieces.append(compute)
-        self._program = self._begin()
-
-    def _begin(self) -> cpu.Program:
-        program = cpu.Program()
-        self.pieces.append(program)
-        return program
+        self.begin()
 
     def _angles(self) -> tuple[torch.Tensor, torch.Tensor]:
         half = self.spec.rotary_size // 2
@@ -255,6 +273,11 @@ def record(decoder: Decoder, scheduler: Scheduler) -> RecordedStep | None:
     if any(unit.pool is None for unit in units) or decoder.outer.embeddings.device.type != "cpu":
         return None
     return RecordedStep(decoder, scheduler)
+
+
+def _columns_from(table: torch.Tensor, first: int) -> tuple[int, int]:
+    """Address and stride, in elements, of the columns of a table from one on."""
+    return table.data_ptr() + first * table.element_size(), table.stride(0)
 
 
 def _pool(unit: ComputeUnit) -> cpu.Pool:

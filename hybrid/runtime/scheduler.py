@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -34,6 +34,12 @@ class SplitLayer:
     far_banks: Sequence[RowBank]
     predictor: RowPredictor | None
     down_bias: torch.Tensor | None  # fp32 [hidden], beside attention
+
+    def with_threshold(self, threshold: float) -> SplitLayer:
+        """The same layer, its predictor with another threshold."""
+        assert self.predictor is not None, "predicted mode has predictors"
+        predictor = replace(self.predictor.predictor, threshold=threshold)
+        return replace(self, predictor=replace(self.predictor, predictor=predictor))
 
 
 class Scheduler:
@@ -64,6 +70,10 @@ class Scheduler:
             self.tap.residual(index, residual)
         y = self._computed(layer, x, named) if self.tap is None else self._watched(self.tap, index, layer, x, named)
         return y if layer.down_bias is None else y + layer.down_bias
+
+    def set_thresholds(self, thresholds: Sequence[float]) -> None:
+        """Let each layer's predictor name what lies above another logit."""
+        self.layers = [layer.with_threshold(t) for layer, t in zip(self.layers, thresholds, strict=True)]
 
     def _named(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """bool `[tokens, rows]`: what the layer's predictor names; also asks for the next layer where that one can."""

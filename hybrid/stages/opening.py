@@ -9,13 +9,13 @@ from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.scheduler import MODES
 from hybrid.stages.demo import DEMO, demo_directory
+from hybrid.stages.model_predictors import read_model_predictors
 from hybrid.stages.thresholds import find_thresholds, require_thresholds
 from hybrid.store.directory import ModelDirectory
 from placement.plan import Mode, Plan
 from placement.plan_file import read_plan
 from profiler.artifacts import UserError
 from profiler.predictor import PredictorSet
-from profiler.predictor_file import read_predictors
 
 
 def resolve(path: str | Path) -> Path:
@@ -40,14 +40,7 @@ def find_predictors(directory: ModelDirectory, profile: str) -> PredictorSet | N
     path = directory.predictors_path(profile)
     if not path.exists():
         return None
-    predictors = read_predictors(path)
-    mend = f"hybrid profile {directory.path} --text FILE"
-    if predictors.source_digest != directory.source_digest:
-        raise UserError(f"{path} was made for another model; make predictors of this one with: {mend}")
-    spec = directory.spec
-    if not predictors.fits(spec.n_layers, spec.hidden_size, spec.n_neurons):
-        raise UserError(f"{path} is damaged: its sizes are not the model's; make predictors anew with: {mend}")
-    return predictors
+    return read_model_predictors(directory, path)
 
 
 def offered_modes(directory: ModelDirectory, profile: str = "default", thresholds: str = "default") -> list[Mode]:

@@ -39,7 +39,7 @@ def find_files(path: Path, note: Note) -> list[TextFile]:
         if not path.is_dir():
             found = _text_file(path)
             if found is None:
-                raise UserError(f"{path} is a binary file, not a text")
+                raise UserError(f"{path} is a binary file, not UTF-8 text; convert it first")
             if not found.size:
                 raise UserError(f"the text {path} is empty")
             return [found]
@@ -136,7 +136,7 @@ def _raise(error: OSError) -> None:
 
 
 def _text_file(path: Path) -> TextFile | None:
-    """The file; None where its first bytes are no text."""
+    """The file, of no bytes where there is nothing but blanks in it; None where its first bytes are no text."""
     with path.open("rb") as opened:
         size, first = os.fstat(opened.fileno()).st_size, opened.read(LOOKED_AT)
     if b"\0" in first:
@@ -145,7 +145,8 @@ def _text_file(path: Path) -> TextFile | None:
         first[: _between_characters(first) if len(first) == LOOKED_AT else None].decode("utf-8")
     except UnicodeDecodeError:
         return None
-    return TextFile(path, size, path.suffix.lower() in JSON_LINES)
+    blank = size == len(first) and not first.strip()
+    return TextFile(path, 0 if blank else size, path.suffix.lower() in JSON_LINES)
 
 
 def _between_characters(data: bytes) -> int:

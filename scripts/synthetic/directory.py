@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hybrid.stages.pack import pack_checkpoint
-from hybrid.stages.profile import write
+from hybrid.stages.profile_results import write
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import directory_lock
 from profiler.formats import is_quantised

@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,19 +9,50 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from profiler.artifacts import UserError
-from profiler.profile import COUNT_NAMES, Profile, read_profile, write_profile
+from profiler.profile import COUNT_NAMES, Profile, compact, read_profile, write_profile
+
+FIXTURE = Path(__file__).parent / "fixtures" / "profile_version_1.safetensors"
 
 
 def make(layers: int = 2, neurons: int = 5, tokens: int = 100, seed: int = 0, **changes) -> Profile:
+    """A profile of version 1: without parts."""
     generator = np.random.default_rng(seed)
     counts = {name: generator.integers(0, tokens + 1, (layers, neurons)) for name in COUNT_NAMES}
     return Profile("source", "corpus", tokens, **{**counts, **changes})
 
 
+def make_parts(layers: int = 2, neurons: int = 5, tokens: int = 100, seed: int = 0, domains=("a", "b"), **changes):
+    """A profile counted in halves of some domains."""
+    generator = np.random.default_rng(seed)
+    edges = np.sort(generator.integers(0, tokens + 1, 2 * len(domains) - 1))
+    part_tokens = np.diff(edges, prepend=0, append=tokens).reshape(len(domains), 2)
+    parts = generator.integers(0, part_tokens[:, :, None, None] + 1, (len(domains), 2, layers, neurons))
+    body = {
+        "active": parts.sum((0, 1)),
+        "parts": compact(parts),
+        "part_tokens": tuple((int(x), int(y)) for x, y in part_tokens),
+        "domains": tuple(domains),
+        "predictors_digest": "digest",
+        "has_predictors": True,
+    }
+    return make(layers, neurons, tokens, seed, **{**body, **changes})
+
+
+PLAIN = (
+    "source_digest",
+    "corpus_digest",
+    "tokens",
+    "thresholds",
+    "has_predictors",
+    "predictors_digest",
+    "domains",
+    "part_tokens",
+)
+
+
 def same(one: Profile, other: Profile) -> bool:
-    plain = ("source_digest", "corpus_digest", "tokens", "thresholds", "has_predictors")
-    return all(getattr(one, n) == getattr(other, n) for n in plain) and all(
-        np.array_equal(getattr(one, n), getattr(other, n)) for n in (*COUNT_NAMES, "documents")
+    return all(getattr(one, n) == getattr(other, n) for n in PLAIN) and all(
+        np.array_equal(getattr(one, n), getattr(other, n)) for n in (*COUNT_NAMES, "parts")
     )
 
 
@@ -33,10 +66,8 @@ def same(one: Profile, other: Profile) -> bool:
 )
 def test_a_profile_comes_back_as_it_was_written(tmp_path_factory, layers, neurons, tokens, seed, thresholds):
     path = tmp_path_factory.mktemp("profile") / "default.safetensors"
-    documents = np.arange(seed, dtype=np.uint64) + np.uint64(2**64 - 100)
-    profile = make(
-        layers, neurons, tokens, seed, thresholds=tuple(thresholds), has_predictors=bool(seed % 2), documents=documents
-    )
+    kind = make_parts if seed % 3 else make
+    profile = kind(layers, neurons, tokens, seed, thresholds=tuple(thresholds), has_predictors=bool(seed % 2))
     write_profile(path, profile)
     assert same(read_profile(path), profile)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -60,7 +91,6 @@ def test_frequency_is_the_share_of_tokens():
     [
         {"active": np.full((2, 5), 101)},
         {"union4": np.full((2, 5), -1)},
-        {"documents": np.zeros(3, dtype=np.int64)},
         {"named": np.zeros((2, 4), dtype=np.int64)},
         {"union16": np.zeros((2, 5), dtype=np.int32)},
         {"active": np.zeros(5, dtype=np.int64)},
@@ -69,6 +99,46 @@ def test_frequency_is_the_share_of_tokens():
 def test_impossible_counts_are_refused(changes):
     with pytest.raises(UserError):
         make(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parts": None},
+        {"parts": np.zeros((2, 2, 2, 4), dtype=np.uint8)},
+        {"parts": np.zeros((2, 2, 2, 5), dtype=np.int64)},
+        {"parts": np.zeros((2, 2, 2, 5), dtype=np.uint8)},  # do not add up to what was active
+        {"part_tokens": ((1, 1), (1, 1))},
+        {"part_tokens": ((100, 0),)},
+        {"part_tokens": ((101, -1), (0, 0))},
+        {"part_tokens": ((100, 0), (0, 0))},
+        {"domains": ("a", "a")},
+        {"domains": ()},
+        {"domains": ("a", "b", "c")},
+    ],
+)
+def test_impossible_parts_are_refused(changes):
+    with pytest.raises(UserError, match="profile: "):
+        replace(make_parts(), **changes)
+
+
+def test_more_domains_than_are_told_apart_are_refused():
+    with pytest.raises(UserError, match="at most 16"):
+        make_parts(domains=tuple(map(str, range(17))))
+
+
+def test_counts_are_stored_in_as_few_bytes_as_hold_them(tmp_path):
+    path = tmp_path / "default.safetensors"
+    write_profile(path, make_parts(4, 1000, 200))
+    assert path.stat().st_size < 4 * 1000 * (4 + 3) + 2000
+
+
+def test_version_1_is_read():
+    profile = read_profile(FIXTURE)
+    assert profile.active.tolist() == [[3, 0, 10], [1, 2, 4]]
+    assert profile.union16.tolist() == [[9, 0, 10], [3, 6, 10]]
+    assert (profile.tokens, profile.thresholds, profile.has_predictors) == (10, (0.0, 0.0), True)
+    assert (profile.parts, profile.domains, profile.predictors_digest) == (None, (), None)
 
 
 def test_a_profile_of_no_tokens_is_refused():
@@ -89,7 +159,8 @@ GOOD = {"kind": "profile", "format_version": "1", "profile": BODY}
 @pytest.mark.parametrize(
     ("metadata", "changes", "message"),
     [
-        (GOOD | {"format_version": "2"}, {}, "newer"),
+        (GOOD | {"format_version": "3"}, {}, "newer"),
+        (GOOD | {"format_version": "2"}, {}, "damaged"),
         (GOOD | {"format_version": "0"}, {}, "no longer read"),
         (GOOD | {"format_version": "x"}, {}, "no format version"),
         (GOOD | {"kind": "predictors"}, {}, "not a profile"),

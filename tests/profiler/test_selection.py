@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from profiler.artifacts import UserError
 from profiler.capture import LayerSamples, Split, encode_magnitude
@@ -111,28 +113,52 @@ def test_a_ladder_of_ranks_rises_in_blocks_to_half_the_width():
     assert ladder(16, 16) == [32]
 
 
-def candidate(nbytes: int, per_token: float, base: Candidate) -> Candidate:
-    return replace(base, trial=replace(base.trial, nbytes=nbytes, bytes_per_token=per_token, chosen=False))
+def candidate(nbytes: int, named: float, base: Candidate) -> Candidate:
+    return replace(base, trial=replace(base.trial, nbytes=nbytes, named_at_keep=named, chosen=False))
+
+
+def sizes(predictors) -> list[int]:
+    return [trial.nbytes for trials in predictors.trials for trial in trials if trial.chosen]
 
 
 def test_a_budget_takes_the_bytes_from_the_layers_that_miss_them_least(tried):
     base = tried[0]
-    cheap = [candidate(100, 1000.0, base), candidate(50, 1010.0, base)]
-    dear = [candidate(100, 1000.0, base), candidate(50, 5000.0, base)]
-    free = allocate("d", [cheap, dear], TARGET, None)
-    assert [t.nbytes for trials in free.trials for t in trials if t.chosen] == [100, 100]
-    tight = allocate("d", [cheap, dear], TARGET, 150)
-    assert [t.nbytes for trials in tight.trials for t in trials if t.chosen] == [50, 100]
-    assert [t.nbytes for trials in allocate("d", [cheap, dear], TARGET, 100).trials for t in trials if t.chosen] == [
-        50,
-        50,
-    ]
+    cheap = [candidate(100, 0.10, base), candidate(50, 0.11, base)]
+    dear = [candidate(100, 0.10, base), candidate(50, 0.5, base)]
+    assert sizes(allocate("d", [cheap, dear], None)) == [100, 100]
+    assert sizes(allocate("d", [cheap, dear], 150)) == [50, 100]
+    assert sizes(allocate("d", [cheap, dear], 100)) == [50, 50]
     with pytest.raises(UserError, match="smallest that were tried take 100 B"):
-        allocate("d", [cheap, dear], TARGET, 99)
+        allocate("d", [cheap, dear], 99)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 60), st.floats(0.01, 1)), min_size=1, max_size=4), min_size=1, max_size=4
+    ),
+    st.integers(4, 200),
+)
+def test_no_other_choice_within_the_budget_names_fewer(tried, layers, budget):
+    found = [[candidate(4096 * size, named, tried[0]) for size, named in layer] for layer in layers]
+    for layer in found:  # the first is the chosen one, which nothing larger replaces
+        layer.sort(key=lambda c: -c.trial.nbytes)
+    budget *= 4096
+    choices = [c for c in itertools.product(*found) if sum(one.trial.nbytes for one in c) <= budget]
+    if not choices:
+        with pytest.raises(UserError):
+            allocate("d", found, budget)
+        return
+    predictors = allocate("d", found, budget)
+    picked = [trial for trials in predictors.trials for trial in trials if trial.chosen]
+    assert sum(t.nbytes for t in picked) <= budget
+    if sum(layer[0].trial.nbytes for layer in found) > budget:
+        fewest = min(sum(one.trial.named_at_keep for one in c) for c in choices)
+        assert sum(t.named_at_keep for t in picked) <= fewest + 0.02 * len(found)
 
 
 def test_a_set_holds_the_chosen_ones_and_all_trials(tried):
-    predictors = allocate("digest", [tried, tried], TARGET, None)
+    predictors = allocate("digest", [tried, tried], None)
     assert [p.nbytes for p in predictors.layers] == [tried[0].predictor.nbytes] * 2
     assert all(len(trials) == len(tried) and sum(t.chosen for t in trials) == 1 for trials in predictors.trials)
 

@@ -13,7 +13,7 @@ from synthetic.shape import Shape
 from synthetic.weights import PlantedWeights
 from transformers import AutoModelForCausalLM
 
-from hybrid.stages.profile import hot_share
+from profiler.skew import hot_share
 
 SIZES = {"hidden": 256, "layers": 2, "ffn": 1024, "heads": 8, "rank": 63}
 TOKENS = 400

@@ -96,4 +96,9 @@ inline Bank bank(uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t h
           array_or_null<const float>(bias, "bias")};
 }
 
+inline Shown shown(uintptr_t activations, int64_t stride, int64_t n_rows) {
+  require(!activations || (stride >= n_rows && stride <= max_features), "activations_stride should be at least n_rows");
+  return {array_or_null<float>(activations, "activations"), stride};
+}
+
 }  // namespace hybrid

@@ -107,7 +107,7 @@ void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int
 }
 
 Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const float* x, int tokens,
-                  const uint8_t* named, int64_t named_stride, float* y) {
+                  const uint8_t* named, int64_t named_stride, float* y, Shown shown) {
   using W = Workspace;
   const Input in = make_input(workspace, x, bank.hidden, tokens, in_blocks(bank.format));
   const FfnCall call = {bank.rows,       bank.stride_bytes, vector_bytes(bank.format, bank.hidden), bank.gated,
@@ -151,6 +151,14 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
     active += n;
     total.gated += parts[task].counts.gated;
     total.finished += parts[task].counts.finished;
+  }
+
+  if (shown.activations) {
+    team.run(tokens, [&](int64_t t) {
+      float* out = shown.activations + t * shown.stride;
+      std::fill(out, out + bank.n_rows, 0.0f);
+      for (int64_t i = 0; i < active; ++i) out[rows[i]] = values[i * tokens + t];
+    });
   }
 
   const int64_t units = column_units(bank.format, bank.hidden);

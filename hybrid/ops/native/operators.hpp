@@ -59,9 +59,15 @@ Input make_input(Workspace& workspace, const float* x, int64_t width, int tokens
 void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int tokens, const Matrix* matrices,
             int count);
 
+// What multiplies the down vectors, [tokens, n_rows] with rows of tokens `stride` apart, for who wants to see it.
+struct Shown {
+  float* activations = nullptr;
+  int64_t stride = 0;
+};
+
 // y [tokens, hidden] = the bank's rows, summed; `named` [tokens, n_rows], null names every row.
 Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const float* x, int tokens,
-                  const uint8_t* named, int64_t named_stride, float* y);
+                  const uint8_t* named, int64_t named_stride, float* y, Shown shown = {});
 
 // named [tokens, rows]: the rows whose logit is above the threshold.
 void predict(Team& team, Workspace& workspace, const Predictor& predictor, const float* x, int64_t hidden,

@@ -107,13 +107,13 @@ void Program::predict(Pool& pool, const Predictor& predictor, const float* x, in
 }
 
 void Program::sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uint8_t* named, int64_t named_stride,
-                         bool more, float* y, int64_t* counts) {
+                         bool more, float* y, int64_t* counts, Shown shown) {
   pools_.push_back(&pool);
   operators_.push_back({Kind::feed_forwards, [=, &pool](const Step& step) {
     const int64_t size = step.tokens * bank.hidden;
     float* out = more ? workspace_.get<float>(Workspace::other, size) : y;
     const Counts found =
-        hybrid::sparse_ffn(team(pool), workspace_, bank, x, step.tokens, named, named_stride, out);
+        hybrid::sparse_ffn(team(pool), workspace_, bank, x, step.tokens, named, named_stride, out, shown);
     if (more) kernels().add(y, out, size, y);
     counts[0] += found.gated;
     counts[1] += found.finished;

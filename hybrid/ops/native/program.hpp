@@ -59,7 +59,7 @@ class Program {
   void predict(Pool& pool, const Predictor& predictor, const float* x, int64_t hidden, uint8_t* named);
   // The first of a layer's banks writes y, the others add to it. `counts` [2] is added to.
   void sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uint8_t* named, int64_t named_stride, bool more,
-                  float* y, int64_t* counts);
+                  float* y, int64_t* counts, Shown shown = {});
 
   void run(const Step& step);
 

@@ -41,7 +41,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "sparse_ffn": {
         "pool": POOL, "rows": HERE, "stride_bytes": 192, "n_rows": 4, "hidden": 32, "weight_format": _native.BF16,
         "gated": True, "activation": _native.RELU, "cutoff": 0.0, "skip_inactive": True, "bias": 0, "x": HERE,
-        "named": HERE, "named_stride": 4, "more": False, "y": HERE, "counts": HERE,
+        "named": HERE, "named_stride": 4, "more": False, "y": HERE, "counts": HERE, "activations": HERE,
+        "activations_stride": 4,
     },
 }  # fmt: skip
 
@@ -73,6 +74,7 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "rows": [0], "stride_bytes": [190, 193], "n_rows": [-1, MANY], "weight_format": [_native.F32], "x": [0],
         "activation": [6, -1], "cutoff": [-1.0, math.nan, math.inf], "bias": [HERE], "named_stride": [3, 0, -4],
         "y": [0], "counts": [0, HERE + 4],
+        "activations": [HERE + 2], "activations_stride": [3, -1, MANY],
     },
 }  # fmt: skip
 

@@ -141,6 +141,21 @@ def test_values_of_any_size(weight_format: str, gated: bool, activation: str, sk
     assert all(torch.equal(case.token(t).native()[0][0], y[t]) for t in range(5))
 
 
+@settings(deadline=None)
+@given(case=cases())
+def test_what_multiplies_the_down_vectors_is_shown(case: Case) -> None:
+    rows, bias = case.bank.memory
+    tokens, n = len(case.x), len(case.bank)
+    wide = torch.full((tokens, n + 5), 7.0)
+    expected = torch.full((tokens, n), 7.0)
+    y, _ = cpu.sparse_ffn(POOLS[1], case.bank, case.x, case.named, case.skip_inactive, wide[:, 2 : 2 + n])
+    shape = (case.bank.weight_format, case.bank.hidden, case.bank.gated, case.bank.activation, bias)
+    reference.sparse_ffn(rows, *shape, case.x, case.named, case.skip_inactive, expected)
+    torch.testing.assert_close(wide[:, 2 : 2 + n], expected, atol=1e-6, rtol=2e-5)
+    assert (wide[:, :2] == 7).all() and (wide[:, 2 + n :] == 7).all()
+    assert torch.equal(y, case.native()[0])
+
+
 @pytest.mark.parametrize("weight_format", ["bf16", "q8_0", "q4_0"])
 @pytest.mark.parametrize("tokens", [1, 3, 16])
 def test_many_chunks_of_rows(tokens: int, weight_format: str) -> None:

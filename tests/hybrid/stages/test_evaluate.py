@@ -30,13 +30,19 @@ def profiled(llama_directory, tmp_path_factory):
     folder = tmp_path_factory.mktemp("profiled")
     shutil.copytree(llama_directory, folder / "model")
     texts = write_texts(folder / "profile.jsonl", range(24))
-    profile(folder / "model", [texts], ProfileSettings(rank=8))
+    profile(folder / "model", [texts], ProfileSettings(rank=8, steps=100))
     return folder
 
 
 @pytest.fixture
 def model(profiled, tmp_path):
     return shutil.copytree(profiled / "model", tmp_path / "model")
+
+
+def silence(model):
+    """Replace a model's predictors by ones that name nothing."""
+    path = model / "predictors" / "default.safetensors"
+    write_predictors(path, replace(read_predictors(path), path=None).silenced())
 
 
 def settings(**more):
@@ -79,11 +85,11 @@ def test_documents_that_were_trained_on_are_told(model, tmp_path):
     assert any("1 of 1 documents" in note for note in notes), "the same text in another file"
 
 
-def test_it_is_stale_when_predictors_are_made_anew(model, profiled, tmp_path):
+def test_it_is_stale_when_predictors_are_made_anew(model, tmp_path):
     texts = write_texts(tmp_path / "report.jsonl", range(100, 110))
     evaluate(model, [texts], settings(name="all"))
     evaluate(model, [texts], settings(name="exact", modes=("exact",)))
-    profile(model, [profiled / "profile.jsonl"], ProfileSettings(rank=4))
+    silence(model)
     whole, exact = inspect(model).evaluations
     assert "predictors were made anew" in whole.problem and not whole.headlines
     assert exact.problem is None
@@ -125,7 +131,7 @@ def test_names_and_modes_are_checked_before_anything_is_measured(model, llama_di
 
 
 def test_placement_changes_no_figure(demo_copy):
-    wanted = EvaluationSettings(tokens=600, layer_tokens=600, context=256, kv_format="f32")
+    wanted = EvaluationSettings(modes=("predicted",), tokens=300, layer_tokens=300, context=256, kv_format="f32")
     plan(demo_copy, PlanSettings(vram=8 << 20, context=256, name="split", kv_format="f32"))
     split = evaluate(demo_copy, [HELDOUT_TEXT], replace(wanted, plan="split", device="cpu")).evaluation
     whole = evaluate(demo_copy, [HELDOUT_TEXT], wanted).evaluation
@@ -136,9 +142,7 @@ def test_placement_changes_no_figure(demo_copy):
 
 
 def test_silenced_predictors_carry_no_mass_and_ruin_perplexity(demo_copy):
-    path = demo_copy / "predictors" / "default.safetensors"
-    trained = read_predictors(path)
-    write_predictors(path, replace(trained, path=None).silenced())
+    silence(demo_copy)
     wanted = EvaluationSettings(modes=("predicted",), tokens=1500, layer_tokens=500)
     predicted = evaluate(demo_copy, [HELDOUT_TEXT], wanted).evaluation.modes[1]
     assert predicted.quality.ratio > 3
