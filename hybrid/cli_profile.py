@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +10,10 @@ from typer.core import TyperGroup
 
 from hybrid import display, reports
 from hybrid.cli_options import JsonOption, ModelArgument
-from profiler.artifacts import UserError, parse_size
+from profiler.artifacts import parse_count, parse_size
 
 COUNT = "count"
 BUNDLED_TOKENS = 32_768
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 class DefaultGroup(TyperGroup):
@@ -60,6 +58,10 @@ def count(
         typer.Option(metavar="NAME", help="Count with the predictors of this profile, or of a file; train none."),
     ] = None,
     no_predictors: Annotated[bool, typer.Option("--no-predictors", help="Only count: train no predictors.")] = False,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Count activations above these thresholds of hybrid calibrate; train none."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling and training.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -99,6 +101,7 @@ def count(
         seed=seed,
         train=not no_predictors,
         predictors=predictors,
+        thresholds=thresholds,
     )
     with display.stages() as tell:
         report = run_stage(resolve(model), text, settings, tell, display.note)
@@ -124,15 +127,3 @@ def merge(
     with display.stages() as tell:
         report = run_stage(resolve(model), names, name, tell)
     display.show(as_json, report, lambda: reports.profile_lines(report))
-
-
-def parse_count(text: str) -> int:
-    """A number of tokens as people write it: `5000`, `100k`, `2.5M`.
-
-    Raises:
-        UserError: it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgKMG]?)", text.strip())
-    if not match or not 1 <= (number := float(match[1]) * UNITS[match[2].lower()]) <= 1 << 50:
-        raise UserError(f"{text!r} is no number of tokens; write one as 50000, 100k or 2M")
-    return int(number)

@@ -133,11 +133,12 @@ class Scheduler:
         where `x` is.
         """
         there, y = x.to(unit.device), torch.zeros_like(x)
+        cutoff = self.activation_cutoff if self.mode == "threshold" else None  # elsewhere banks have the model's own
         for bank in banks:
             rows = slice(bank.first_row, bank.first_row + len(bank))
             columns = [shown[:, rows] for shown in (activations, gates) if shown is not None]
             here = columns if unit.device == x.device else [there.new_empty(part.shape) for part in columns]
-            shown = (here[0], here[1] if gates is not None else None, self.activation_cutoff)
+            shown = (here[0], here[1] if gates is not None else None, cutoff)
             y += unit.sparse_ffn(bank, there, None, False, *shown)[0].to(x.device)
             for part, filled in zip(columns, here, strict=True):
                 if filled is not part:
