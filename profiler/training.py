@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,7 +27,7 @@ MOST_RANKED = 1 << 24  # logits that are ranked against each other
 class Recipe:
     """How a predictor is trained.
 
-    steps: of `batch` tokens each, from a product that is near already; `FROM_NOTHING` times as many from random weights.
+    steps: of `batch` tokens each, from a product that is near already; `FROM_NOTHING` times as many from random ones.
     The length of training is no clock, so that a seed repeats it. learning_rate: at the top of the schedule; twice that
     from random weights. positive_weight: what an average active neuron counts against one inactive one. keep: share of
     a token's summed |activation| that the named neurons are to carry, on average; sets the threshold.
