@@ -234,8 +234,10 @@ def _best(tried: Sequence[Candidate], target: Target) -> Candidate:
     reaching = [c for c in predicting if c.reaches(target)]
     if reaching:
         best = min(reaching, key=lambda c: c.trial.nbytes)
-    else:
+    elif predicting:
         best = min(predicting, key=lambda c: c.trial.bytes_per_token)
+    else:
+        return tried[0]
     return min([best, *(c for c in tried if c.predictor.family == "none")], key=lambda c: c.trial.bytes_per_token)
 
 

@@ -46,7 +46,7 @@ class ProfileSettings:
     tokens: int | None = None
     rank: int | None = None
     predictor_bytes: int | None = None
-    steps: int = 1500
+    steps: int = 300
     memory: int | None = None
     seed: int = 0
     keep: float = 0.99
