@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,6 +13,7 @@ from profiler.capture import MINIMUM_TOKENS, LayerSamples, Split
 from profiler.coverage import Tally
 from profiler.matrix import Matrix
 from profiler.predictor import EVERYTHING, NOTHING, Predictor, PredictorQuality
+from profiler.quality import LayerQuality
 
 HEAVIEST = 10.0  # an activation counts for at most so many average ones of its token
 WARM_UP = 30  # steps
@@ -143,7 +144,7 @@ def calibrate(predictor: Predictor, split: Split, keep: float) -> float:
     for states, mass in _chunks(split):
         active = mass > 0
         logits.append(predictor.logits(states)[active])
-        masses.append(_per_token(mass)[active])
+        masses.append(per_token(mass)[active])
     order = torch.cat(logits).sort(descending=True)
     carried = torch.cat(masses)[order.indices].double().cumsum(0)
     if not len(carried):
@@ -160,7 +161,7 @@ def mass_at_active(predictor: Predictor, split: Split) -> float:
     if not active:
         return 1.0
     lowest = logits.kthvalue(len(logits) - active + 1).values
-    share = _per_token(magnitude)
+    share = per_token(magnitude)
     return float((share.flatten() * (logits >= lowest)).sum(dtype=torch.float64) / share.sum(dtype=torch.float64))
 
 
@@ -169,9 +170,17 @@ def measure(predictor: Predictor, split: Split) -> PredictorQuality:
     tally = Tally()
     for states, magnitude in _chunks(split):
         tally.add(magnitude, predictor.named(states))
-    found = asdict(tally.quality())
-    del found["dropped_mass"]
-    return PredictorQuality(**found)
+    return predictor_quality(tally.quality())
+
+
+def predictor_quality(layer: LayerQuality) -> PredictorQuality:
+    """What a layer's predictor was worth, without what only modes are asked for."""
+    return PredictorQuality(layer.tokens, layer.active, layer.named, layer.recall, layer.precision, layer.mass_recall)
+
+
+def per_token(magnitude: torch.Tensor) -> torch.Tensor:
+    """|activation| as a share of its token's sum: tokens count alike, though some have a thousandfold of others."""
+    return magnitude / magnitude.sum(1, keepdim=True).clamp(min=1e-30)
 
 
 @torch.no_grad()
@@ -202,11 +211,6 @@ def _gradients(
     if rectified:
         back.mul_(before > 0)
     return back.T @ states, slope.T @ middle
-
-
-def _per_token(magnitude: torch.Tensor) -> torch.Tensor:
-    """|activation| as a share of its token's sum: tokens count alike, though some have a thousandfold of others."""
-    return magnitude / magnitude.sum(1, keepdim=True).clamp(min=1e-30)
 
 
 def _chunks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

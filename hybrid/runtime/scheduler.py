@@ -19,7 +19,7 @@ from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
 from hybrid.runtime.unit import Unit
 from placement.plan import Mode
-from profiler.tap import GateTap, Tap
+from profiler.tap import GateTap, ResidualTap, Tap
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -66,6 +66,8 @@ class Scheduler:
         """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`, of states `residual`."""
         layer = self.layers[index]
         named = self._named(index, x, residual) if self.mode == "predicted" else None
+        if isinstance(self.tap, ResidualTap):
+            self.tap.residual(index, residual)
         y = self._computed(layer, x, named) if self.tap is None else self._watched(self.tap, index, layer, x, named)
         return y if layer.down_bias is None else y + layer.down_bias
 
