@@ -11,11 +11,10 @@ from typer.core import TyperGroup
 
 from hybrid import display, reports
 from hybrid.cli_options import JsonOption, ModelArgument
-from profiler.artifacts import UserError, parse_size
+from profiler.artifacts import parse_count, parse_size
 
 COUNT = "count"
 BUNDLED_TOKENS = 32_768
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 class DefaultGroup(TyperGroup):
@@ -53,13 +52,28 @@ def count(
         int | None, typer.Option(min=1, help="One rank for all predictors; by default one is searched for each layer.")
     ] = None,
     predictor_bytes: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Bytes that the predictors of all layers may take.")
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What all predictors may take: bytes, or a share of the model such as 5%.",
+        ),
     ] = None,
+    keep: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="Share of the activations' mass that predictors are to keep.")
+    ] = 0.99,
+    perceptrons: Annotated[
+        bool, typer.Option("--perceptrons", help="Try perceptrons trained from random weights too: takes far longer.")
+    ] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training for each predictor that is tried.")] = 300,
     predictors: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Count with the predictors of this profile, or of a file; train none."),
     ] = None,
     no_predictors: Annotated[bool, typer.Option("--no-predictors", help="Only count: train no predictors.")] = False,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Count activations above these thresholds of hybrid calibrate; train none."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling and training.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -90,18 +104,23 @@ def count(
             f"warning: no --text, so {wanted:,} tokens of Python source that comes with hybrid are used "
             f"({PROFILE_TEXT.name}); what fires depends on the text: give some of the kind that the model is for"
         )
+    path = resolve(model)
     settings = ProfileSettings(
         name=name,
         tokens=wanted,
         rank=rank,
-        predictor_bytes=None if predictor_bytes is None else parse_size(predictor_bytes),
+        predictor_bytes=None if predictor_bytes is None else parse_part(predictor_bytes, path),
+        keep=keep,
+        perceptrons=perceptrons,
+        steps=steps,
         memory=None if memory is None else parse_size(memory),
         seed=seed,
         train=not no_predictors,
         predictors=predictors,
+        thresholds=thresholds,
     )
     with display.stages() as tell:
-        report = run_stage(resolve(model), text, settings, tell, display.note)
+        report = run_stage(path, text, settings, tell, display.note)
     display.show(as_json, report, lambda: reports.profile_lines(report))
 
 
@@ -126,13 +145,16 @@ def merge(
     display.show(as_json, report, lambda: reports.profile_lines(report))
 
 
-def parse_count(text: str) -> int:
-    """A number of tokens as people write it: `5000`, `100k`, `2.5M`.
+def parse_part(text: str, path: Path) -> int:
+    """Bytes: a size, or with a percent sign a share of a model's weights.
 
     Raises:
-        UserError: it is none.
+        UserError: the text is neither, or there is no model at the path.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgKMG]?)", text.strip())
-    if not match or not 1 <= (number := float(match[1]) * UNITS[match[2].lower()]) <= 1 << 50:
-        raise UserError(f"{text!r} is no number of tokens; write one as 50000, 100k or 2M")
-    return int(number)
+    from hybrid.store.files import ModelFiles
+
+    share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if share is None:
+        return parse_size(text)
+    weights = sum(layout.size for layout in ModelFiles.open_files(path).manifest.layouts.values())
+    return int(float(share[1]) / 100 * weights)

@@ -15,13 +15,20 @@ import torch
 from profiler.artifacts import UserError, format_size
 from profiler.capture import LayerSamples, Split
 from profiler.predictor import EVERYTHING, NOTHING, Predictor, PredictorQuality, PredictorSet, Trial
-from profiler.training import Recipe, calibrate, check_samples, mass_at_active, measure, train_perceptron
-from profiler.training_free import Gates, factors, few_bits
+from profiler.training import (
+    Recipe,
+    calibrate,
+    check_samples,
+    mass_at_active,
+    measure,
+    train_perceptron,
+    tune_factors,
+)
+from profiler.training_free import Gates, factors, few_bits, truncated
 
 LOW_BITS = ("b1", "q4_0")
 PARTS = 4096  # of a budget, which it is counted in
 STEP = 32  # ranks are whole blocks
-SPARSE = 0.1  # a layer with a smaller share of active neurons starts its search at a lower rank
 
 
 @dataclass(frozen=True)
@@ -29,13 +36,15 @@ class Target:
     """What a predictor is to reach.
 
     most_named: neurons that it may name over those that are active, when it keeps what the recipe says. rank: the one
-    rank to train, None for a search. vector_bytes and parts: of the rows that it names, `parts` vectors each.
+    rank to train, None for a search. perceptrons: try those too, trained from random weights. vector_bytes and parts:
+    of the rows that it names, `parts` vectors each.
     """
 
     vector_bytes: int
     parts: int
     most_named: float = 1.0
     rank: int | None = None
+    perceptrons: bool = False
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 1:
@@ -59,7 +68,7 @@ class Candidate:
 
 def search(
     samples: LayerSamples,
-    gates: Gates,
+    gates: Gates | None,
     recipe: Recipe,
     target: Target,
     seed: int,
@@ -67,10 +76,12 @@ def search(
 ) -> list[Candidate]:
     """What was tried for one layer, the chosen one first.
 
-    Training-free ones are tried once each. Ranks of the perceptron are tried from a guess by the layer's sparsity:
-    upwards until one reaches the target or a larger one names no fewer, downwards as long as smaller ones reach
-    it. A layer in which nothing was active gets a predictor that names nothing; one in which everything always was,
-    none. `on_trial` is told of each.
+    No predictor, and the gates in few bits; products of low rank of the gates, untrained, up the ladder of ranks until
+    one reaches the target; then trained ones, down the ladder from there as long as they reach it. So the rank follows
+    from the layer's own sparsity and skew. Where asked for, perceptrons trained from random weights go on downwards.
+    Without `gates` (a state that does not decide them) only perceptrons, upwards from the lowest rank. A layer in which
+    nothing was active gets a predictor that names nothing; one in which everything always was, none. `on_trial` is told
+    of each.
 
     Raises:
         UserError: too few tokens, or values that are not finite; see `check_samples`.
@@ -78,54 +89,59 @@ def search(
     check_samples(samples)
     bits = samples.train.magnitude.view(torch.uint8)
     hidden, neurons = samples.train.hidden.shape[1], samples.train.magnitude.shape[1]
-    tell = on_trial or (lambda trial: None)
+    tell, tried = on_trial or (lambda trial: None), list[Candidate]()
+
+    def attempt(predictor: Predictor) -> Candidate:
+        calibrated = _calibrated(predictor.quantised(), samples.calibration, recipe)
+        tried.append(_judge(calibrated, samples, recipe, target))
+        tell(tried[-1].trial)
+        return tried[-1]
+
     if not bits.any() or bits.all():
-        threshold = EVERYTHING if bits.any() else NOTHING
-        predictor = Predictor.none(hidden, neurons, threshold)
-        return [_chosen(_judge(predictor, samples, recipe, target))]
-    tried: list[Candidate] = []
-
-    def attempt(predictor: Predictor | None) -> Candidate | None:
-        if predictor is None:
-            return None
-        candidate = _judge(_calibrated(predictor, samples.calibration, recipe), samples, recipe, target)
-        tried.append(candidate)
-        tell(candidate.trial)
-        return candidate
-
-    trained: dict[int, Candidate] = {}
-
-    def perceptron(rank: int) -> Candidate:
-        if rank not in trained:
-            found = attempt(train_perceptron(samples.train, rank, recipe, seed).quantised())
-            assert found is not None
-            trained[rank] = found
-        return trained[rank]
-
-    if target.rank is not None:
-        return [_chosen(perceptron(target.rank))]
-    attempt(Predictor.none(hidden, neurons))
-    for weight_format in LOW_BITS:
-        attempt(few_bits(gates, weight_format))
-    ranks = ladder(hidden, neurons)
-    share = float((bits > 0).float().mean())
-    at = _start(ranks, hidden, share)
-    attempt(factors(gates, samples.train, ranks[at], seed).quantised())
-    best = perceptron(ranks[at])
-    if best.reaches(target):
-        while at > 0 and best.reaches(target):
-            at -= 1
-            best = perceptron(ranks[at])
+        attempt(Predictor.none(hidden, neurons, EVERYTHING if bits.any() else NOTHING))
+    elif target.rank is not None:
+        near = None if gates is None else factors(gates, samples.train, target.rank, seed)
+        attempt(_trained(near, samples.train, target.rank, recipe, seed))
     else:
-        before = best
-        while at + 1 < len(ranks) and not best.reaches(target):
-            at += 1
-            best = perceptron(ranks[at])
-            if best.quality.named >= before.quality.named:
-                break  # more would not help
-            before = best
+        attempt(Predictor.none(hidden, neurons))
+        ranks = ladder(hidden, neurons)
+        if gates is None:
+            for rank in ranks:
+                if attempt(train_perceptron(samples.train, rank, recipe, seed)).reaches(target):
+                    break
+        else:
+            _around_gates(samples.train, gates, ranks, recipe, target, seed, attempt)
     chosen = _best(tried, target)
-    return [_chosen(chosen), *(candidate for candidate in tried if candidate is not chosen)]
+    rest = [candidate for candidate in tried if candidate is not chosen]
+    return [replace(chosen, trial=replace(chosen.trial, chosen=True)), *rest]
+
+
+def _around_gates(
+    train: Split,
+    gates: Gates,
+    ranks: Sequence[int],
+    recipe: Recipe,
+    target: Target,
+    seed: int,
+    attempt: Callable[[Predictor], Candidate],
+) -> None:
+    """The families that the gates' own matrix gives, and training from there; see `search`."""
+    for weight_format in LOW_BITS:
+        few = few_bits(gates, weight_format)
+        if few is not None:
+            attempt(few)
+    most = factors(gates, train, ranks[-1], seed)
+    at = next((i for i, rank in enumerate(ranks) if attempt(truncated(most, rank)).reaches(target)), len(ranks) - 1)
+    while at >= 0 and attempt(tune_factors(truncated(most, ranks[at]), train, recipe, seed)).reaches(target):
+        at -= 1
+    while target.perceptrons and at >= 0:
+        if not attempt(train_perceptron(train, ranks[at], recipe, seed)).reaches(target):
+            break
+        at -= 1
+
+
+def _trained(near: Predictor | None, train: Split, rank: int, recipe: Recipe, seed: int) -> Predictor:
+    return train_perceptron(train, rank, recipe, seed) if near is None else tune_factors(near, train, recipe, seed)
 
 
 def allocate(source_digest: str, layers: Sequence[Sequence[Candidate]], budget: int | None) -> PredictorSet:
@@ -190,12 +206,6 @@ def ladder(hidden: int, neurons: int) -> list[int]:
     return ranks
 
 
-def _start(ranks: Sequence[int], hidden: int, active: float) -> int:
-    """Where the search begins: a quarter of the width, a sixth in sparse layers."""
-    guess = hidden / (6 if active < SPARSE else 4)
-    return min(range(len(ranks)), key=lambda i: abs(ranks[i] - guess))
-
-
 def _calibrated(predictor: Predictor, split: Split, recipe: Recipe) -> Predictor:
     if predictor.family == "none":
         return predictor
@@ -224,14 +234,12 @@ def _best(tried: Sequence[Candidate], target: Target) -> Candidate:
     reaching = [c for c in predicting if c.reaches(target)]
     if reaching:
         best = min(reaching, key=lambda c: c.trial.nbytes)
-    else:
+    elif predicting:
         best = min(predicting, key=lambda c: c.trial.bytes_per_token)
+    else:
+        return tried[0]
     return min([best, *(c for c in tried if c.predictor.family == "none")], key=lambda c: c.trial.bytes_per_token)
 
 
 def _size(candidates: Sequence[Candidate]) -> int:
     return sum(c.trial.nbytes for c in candidates)
-
-
-def _chosen(candidate: Candidate) -> Candidate:
-    return replace(candidate, trial=replace(candidate.trial, chosen=True))

@@ -29,6 +29,15 @@ class Tap(Protocol):
 
 
 @runtime_checkable
+class ResidualTap(Tap, Protocol):
+    """A tap that is also shown the state before the FFN's norm, which published predictors read."""
+
+    def residual(self, layer: int, states: torch.Tensor) -> None:
+        """Called before `ffn` with the same tokens: fp32 `[tokens, hidden]`; valid during the call."""
+        ...
+
+
+@runtime_checkable
 class GateTap(Tap, Protocol):
     """A tap that is also shown what the activation function gave, which cutoffs are compared with."""
 

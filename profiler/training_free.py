@@ -6,7 +6,7 @@ included). So whatever stands in for that matrix predicts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -51,6 +51,13 @@ def factors(gates: Gates, train: Split, rank: int, seed: int = 0) -> Predictor:
     fc1 = torch.linalg.solve_triangular(root, right[:rank], upper=False, left=False)
     first, second = balanced(fc1, fc2)
     return Predictor.low_rank(first, second, 0.0, family="factors", bias=gates.bias)
+
+
+def truncated(predictor: Predictor, rank: int) -> Predictor:
+    """The first `rank` factors of a product that `factors` made: what it would have made of that rank."""
+    assert predictor.fc1 is not None and predictor.fc2 is not None
+    fc1, fc2 = predictor.fc1.data[:rank], predictor.fc2.data[:, :rank].contiguous()
+    return replace(predictor, fc1=Matrix.of(fc1), fc2=Matrix.of(fc2))
 
 
 def few_bits(gates: Gates, weight_format: str) -> Predictor | None:

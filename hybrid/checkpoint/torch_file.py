@@ -38,42 +38,60 @@ class TorchTensor(SourceTensor):
                 _drop_pages(block)
 
 
-def open_torch_file(path: Path) -> list[SourceTensor]:
-    """The tensors of a file written by `torch.save`.
+def open_torch_file(path: Path, mend: str = RESAVE) -> list[SourceTensor]:
+    """The tensors of a file written by `torch.save`; `mend` says what to do about a file that cannot be read.
 
     Raises:
         UserError: not such a file, written in the format before torch 1.6, or holding anything but tensors.
     """
-    _check_archive(path)
+    content = _load(path, mend)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name; {mend}")
+    return [_source(path, name, value, mend) for name, value in content.items()]
+
+
+def open_torch_tensor(path: Path, mend: str) -> torch.Tensor:
+    """The tensor, mapped, of a file in which `torch.save` wrote nothing but one. Raises as `open_torch_file`."""
+    return _ordinary(path, "content", _load(path, mend), mend)
+
+
+def _load(path: Path, mend: str) -> object:
+    _check_archive(path, mend)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a hostile pickle can raise anything
         reason = str(error).strip().splitlines()[:1]
-        raise UserError(f"{path} is damaged or holds more than tensors ({''.join(reason)}); {RESAVE}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not tensors by name; {RESAVE}")
-    return [_source(path, name, value) for name, value in content.items()]
+        raise UserError(f"{path} is damaged or holds more than tensors ({''.join(reason)}); {mend}") from error
 
 
-def _source(path: Path, name: object, value: object) -> SourceTensor:
-    if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided:
-        raise UserError(f"{path} holds {name!r}, which is not an ordinary tensor; {RESAVE}")
-    code = CODES.get(value.dtype, str(value.dtype).removeprefix("torch."))
-    return TorchTensor(name, path, code, tuple(value.shape), value)
+def _source(path: Path, name: object, value: object, mend: str) -> SourceTensor:
+    tensor = _ordinary(path, name, value, mend)
+    code = CODES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+    return TorchTensor(str(name), path, code, tuple(tensor.shape), tensor)
 
 
-def _check_archive(path: Path) -> None:
+def _ordinary(path: Path, name: object, value: object, mend: str) -> torch.Tensor:
+    """A tensor with strides whose values are all in the file, and no more of them than the file has bytes for."""
+    ordinary = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor) or not ordinary:
+        raise UserError(f"{path} holds {name!r}, which is not an ordinary tensor; {mend}")
+    if value.nbytes > path.stat().st_size:
+        raise UserError(f"{path} is damaged: its {name!r} would have {value.nbytes} bytes, more than the file; {mend}")
+    return value.detach()
+
+
+def _check_archive(path: Path, mend: str) -> None:
     """Only an archive whose entries are stored plainly can be mapped, and cannot grow when it is read."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is truncated, or older than torch 1.6; download it again, or {RESAVE}") from error
+        raise UserError(f"{path} is truncated, or older than torch 1.6; download it again, or {mend}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise UserError(f"{path} is compressed, which torch never writes; {RESAVE}")
+            raise UserError(f"{path} is compressed, which torch never writes; {mend}")
         if entry.filename.endswith(".pkl") and entry.file_size > PICKLE_LIMIT:
             raise UserError(f"{path} is damaged: its list of tensors has {entry.file_size} bytes")
 

@@ -42,7 +42,7 @@ class LayerRunner:
     Keys and values of a batch are kept for one layer at a time: all layers use the same pages.
 
     Args:
-        engine: opened without a plan, in exact or dense mode; it stays open as long as this is used.
+        engine: opened without a plan, in any mode but predicted; it stays open as long as this is used.
         context: tokens of the longest sequence.
         sequences: most sequences of one batch.
 

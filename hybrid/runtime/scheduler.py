@@ -19,7 +19,7 @@ from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
 from hybrid.runtime.unit import Unit
 from placement.plan import Mode
-from profiler.tap import GateTap, Tap
+from profiler.tap import GateTap, ResidualTap, Tap
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -66,6 +66,8 @@ class Scheduler:
         """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`, of states `residual`."""
         layer = self.layers[index]
         named = self._named(index, x, residual) if self.mode == "predicted" else None
+        if isinstance(self.tap, ResidualTap):
+            self.tap.residual(index, residual)
         y = self._computed(layer, x, named) if self.tap is None else self._watched(self.tap, index, layer, x, named)
         return y if layer.down_bias is None else y + layer.down_bias
 
@@ -131,11 +133,12 @@ class Scheduler:
         where `x` is.
         """
         there, y = x.to(unit.device), torch.zeros_like(x)
+        cutoff = self.activation_cutoff if self.mode == "threshold" else None  # elsewhere banks have the model's own
         for bank in banks:
             rows = slice(bank.first_row, bank.first_row + len(bank))
             columns = [shown[:, rows] for shown in (activations, gates) if shown is not None]
             here = columns if unit.device == x.device else [there.new_empty(part.shape) for part in columns]
-            shown = (here[0], here[1] if gates is not None else None, self.activation_cutoff)
+            shown = (here[0], here[1] if gates is not None else None, cutoff)
             y += unit.sparse_ffn(bank, there, None, False, *shown)[0].to(x.device)
             for part, filled in zip(columns, here, strict=True):
                 if filled is not part:

@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from hybrid.runtime.engine import Engine
 from hybrid.stages.calibrate import collect, layer_thresholds, store
 from hybrid.stages.opening import find_predictors, open_engine, resolve
-from hybrid.stages.price_search import BudgetSearch, Knob, LogitCurves, Trier, price_knob, search, share_knob
+from hybrid.stages.price_search import BudgetSearch, Knob, Trier, price_knob, search, share_knob
 from hybrid.stages.quality import Passage, measure, parts_of, read_passages
 from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError, directory_lock, explain_os_errors
-from profiler.coverage import Coverage
 from profiler.curve import Curve
-from profiler.predictor import PredictorQuality, PredictorSet
+from profiler.naming import LogitCurves, NamedCounts
+from profiler.predictor import PredictorSet
 from profiler.predictor_file import write_predictors
 from profiler.profile import read_profile, write_profile
 from profiler.quality import LayerQuality
 from profiler.thresholds import LARGEST_CUTOFF, Thresholds
+from profiler.training import predictor_quality
 
 Progress = Callable[[str, int, int], None]
 TOKENS = 50_000
@@ -128,21 +128,6 @@ def fit(
     return BudgetReport(target, mode, tokens, found, tally.quality())
 
 
-class NamedCounts(Coverage):
-    """Coverage that also counts, for each row, the tokens that name it: int64 `[layers, rows]`."""
-
-    def __init__(self, layers: int, rows: int) -> None:
-        super().__init__(layers)
-        self.tokens = 0
-        self.counts = np.zeros((layers, rows), dtype=np.int64)
-
-    def ffn(self, layer: int, hidden: torch.Tensor, activation: torch.Tensor, named: torch.Tensor | None) -> None:
-        """See `profiler.tap.Tap`."""
-        super().ffn(layer, hidden, activation, named)
-        self.tokens += len(hidden) if layer == 0 else 0
-        self.counts[layer] += len(hidden) if named is None else named.sum(0).cpu().numpy()
-
-
 @dataclass(frozen=True)
 class Fitted:
     """One mode's part of a search. set: the engine with thresholds; store: writes what was found, tells the file."""
@@ -233,7 +218,7 @@ def _write_predictors(
 
     Named counts are those of the text that was searched on, in proportion to the profile's tokens.
     """
-    path, quality = directory.predictors_path(name), tuple(map(_quality, tally.quality()))
+    path, quality = directory.predictors_path(name), tuple(map(predictor_quality, tally.quality()))
     fitted = replace(predictors.with_thresholds(found.found.thresholds), quality=quality)
     with directory_lock(directory.path, "store thresholds"), explain_os_errors("store thresholds", directory.path):
         write_predictors(path, fitted)
@@ -245,7 +230,3 @@ def _write_predictors(
             named = np.rint(by_id * (profile.tokens / tally.tokens)).astype(np.int64)
             write_profile(directory.profile_path(name), replace(profile, named=named))
     return path
-
-
-def _quality(layer: LayerQuality) -> PredictorQuality:
-    return PredictorQuality(layer.tokens, layer.active, layer.named, layer.recall, layer.precision, layer.mass_recall)

@@ -13,19 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from hybrid.stages.quality import Measured, Part, Passage, predicted_tokens, sums
-from hybrid.store.rows import Ids
 from profiler.artifacts import UserError
 from profiler.bootstrap import ratio, ratio_interval
-from profiler.curve import Curve, LinearBins
-from profiler.predictor import Predictor
+from profiler.curve import Curve
 from profiler.quality import Interval
 
 LOWEST_PRICE, HIGHEST_PRICE = -10.0, 7.0  # of one neuron in 1, in shares of mass, as powers of two
 STEPS = 9  # of bisection: the price is then known to a fiftieth
-BINS = 4096
 Progress = Callable[[str, int, int], None]
 
 
@@ -62,56 +58,6 @@ class BudgetSearch:
     budget: float
     found: Setting
     tried: tuple[Setting, ...]
-
-
-class LogitCurves:
-    """A tap that sorts each layer's logits into a curve, with shares of a token's summed |activation| as mass.
-
-    Args:
-        predictors: of all layers.
-        row_to_id: per layer the neuron id of every row.
-
-    """
-
-    def __init__(self, predictors: Sequence[Predictor], row_to_id: Sequence[Ids]) -> None:
-        self.predictors = predictors
-        self._orders = [torch.from_numpy(ids).long() for ids in row_to_id]
-        self._curves: dict[int, Curve] = {}
-        self._read: dict[str, torch.Tensor] = {}
-
-    def document(self) -> None:
-        """Nothing: every token counts by itself."""
-
-    def residual(self, layer: int, states: torch.Tensor) -> None:
-        """See `profiler.tap.ResidualTap`."""
-        self._read["residual"] = states
-
-    def ffn(self, layer: int, hidden: torch.Tensor, activation: torch.Tensor, named: torch.Tensor | None) -> None:
-        """See `profiler.tap.Tap`."""
-        predictor = self.predictors[layer]
-        self._read["ffn_input"] = hidden
-        if predictor.fc2 is not None:
-            logits = predictor.logits(self._read[predictor.reads])[:, self._orders[layer]]
-            mass = activation.abs()
-            if layer not in self._curves:
-                self._curves[layer] = Curve(bins_for(logits))
-            self._curves[layer].add(logits, mass / mass.sum(1, keepdim=True).clamp(min=1e-30))
-        self._read["previous_ffn_input"] = hidden
-
-    @property
-    def curves(self) -> list[Curve | None]:
-        """Of each layer; None where nothing predicts, so that there is no threshold to choose."""
-        return [self._curves.get(layer) for layer in range(len(self.predictors))]
-
-
-def bins_for(logits: torch.Tensor) -> LinearBins:
-    """Bins for logits like these, about `BINS` of them, and room on both sides."""
-    low, high = float(logits.min()), float(logits.max())
-    spread = max(high - low, 1e-6)
-    width = 2.0 ** math.ceil(math.log2(2 * spread / BINS))
-    return LinearBins(
-        math.floor((low - spread / 2) / width) * width, math.ceil((high + spread / 2) / width) * width, width
-    )
 
 
 def at_price(curves: Sequence[Curve | None], price: float, least_mass: float) -> list[float]:

@@ -29,6 +29,7 @@ from hybrid.stages.profile_setup import (
 )
 from hybrid.stages.profile_text import choose_context
 from hybrid.stages.texts import Corpus
+from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.directory import ModelDirectory
 from placement.plan import Mode
 from profiler.artifacts import (
@@ -81,13 +82,19 @@ def profile(
         removed = remove_stale_partials(path)
         directory = ModelDirectory.open(path)
         spec, given = directory.spec, read_given(directory, settings)
-        if not spec.has_exact_zeros:
+        cutoffs = None
+        if settings.thresholds is not None:
+            cutoffs = require_thresholds(directory, settings.thresholds).cutoffs
+        elif not spec.has_exact_zeros:
             say(
                 f"the activation of this model, {spec.activation}, is never exactly zero: every neuron counts as "
                 "active for every token, so the counts tell no neuron from another, and no predictors are trained"
             )
         mode: Mode = "exact" if spec.has_exact_zeros else "dense"  # the same states, and less to compute
-        with Engine(directory, EngineOptions(mode=mode, context=min(PAGE_TOKENS, spec.max_positions))) as engine:
+        if cutoffs is not None:
+            mode = "threshold"
+        options = EngineOptions(mode=mode, context=min(PAGE_TOKENS, spec.max_positions), cutoffs=cutoffs)
+        with Engine(directory, options) as engine:
             corpus = Corpus.open(texts, engine.tokenizer, path, say)
             digest = read_whole(corpus, tell)
             context = choose_context(corpus, settings.tokens, min(spec.max_positions, PROFILE_CONTEXT))
@@ -108,7 +115,9 @@ def profile(
                 require_free_space(path, expected.scratch, "profiling")
                 predictors = passes.run()
         named_by = put_predictors(directory, settings, predictors)
-        counted = passes.recorder.to_profile(directory.source_digest, digest, (), named_by, passes.text.digests)
+        counted = passes.recorder.to_profile(
+            directory.source_digest, digest, cutoffs or (), named_by, passes.text.digests
+        )
         write_counts(directory, counted, settings.name, tell)
         checkpoint.remove()
     return make_report(path, settings.name, counted, predictors, removed, expected, passes.clock, tuple(notes))

@@ -19,6 +19,7 @@ from hybrid.stages.profile_results import make_folders
 from hybrid.stages.profile_rounds import BATCH_WINDOWS
 from hybrid.stages.profile_text import TYPICAL_BYTES, tokenise
 from hybrid.stages.texts import Corpus
+from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError, sha256_file
 from profiler.capture import CaptureLimits
@@ -35,21 +36,24 @@ Note = Callable[[str], None]
 @dataclass(frozen=True)
 class ProfileSettings:
     """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None to search
-    one for each layer. predictor_bytes: of all of them at most. steps: of training. memory: bytes, None for a part of
-    what is free. keep: share of activation mass that predictors keep. train: predictors. predictors: name or file of
-    those to count with instead of training any.
+    one for each layer. predictor_bytes: of all of them at most. perceptrons: try those too. steps: of training. memory:
+    bytes, None for a part of what is free. keep: share of activation mass that predictors keep. train: predictors.
+    predictors: name or file of those to count with instead of training any. thresholds: name of those above which an
+    activation counts, while the states are mode threshold's; then no predictors are trained.
     """
 
     name: str = "default"
     tokens: int | None = None
     rank: int | None = None
     predictor_bytes: int | None = None
-    steps: int = 1500
+    perceptrons: bool = False
+    steps: int = 300
     memory: int | None = None
     seed: int = 0
     keep: float = 0.99
     train: bool = True
     predictors: str | None = None
+    thresholds: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
@@ -60,10 +64,13 @@ class ProfileSettings:
             raise UserError("a profile takes at least two tokens")
         if self.predictors is not None and not self.train:
             raise UserError("count with given predictors, or with none: not both")
+        if self.thresholds is not None and self.predictors is not None:
+            raise UserError("count above thresholds, or with given predictors: not both")
 
     def recipe(self, spec: ModelSpec) -> Recipe | None:
         """How predictors are trained; None where none are."""
-        if not self.train or self.predictors is not None or not spec.has_exact_zeros:
+        given = self.predictors is not None or self.thresholds is not None
+        if not self.train or given or not spec.has_exact_zeros:
             return None
         return Recipe(keep=self.keep, steps=self.steps)
 
@@ -115,6 +122,8 @@ def open_checkpoint(
     }
     if settings.predictors is not None:
         identity["predictors"] = sha256_file(given_path(directory, settings.predictors))
+    if settings.thresholds is not None:
+        identity["thresholds"] = require_thresholds(directory, settings.thresholds).digest
     target = directory.profile_path(settings.name)
     make_folders(directory, settings.name)
     checkpoint = Checkpoint(target.parent, settings.name, identity, directory.source_digest)
@@ -152,7 +161,12 @@ def prepare(
         )
     directory = engine.directory
     orders = [directory.layer(i).neuron_ids for i in range(spec.n_layers)]
-    target = Target(vector_bytes(directory.weight_format, spec.hidden_size), len(spec.row_parts), rank=settings.rank)
+    target = Target(
+        vector_bytes(directory.weight_format, spec.hidden_size),
+        len(spec.row_parts),
+        rank=settings.rank,
+        perceptrons=settings.perceptrons,
+    )
     return Passes(
         directory=directory,
         runner=LayerRunner(engine, context, BATCH_WINDOWS),

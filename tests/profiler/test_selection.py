@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from profiler.artifacts import UserError
 from profiler.capture import LayerSamples, Split, encode_magnitude
+from profiler.predictor import Trial
 from profiler.selection import Candidate, Target, allocate, ladder, search
-from profiler.training import Recipe, measure
+from profiler.training import Recipe, mass_at_active, measure, tune_factors
 from profiler.training_free import Gates, factors, few_bits
 
 HIDDEN, NEURONS, INNER = 64, 256, 12
@@ -75,7 +76,29 @@ def test_the_chosen_one_is_the_smallest_that_reaches_the_target(tried):
         assert (
             other.predictor.family == "none" or not other.reaches(TARGET) or other.trial.nbytes >= chosen.trial.nbytes
         )
-    assert {c.predictor.family for c in tried} == {"none", "gates", "factors", "perceptron"}
+    assert {c.predictor.family for c in tried} == {"none", "gates", "factors"}
+
+
+def test_training_makes_a_product_of_a_low_rank_better():
+    full = torch.randn(NEURONS, HIDDEN, generator=torch.Generator().manual_seed(3)) / math.sqrt(HIDDEN)
+    gates = Gates(full, torch.linspace(-3, 0.5, NEURONS))  # seldom active ones do not matter, often active ones hardly
+    data = samples(gates, 20_000)
+    near = factors(gates, data.train, 32)
+    tuned = tune_factors(near, data.train, replace(QUICK, steps=200), 0)
+    assert tuned.rank == 32
+    assert mass_at_active(tuned, data.test) > mass_at_active(near, data.test) + 0.005
+
+
+def test_perceptrons_are_tried_where_they_are_asked_for():
+    seen: list[Trial] = []
+    target = replace(TARGET, perceptrons=True, most_named=0.9)
+    search(samples(layer_gates(), 1000, 300), layer_gates(), replace(QUICK, steps=10), target, 0, seen.append)
+    assert {"factors", "perceptron"} < {trial.family for trial in seen}
+
+
+def test_without_gates_only_perceptrons_are_tried():
+    found = search(samples(layer_gates(), 1000, 300), None, replace(QUICK, steps=20), TARGET, 0)
+    assert {c.predictor.family for c in found} == {"none", "perceptron"}
 
 
 def test_what_is_told_of_a_trial_is_what_was_measured(tried):
@@ -100,7 +123,7 @@ def test_where_nearly_all_is_active_gating_is_cheaper_than_predicting():
 
 def test_one_rank_is_trained_where_it_is_asked_for():
     (only,) = search(samples(layer_gates(), 600, 200), layer_gates(), QUICK, replace(TARGET, rank=32), 0)
-    assert (only.predictor.family, only.predictor.rank) == ("perceptron", 32)
+    assert (only.predictor.family, only.predictor.rank) == ("factors", 32)
     assert only.predictor.weight_formats == ("q8_0", "q8_0")
 
 

@@ -64,22 +64,39 @@ def model(request, checkpoints, tmp_path_factory):
     return pack(checkpoints[family], tmp_path_factory.mktemp("packed") / "model", weight_format).destination
 
 
-def random_predictors(directory, weight_format):
-    """Predictors that name about half of the rows."""
+PERCEPTRONS = (("perceptron", "ffn_input"),) * 3
+NONE = (("none", "ffn_input"),) * 3
+# Of the three layers of a model: family, and the state that it reads.
+MIXED = (
+    (("perceptron", "residual"), ("factors", "previous_ffn_input"), ("gates", "ffn_input")),
+    (("none", "ffn_input"), ("gates", "residual"), ("perceptron", "previous_ffn_input")),
+    (("factors", "residual"), ("none", "ffn_input"), ("gates", "previous_ffn_input")),
+)
+
+
+def random_predictors(directory, weight_format, kinds=PERCEPTRONS):
+    """Predictors that name about half of the rows, but for those of the family none."""
     spec, generator = directory.spec, torch.Generator().manual_seed(1)
 
     def matrix(rows, columns):
         return Matrix.quantised(torch.randn(rows, columns, generator=generator), weight_format)
 
-    layers = [
-        Predictor.low_rank(matrix(32, spec.hidden_size), matrix(spec.n_neurons, 32), 0.0) for _ in range(spec.n_layers)
-    ]
+    def predictor(family, reads):
+        if family == "none":
+            return Predictor.none(spec.hidden_size, spec.n_neurons)
+        if family == "gates":
+            bias = torch.randn(spec.n_neurons, generator=generator)
+            return Predictor.gates(matrix(spec.n_neurons, spec.hidden_size), 0.0, bias=bias, reads=reads)
+        low_rank = matrix(32, spec.hidden_size), matrix(spec.n_neurons, 32)
+        return Predictor.low_rank(*low_rank, 0.0, family=family, reads=reads)
+
+    layers = [predictor(*kind) for kind in kinds]
     return PredictorSet(directory.source_digest, tuple(layers), (PredictorQuality(0, 1, 1, 1, 1, 1),) * spec.n_layers)
 
 
-def open_model(path, mode="dense", predictors="f16", **options):
+def open_model(path, mode="dense", predictors="f16", kinds=PERCEPTRONS, **options):
     directory = ModelDirectory.open(path)
-    found = random_predictors(directory, predictors) if mode == "predicted" else None
+    found = random_predictors(directory, predictors, kinds) if mode == "predicted" else None
     return Engine(directory, EngineOptions(mode=mode, predictors=found, kv_format="f32", **options))
 
 
@@ -129,6 +146,69 @@ def test_first_tokens_agree_but_for_those_that_a_code_fell_over_for(model, mode,
             return
         assert (gaps < CLOSE).float().mean() >= 0.5
         assert mode == "predicted" or gaps.max() < ROUNDED
+
+
+@pytest.mark.parametrize(
+    ("predictors", "kinds"), [*(("f16", kinds) for kinds in MIXED), ("q8_0", MIXED[0])], ids=[*"012", "blocks"]
+)
+def test_predictors_of_every_family_name_the_same_rows_recorded_and_eager(model, predictors, kinds):
+    with open_model(model, "predicted", predictors, kinds) as engine:
+        ids = random_ids(engine, 40)
+        texts = [ids[at : at + 2] for at in range(0, len(ids), 2)]
+        recorded = torch.cat([engine.logits(text, one_by_one=True) for text in texts])
+        in_steps = torch.cat([engine.logits(text * 6) for text in texts])  # twelve tokens in one recorded step
+        done = engine.ledger.evaluation.cpu
+        named = done.gated / (engine.ledger.evaluation.tokens * engine.directory.spec.n_layers)
+        eager(engine)
+        gaps = gaps_of(torch.cat([engine.logits(text) for text in texts]), recorded)
+        steps = gaps_of(torch.cat([engine.logits(text * 6) for text in texts]), in_steps)
+    rows = sum(1.0 if family == "none" else 0.5 for family, _ in kinds) / 3 * engine.directory.spec.n_neurons
+    assert named == pytest.approx(rows, rel=0.15)
+    if in_blocks(engine) or predictors == "q8_0":
+        assert (gaps < CLOSE).float().mean() >= 0.4
+        assert gaps.median() < ROUNDED
+    else:
+        assert (gaps < CLOSE).float().mean() >= 0.95
+        assert (steps < CLOSE).float().mean() >= 0.85  # a row named otherwise changes what follows in its text
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_layers_without_a_predictor_are_those_of_exact_mode(model, recorded):
+    with open_model(model, "exact") as exact, open_model(model, "predicted", kinds=NONE) as none:
+        if not recorded:
+            eager(exact)
+            eager(none)
+        ids = random_ids(exact)
+        for text in (ids, ids[:5]):
+            for one_by_one in (False, True):
+                assert torch.equal(exact.logits(text, one_by_one), none.logits(text, one_by_one))
+
+
+class Residuals:
+    """A tap that keeps the states that reach each layer's FFN."""
+
+    def __init__(self):
+        self.residuals = {}
+
+    def document(self):
+        pass
+
+    def residual(self, layer, states):
+        self.residuals[layer] = states.clone()
+
+    def ffn(self, layer, hidden, activation, named):
+        pass
+
+
+def test_a_first_layer_without_a_predictor_hands_on_what_exact_mode_does(model):
+    reached = {}
+    for mode, kinds in (("exact", NONE), ("predicted", MIXED[1])):
+        with open_model(model, mode, kinds=kinds) as engine:
+            tap = Residuals()
+            engine.hidden_states(random_ids(engine, 20), tap=tap)
+        reached[mode] = tap.residuals
+    assert torch.equal(reached["exact"][1], reached["predicted"][1])
+    assert not torch.equal(reached["exact"][2], reached["predicted"][2])
 
 
 @pytest.mark.parametrize("mode", ["dense", "exact", "predicted"])

@@ -150,7 +150,7 @@ def test_what_multiplies_the_down_vectors_is_shown(case: Case) -> None:
     expected = torch.full((tokens, n), 7.0)
     y, _ = cpu.sparse_ffn(POOLS[1], case.bank, case.x, case.named, case.skip_inactive, wide[:, 2 : 2 + n])
     shape = (case.bank.weight_format, case.bank.hidden, case.bank.gated, case.bank.activation, bias)
-    reference.sparse_ffn(rows, *shape, case.x, case.named, case.skip_inactive, expected)
+    reference.sparse_ffn(rows, *shape, case.x, case.named, case.skip_inactive, expected, case.bank.cutoff)
     torch.testing.assert_close(wide[:, 2 : 2 + n], expected, atol=1e-6, rtol=2e-5)
     assert (wide[:, :2] == 7).all() and (wide[:, 2 + n :] == 7).all()
     assert torch.equal(y, case.native()[0])
@@ -187,26 +187,6 @@ def test_zero_activations_are_skipped_exactly(weight_format: str) -> None:
     dense, dense_counts = cpu.sparse_ffn(POOLS[0], bank, x, skip_inactive=False)
     assert dense_counts == Counts(gated=3, finished=3)
     assert torch.equal(dense, y)
-
-
-@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
-@pytest.mark.parametrize(("activation", "cutoff", "active"), [("relu", 0.5, 2), ("relu2", 0.6, 1), ("silu", 0.05, 4)])
-def test_activations_up_to_the_cutoff_count_as_zero(
-    activation: str, cutoff: float, active: int, weight_format: str
-) -> None:
-    """Skipped where inactive rows are, and of no effect where they are not; NaN, the second token's, stays."""
-    vectors = torch.ones(5, 3, 32)
-    vectors[:, 0] = torch.tensor([0.75, 0.5, 0.875, -7.0, -0.25])[:, None] * torch.eye(32)[0]
-    cutoff += 0.002 if weight_format == "q8_0" else 0  # whose scales are rounded
-    bank = RowBank(make_rows(vectors, weight_format), weight_format, 32, True, activation, cutoff=cutoff)
-    x = torch.tensor([1.0, math.nan])[:, None] * torch.eye(32)[0]
-    case, dense = Case(bank, x, None, True), Case(bank, x, None, False)
-    (y, counts), (expected, expected_counts) = case.native(), case.expected()
-    assert counts == expected_counts == Counts(10, active + 5)
-    torch.testing.assert_close(y, expected, equal_nan=True)
-    assert y.isnan().tolist() == [[False] * 32, [True] * 32]
-    assert dense.native()[1] == Counts(10, 10)
-    assert torch.equal(dense.native()[0][0], y[0])
 
 
 @pytest.mark.parametrize("gated", [True, False])

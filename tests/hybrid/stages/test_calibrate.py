@@ -19,10 +19,12 @@ from hybrid.stages.evaluate import EvaluationSettings, evaluate
 from hybrid.stages.inspect import inspect
 from hybrid.stages.opening import choose_mode
 from hybrid.stages.pack import pack
+from hybrid.stages.plan import PlanSettings, plan
+from hybrid.stages.profile import ProfileSettings
 from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
-from profiler.profile import Profile, write_profile
+from profiler.profile import Profile, read_profile, write_profile
 from profiler.thresholds import Loss, read_thresholds, write_thresholds
 
 PIECES = ["the brown fox", "runs over the lazy dog", "and the file was read", "hot neurons live on the GPU", "def add"]
@@ -184,8 +186,6 @@ def test_compare_has_a_row_for_it(calibrated, text):
 
 
 def test_a_plan_needs_a_profile_that_was_counted_with_the_thresholds(calibrated, tmp_path):
-    from hybrid.stages.plan import PlanSettings, plan
-
     path = Path(shutil.copytree(calibrated, tmp_path / "model"))
     files, generator = ModelDirectory.open(path), torch.Generator().manual_seed(0)
     active = torch.randint(0, 41, (3, 123), generator=generator).numpy()
@@ -203,6 +203,35 @@ def test_a_plan_needs_a_profile_that_was_counted_with_the_thresholds(calibrated,
     with LLM(path, mode="threshold", plan="default", device="cpu") as split, LLM(path, mode="threshold") as whole:
         ids = split.tokenizer.encode("the brown fox runs")
         torch.testing.assert_close(split.logits(ids), whole.logits(ids), atol=1e-4, rtol=1e-4)
+
+
+def test_a_profile_counts_what_lies_above_thresholds(calibrated, text, tmp_path):
+    path = Path(shutil.copytree(calibrated, tmp_path / "model"))
+    done = CliRunner().invoke(cli.app, ["profile", str(path), "--text", str(text), "--thresholds", "default"])
+    assert done.exit_code == 0, done.output
+    files = ModelDirectory.open(path)
+    found, cutoffs = (
+        read_profile(files.profile_path("default")),
+        read_thresholds(files.thresholds_path("default")).cutoffs,
+    )
+    assert found.thresholds == cutoffs
+    assert not files.has_predictors("default")
+    above = torch.zeros(3, 123, dtype=torch.int64)
+    orders = [
+        torch.from_numpy(ids).long() for ids in (ModelDirectory.open(calibrated).layer(i).neuron_ids for i in range(3))
+    ]
+
+    class Above(Gates):
+        def ffn(self, layer, hidden, activation, named):
+            above[layer, orders[layer]] += named.sum(0)
+
+    with Engine(ModelDirectory.open(calibrated), EngineOptions(mode="threshold", cutoffs=cutoffs)) as engine:
+        for window in Corpus.open([text], engine.tokenizer).windows(256):
+            engine.hidden_states(window.ids, tap=Above())
+    assert abs(torch.from_numpy(found.active) - above).max() <= 2  # sums in another order
+    assert plan(path, PlanSettings(vram=200_000, mode="threshold", context=16)).plan.mode == "threshold"
+    with pytest.raises(UserError, match="not both"):
+        ProfileSettings(thresholds="default", predictors="default")
 
 
 def test_too_little_text_is_refused(silu, tmp_path):

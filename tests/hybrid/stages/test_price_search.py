@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from hybrid.stages.price_search import LogitCurves, Trier, at_price, bins_for, price_knob, search, share_knob
+from hybrid.stages.price_search import Trier, at_price, price_knob, search, share_knob
 from hybrid.stages.quality import Measured, Passage, parts_of
 from profiler.artifacts import UserError
 from profiler.curve import Curve, LinearBins
 from profiler.matrix import Matrix
+from profiler.naming import LogitCurves, bins_for
 from profiler.predictor import Predictor
 
 DOCUMENTS, TOKENS = 12, 40

@@ -126,10 +126,18 @@ def test_an_early_failure_leaves_nothing(model, text, monkeypatch):
     assert not list(model.rglob(".*"))
 
 
-def start(model, text):
+LONGER = ProfileSettings(rank=4, steps=400)
+SCRIPT = """
+import sys
+from pathlib import Path
+from hybrid.stages.profile import ProfileSettings, profile
+profile(Path(sys.argv[1]), [Path(sys.argv[2])], ProfileSettings(rank=4, steps=400))
+"""
+
+
+def start(model, *command):
     """A process of its own that profiles, once its first layer is in the checkpoint."""
-    command = [sys.executable, "-m", "hybrid.cli", "profile", model, "--text", text, "--rank", "4"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     found = model / "profiles" / ".default.unfinished" / "run.json"
     while running.poll() is None and not (found.is_file() and '"layers": 0' not in found.read_text()):
         time.sleep(0.01)
@@ -138,21 +146,21 @@ def start(model, text):
 
 
 def test_a_killed_run_goes_on(model, text, tmp_path):
-    whole, settings = shutil.copytree(model, tmp_path / "whole"), ProfileSettings(rank=4)  # those of the command
-    profile(whole, [text], settings)
-    running = start(model, text)
+    whole = shutil.copytree(model, tmp_path / "whole")
+    profile(whole, [text], LONGER)
+    running = start(model, "-c", SCRIPT, model, text)
     with pytest.raises(UserError, match="another process is writing"):
-        profile(model, [text], settings)
+        profile(model, [text], LONGER)
     running.send_signal(signal.SIGKILL)
     running.communicate()
     notes = []
-    profile(model, [text], settings, note=notes.append)
+    profile(model, [text], LONGER, note=notes.append)
     assert any("going on from the last checkpoint" in line for line in notes)
     assert same(model, whole)
 
 
 def test_an_interrupt_says_how_to_go_on(model, text):
-    running = start(model, text)
+    running = start(model, "-m", "hybrid.cli", "profile", model, "--text", text, "--rank", "4")
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
