@@ -20,7 +20,7 @@ from hybrid.stages.price_search import BudgetSearch, Knob, Trier, price_knob, se
 from hybrid.stages.quality import Passage, measure, parts_of, read_passages
 from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
-from profiler.artifacts import UserError, directory_lock, explain_os_errors
+from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
 from profiler.curve import Curve
 from profiler.naming import LogitCurves, NamedCounts
 from profiler.predictor import PredictorSet
@@ -228,5 +228,6 @@ def _write_predictors(
             for layer in range(directory.spec.n_layers):
                 by_id[layer, directory.neuron_ids(layer)] = tally.counts[layer]
             named = np.rint(by_id * (profile.tokens / tally.tokens)).astype(np.int64)
-            write_profile(directory.profile_path(name), replace(profile, named=named))
+            counted = replace(profile, named=named, predictors_digest=sha256_file(path))
+            write_profile(directory.profile_path(name), counted)
     return path

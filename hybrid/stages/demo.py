@@ -1,4 +1,4 @@
-"""The shipped model: packed and profiled into the user's cache when it is first asked for."""
+"""The shipped model: packed into the user's cache, with its profile and predictors, when it is first asked for."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hybrid.stages.pack import pack
-from hybrid.stages.profile import ProfileSettings, profile
+from hybrid.stages.profile_results import make_folders, write_counts
 from hybrid.store.directory import ModelDirectory
-from profiler.artifacts import UserError, explain_os_errors, sha256_file
+from hybrid.store.files import ModelFiles
+from profiler.artifacts import UserError, digest_json, directory_lock, explain_os_errors, sha256_file, write_atomic
+from profiler.profile import read_profile
 
 DEMO = "demo"
 CHECKPOINT = Path(__file__).resolve().parent.parent / "demo"
 PROFILE_TEXT = CHECKPOINT / "profile.jsonl"
 CALIBRATION_TEXT = CHECKPOINT / "calibrate.jsonl"
 HELDOUT_TEXT = CHECKPOINT / "heldout.jsonl"
-PROFILE_TOKENS = 100_000  # of the text: enough for predictors of this size, and done in a minute
+PROFILE = CHECKPOINT / "profiles" / "default.safetensors"
+PREDICTORS = CHECKPOINT / "predictors" / "default.safetensors"
 
 
 def cache_directory() -> Path:
@@ -30,19 +33,30 @@ def cache_directory() -> Path:
 
 
 def demo_directory(tell: Callable[[str], None] = lambda message: print(message, file=sys.stderr)) -> Path:
-    """The demo's model directory, made now if it is not there; named by the checkpoint's digest, so never stale."""
-    if not (CHECKPOINT / "model.safetensors").is_file():
-        raise UserError(f"the demo model is missing from {CHECKPOINT}; install hybrid-inference anew")
-    digest = sha256_file(CHECKPOINT / "model.safetensors")[:12]
+    """The demo's model directory, made now if it is not there; named by what it is made from, so never stale."""
+    made_from = (CHECKPOINT / "model.safetensors", PROFILE, PREDICTORS)
+    missing = [file for file in made_from if not file.is_file()]
+    if missing:
+        raise UserError(
+            f"the demo model is missing from {CHECKPOINT} ({missing[0].name}); install hybrid-inference anew"
+        )
+    digest = digest_json([sha256_file(file) for file in made_from])[:12]
     path = cache_directory() / f"demo-{digest}"
     with explain_os_errors("prepare the demo model", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         tell(f"packing the demo model into {path} (once)")
         pack(CHECKPOINT, path)
-    with ModelDirectory.open(path) as directory:
-        profiled = directory.profile_path("default").exists() and directory.predictors_path("default").exists()
+    files = ModelFiles.open_files(path)
+    profiled = files.has_profile("default") and files.has_predictors("default")
     if not profiled:
-        tell("profiling the demo model (once, under a minute)")
-        profile(path, [PROFILE_TEXT], ProfileSettings(tokens=PROFILE_TOKENS))
+        put_profile(path)
     return path
+
+
+def put_profile(path: Path) -> None:
+    """Give a packed demo the shipped profile and predictors, which `scripts/profile_demo.sh` made of it."""
+    with directory_lock(path, "prepare the demo model"), ModelDirectory.open(path) as directory:
+        make_folders(directory, "default")
+        write_atomic(directory.predictors_path("default"), PREDICTORS.read_bytes())
+        write_counts(directory, read_profile(PROFILE), "default")

@@ -103,7 +103,7 @@ def make_folders(directory: ModelFiles, name: str) -> None:
 
 
 def write_counts(
-    directory: ModelFiles, counted: Profile, name: str, tell: Callable[[str, int, int], None] | None
+    directory: ModelFiles, counted: Profile, name: str, tell: Callable[[str, int, int], None] | None = None
 ) -> None:
     """The profile, then the rows of each layer, hottest first."""
     write_profile(directory.profile_path(name), counted)
