@@ -124,6 +124,7 @@ def run(
     mode: Annotated[
         Mode | None, typer.Option(help="By default the cheapest that the model offers; threshold is lossy.")
     ] = None,
+    profile: Annotated[str, typer.Option(help="The profile whose predictors are used.")] = "default",
     thresholds: ThresholdsOption = "default",
     plan: PlanOption = None,
     device: DeviceOption = None,
@@ -163,6 +164,7 @@ def run(
         kv_format=kv_format.value,
         threads=threads,
         mmap=not no_mmap,
+        profile=profile,
         thresholds=thresholds,
     ) as llm:
         show = (lambda text: None) if as_json else display.write
