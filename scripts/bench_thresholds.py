@@ -1,0 +1,112 @@
+"""How much of a feed-forward network can be left out by thresholds, and what that costs: sparsity against perplexity.
+
+    python scripts/bench_thresholds.py DIR --calibrate calibrate.jsonl --text heldout.jsonl --json thresholds.json
+
+Mode threshold (CATS) on a model without exact zeros. Cutoffs are set on one text and measured on another, through the
+engine, with a 95 % interval over documents: first the same share of inactive neurons in every layer, then one price per
+neuron for all layers (`hybrid calibrate --budget`), each at the shares or budgets asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hybrid.stages.budget import BudgetSettings, fit
+from hybrid.stages.calibrate import CalibrateSettings, calibrate
+from hybrid.stages.evaluate import EvaluationSettings, evaluate
+from profiler.artifacts import UserError
+from profiler.thresholds import read_thresholds
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting on the held-out text: share of neurons left out, mass that is kept, perplexity over dense."""
+
+    how: str
+    asked: str
+    inactive: float
+    mass_kept: float
+    least_mass: float
+    perplexity: float
+    ratio: float
+    low: float | None
+    high: float | None
+
+
+def measured(model: Path, how: str, asked: str, text: Path, tokens: int | None) -> Row:
+    """The thresholds that the directory now has."""
+    settings = EvaluationSettings(modes=("threshold",), tokens=tokens)
+    found = evaluate(model, [text], settings).evaluation.modes[1]
+    interval, layers = found.quality.interval, found.layers
+    row = Row(
+        how=how,
+        asked=asked,
+        inactive=1 - sum(layer.named for layer in layers) / len(layers),
+        mass_kept=sum(layer.mass_recall for layer in layers) / len(layers),
+        least_mass=min(layer.mass_recall for layer in layers),
+        perplexity=found.quality.perplexity,
+        ratio=found.quality.ratio,
+        low=None if interval is None else interval.low,
+        high=None if interval is None else interval.high,
+    )
+    print(json.dumps(asdict(row)), file=sys.stderr, flush=True)
+    return row
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    lines = [
+        "| cutoffs | asked for | left out | mass kept | in the worst layer | perplexity | over dense | 95 % interval |"
+    ]
+    lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
+    for r in rows:
+        span = "-" if r.low is None or r.high is None else f"{r.low - 1:+.2%} to {r.high - 1:+.2%}"
+        kept = f"{r.mass_kept:.1%} | {r.least_mass:.1%}"
+        lines.append(
+            f"| {r.how} | {r.asked} | {r.inactive:.1%} | {kept} | {r.perplexity:.2f} | {r.ratio - 1:+.2%} | {span} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="a model directory; a copy of it is used")
+    parser.add_argument("--calibrate", type=Path, help="the text that cutoffs are set on")
+    parser.add_argument("--text", type=Path, help="the text that they are measured on")
+    parser.add_argument("--tokens", type=int, help="of the measured text at most")
+    parser.add_argument("--sparsities", default="0.3,0.4,0.5,0.6,0.7,0.8", help="shares of inactive neurons")
+    parser.add_argument("--budgets", default="0.005,0.01,0.02,0.05", help="of perplexity, as shares")
+    parser.add_argument("--json", type=Path, help="where the figures go; with --show, where they are read from")
+    parser.add_argument("--show", action="store_true", help="print the table of --json, measure nothing")
+    args = parser.parse_args()
+    if args.show:
+        print(table([Row(**row) for row in json.loads(args.json.read_text())["rows"]]))
+        return
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(shutil.copytree(args.model, Path(folder) / "model"))
+        for sparsity in map(float, args.sparsities.split(",")):
+            calibrate(model, [args.calibrate], CalibrateSettings(sparsity=sparsity))
+            rows.append(measured(model, "same share in every layer", f"{sparsity:.0%} out", args.text, args.tokens))
+        for budget in map(float, args.budgets.split(",")):
+            try:
+                fit(model, [args.calibrate], BudgetSettings(budget, mode="threshold"))
+            except UserError as error:
+                print(f"{budget:.1%}: {error}", file=sys.stderr)
+                continue
+            assert read_thresholds(model / "thresholds" / "default.json").budget == budget
+            rows.append(measured(model, "one price per neuron", f"budget {budget:.1%}", args.text, args.tokens))
+    if args.json:
+        args.json.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
