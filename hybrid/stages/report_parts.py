@@ -26,11 +26,12 @@ class Missing:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a header, which may be empty; the first column names, the others are figures."""
+    """Rows of text under a header, which may be empty. words: cells hold sentences, not figures."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    words: bool = False
 
     @property
     def folded(self) -> bool:

@@ -44,8 +44,8 @@ def model(data: ReportData) -> Section:
         "",
         warnings=tuple(plain(problem, 300) for problem in data.problems),
         tables=(
-            Table("What it is, by model.json and the files' sizes.", [], facts),
-            Table("What each mode loses.", ["mode", "what is computed", "what it costs"], _losses(data)),
+            Table("What it is, by model.json and the files' sizes.", [], facts, words=True),
+            Table("What each mode loses.", ["mode", "what is computed", "what it costs"], _losses(data), words=True),
         ),
     )
 
@@ -130,7 +130,7 @@ def thresholds(data: ReportData) -> Section:
     )
     rows = [[c.name, *_asked(c), share(c.thresholds.active), _kept(c), _lost(data, c)] for c in found]
     header = ["name", "asked for", "stay active", "least mass kept", "what it costs"]
-    return Section(anchor, title, text, pictures=(picture,), tables=(Table(f"{tokens}.", header, rows),))
+    return Section(anchor, title, text, pictures=(picture,), tables=(Table(f"{tokens}.", header, rows, words=True),))
 
 
 def _losses(data: ReportData) -> list[list[str]]:

@@ -132,7 +132,7 @@ def test_inspect_verify_accepts_the_demo_and_names_a_flipped_bit(hybrid, refused
 
 
 def test_help_of_every_command_has_an_example(hybrid):
-    for command in ("pack", "profile", "plan", "run", "compare", "eval", "inspect"):
+    for command in ("pack", "profile", "plan", "run", "compare", "eval", "inspect", "report"):
         code, out, _ = hybrid(command, "--help")
         assert code == 0
         assert f"Example: hybrid {command}" in out

@@ -7,7 +7,13 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "statement", ["import hybrid.cli", "import hybrid.stages.inspect", "import placement.planner, profiler.profile"]
+    "statement",
+    [
+        "import hybrid.cli",
+        "import hybrid.stages.inspect",
+        "import hybrid.stages.report, hybrid.stages.report_sections, hybrid.stages.report_quality",
+        "import placement.planner, profiler.profile",
+    ],
 )
 def test_no_torch(statement):
     code = f"{statement}\nimport sys\nassert 'torch' not in sys.modules, 'torch was loaded'"

@@ -4,7 +4,7 @@ import torch
 from profiler.artifacts import UserError
 from profiler.formats import vector_bytes
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorQuality, PredictorSet, Trial
 
 QUALITY = PredictorQuality(tokens=100, active=0.1, named=0.12, recall=0.95, precision=0.8, mass_recall=0.99)
 
@@ -166,3 +166,24 @@ def test_the_first_layer_has_none_before_it():
     PredictorSet("d", (make(), ahead), (QUALITY,) * 2)
     with pytest.raises(UserError, match="no layer stands before"):
         PredictorSet("d", (ahead, make()), (QUALITY,) * 2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"family": "<script>"},
+        {"rank": -1},
+        {"rank": "8"},
+        {"nbytes": 10**400},
+        {"mass_at_active": 1.5},
+        {"named_at_keep": float("nan")},
+        {"bytes_per_token": float("inf")},
+        {"weight_formats": (1,)},
+    ],
+)
+def test_what_was_tried_has_figures_in_range(wrong):
+    good = {"family": "gates", "rank": 0, "weight_formats": ("q4_0",), "nbytes": 99, "mass_at_active": 1.0}
+    good |= {"named_at_keep": 0.0, "bytes_per_token": 100.5}
+    assert Trial.from_json(Trial(**good).to_json()) == Trial(**good)
+    with pytest.raises(UserError, match="was tried"):
+        Trial(**{**good, **wrong})

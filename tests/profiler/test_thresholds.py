@@ -85,3 +85,9 @@ def test_the_label_says_what_is_lost():
         "threshold mode, lossy: +0.90% perplexity (95% interval +0.70% to +1.11%) measured on 5,000 tokens of held.txt"
     )
     assert "loss not measured; hybrid eval model --mode threshold" in loss_label(None, "model")
+
+
+def test_numbers_too_large_to_count_with_are_refused():
+    assert replace(GOOD, sparsity=None, budget=1e300).budget == 1e300
+    with pytest.raises(UserError, match="larger than anything"):
+        replace(GOOD, sparsity=None, budget=10**400)

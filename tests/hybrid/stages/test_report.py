@@ -2,6 +2,7 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hybrid import cli
 from hybrid.stages.report import report
 from hybrid.stages.report_data import collect
 from hybrid.stages.report_quality import model, quality
@@ -151,7 +153,7 @@ def test_a_page_of_all_sections_and_the_same_pictures_as_png(filled, tmp_path):
     page = check(tmp_path / "out.html")
     assert [section["id"] for section in page.tags("section")] == SECTIONS
     assert result.missing == () and result.bytes == (tmp_path / "out.html").stat().st_size < 1 << 20
-    assert len(page.tags("svg")) == len(page.tags("figcaption")) == len(result.png) == result.pictures == 15
+    assert len(page.tags("svg")) == len(page.tags("figure")) == len(result.png) == result.pictures == 15
     assert {file.name for file in (tmp_path / "new" / "png").iterdir()} == {file.name for file in result.png}
     assert all(file.read_bytes().startswith(b"\x89PNG\r\n") for file in result.png)
     for told in ("400 tokens", "+0.100 %", "+0.050 % to +0.150 %", "1.25 %", "60.00 % inactive", "16.0 MiB"):
@@ -168,6 +170,17 @@ def test_a_directory_that_was_only_packed_names_the_commands(llama_directory, tm
     assert "llama" in page.text and page.text.count("Not shown") == 6
     for command in ("profile", "plan", "eval", "calibrate"):
         assert f"hybrid {command} {llama_directory}" in page.text
+
+
+def test_the_command_says_what_it_wrote_and_what_is_missing(llama_directory, tmp_path, monkeypatch, capsys):
+    command = ["hybrid", "report", str(llama_directory), "-o", str(tmp_path / "out.html"), "--profile", "night"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown = capsys.readouterr().out.splitlines()
+    assert not ended.value.code and shown[-1].startswith(f"{tmp_path / 'out.html'}: 0 pictures, ")
+    assert shown[0].endswith(f"hybrid profile {llama_directory} --text FILE --name night") and len(shown) == 5
+    check(tmp_path / "out.html")
 
 
 def test_names_of_others_stay_text(llama_directory, tmp_path):
