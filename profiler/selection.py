@@ -145,7 +145,7 @@ def _trained(near: Predictor | None, train: Split, rank: int, recipe: Recipe, se
 
 
 def allocate(source_digest: str, layers: Sequence[Sequence[Candidate]], budget: int | None) -> PredictorSet:
-    """One candidate for each layer: the chosen ones, or where the budget does not allow those, smaller ones.
+    """One candidate for each layer: the chosen ones, or within a budget whatever names fewest neurons for it.
 
     Of all choices within the budget, the one that names fewest neurons to keep the wanted mass: a knapsack, solved
     exactly but for sizes, which are rounded up to a `PARTS`th of the budget.
@@ -154,9 +154,8 @@ def allocate(source_digest: str, layers: Sequence[Sequence[Candidate]], budget: 
         UserError: not even the smallest candidates fit.
     """
     chosen = [candidates[0] for candidates in layers]
-    if budget is not None and _size(chosen) > budget:
-        smaller = [[c for c in tried if c.trial.nbytes <= tried[0].trial.nbytes] for tried in layers]
-        predicting = [[c for c in tried if c.predictor.family != "none"] or tried for tried in smaller]
+    if budget is not None:
+        predicting = [[c for c in tried if c.predictor.family != "none"] or tried for tried in layers]
         least = sum(min(c.trial.nbytes for c in tried) for tried in predicting)
         if least > budget:
             raise UserError(

@@ -21,7 +21,7 @@ from profiler.curve import Curve
 from profiler.quality import Interval
 
 LOWEST_PRICE, HIGHEST_PRICE = -10.0, 7.0  # of one neuron in 1, in shares of mass, as powers of two
-STEPS = 9  # of bisection: the price is then known to a fiftieth
+STEPS = 7  # of bisection: the price is then known to a tenth
 Progress = Callable[[str, int, int], None]
 
 
