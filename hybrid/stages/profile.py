@@ -103,6 +103,8 @@ def profile(
             with keeping(checkpoint, say):
                 passes = prepare(engine, corpus, context, sizes, settings, checkpoint, given, tell, say)
                 assert checkpoint.progress is not None
+                if passes.recipe:
+                    passes.sampling()  # too little text is said now
                 expected = estimate(
                     passes.runner,
                     passes.text,

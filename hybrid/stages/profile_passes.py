@@ -76,6 +76,15 @@ class Passes:
         rest = np.setdiff1d(np.arange(self.text.windows), counted, assume_unique=True)
         return list(in_batches(self.text, rest, self.checkpoint.progress.round_tokens, self.text.windows))
 
+    def sampling(self) -> Sampling:
+        """Which tokens of the sample are kept to train on.
+
+        Raises:
+            UserError: there are too few.
+        """
+        units, size = self.text.units(self.sample), bytes_per_token(self.runner.hidden, self.runner.neurons)
+        return Sampling(units, size, replace(CaptureLimits(), memory=size * sum(units)), self.seed)
+
     def run(self) -> PredictorSet | None:
         """Count the whole text, from the last checkpoint on; the predictors of all layers, None where none name.
 
@@ -100,10 +109,7 @@ class Passes:
 
     def _sample_round(self, recipe: Recipe, progress: Progress) -> None:
         sample, layers = self.sample, len(self.orders)
-        hidden, neurons = self.runner.hidden, self.runner.neurons
-        units, size = self.text.units(sample), bytes_per_token(hidden, neurons)
-        room = replace(CaptureLimits(), memory=size * int(self.text.lengths[sample].sum()))
-        sampling = Sampling(units, size, room, self.seed)
+        hidden, neurons, sampling = self.runner.hidden, self.runner.neurons, self.sampling()
         here = Round(self.runner, self.text, sample, keep_inputs=True, clock=self.clock)
         if progress.layers:
             self.checkpoint.states(here.states)
