@@ -64,6 +64,12 @@ def count(
     perceptrons: Annotated[
         bool, typer.Option("--perceptrons", help="Try perceptrons trained from random weights too: takes far longer.")
     ] = False,
+    look_ahead: Annotated[
+        bool,
+        typer.Option(
+            "--look-ahead", help="Have predictors read what the layer before read, so that rows can be fetched."
+        ),
+    ] = False,
     steps: Annotated[int, typer.Option(min=1, help="Steps of training for each predictor that is tried.")] = 300,
     predictors: Annotated[
         str | None,
@@ -112,6 +118,7 @@ def count(
         predictor_bytes=None if predictor_bytes is None else parse_part(predictor_bytes, path),
         keep=keep,
         perceptrons=perceptrons,
+        look_ahead=look_ahead,
         steps=steps,
         memory=None if memory is None else parse_size(memory),
         seed=seed,

@@ -153,6 +153,13 @@ class Capture:
             split.hidden[first:last] = hidden[here].bfloat16()
             split.magnitude.view(torch.uint8)[first:last] = magnitude[:, self._order]
 
+    def samples_of(self, earlier: torch.Tensor) -> LayerSamples:
+        """The samples with other states, fp32 `[tokens, hidden]` of all tokens, in the place of what the FFN read."""
+        picked = [earlier[torch.from_numpy(picks)].bfloat16() for picks in self._sampling.picks]
+        own = self.samples()
+        parts = zip(picked, (own.train, own.calibration, own.test), strict=True)
+        return LayerSamples(*(Split(states, split.magnitude) for states, split in parts))
+
     def samples(self) -> LayerSamples:
         """The samples, once the whole text has been seen."""
         assert self._seen == self._sampling.tokens, "the whole text comes first"

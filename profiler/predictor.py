@@ -14,7 +14,7 @@ import torch
 
 from profiler.artifacts import UserError
 from profiler.formats import BLOCK
-from profiler.matrix import Matrix
+from profiler.matrix import SIXTEEN_BIT, Matrix
 
 Family = Literal["perceptron", "factors", "gates", "none"]
 Reads = Literal["ffn_input", "residual", "previous_ffn_input"]
@@ -124,14 +124,14 @@ class Predictor:
         return self.logits(x) > self.threshold
 
     def quantised(self, weight_format: str = QUANTISED) -> Predictor:
-        """The same predictor with all matrices in a format whose blocks fit them; those that do not fit stay.
+        """The same predictor, its 16-bit matrices in a format of blocks; those that are not whole blocks stay.
 
         Raises:
             UserError: a weight is too large for the format.
         """
 
         def rounded(matrix: Matrix) -> Matrix:
-            if matrix.weight_format == weight_format or matrix.columns % BLOCK:
+            if matrix.weight_format not in SIXTEEN_BIT or matrix.columns % BLOCK:
                 return matrix
             return Matrix.quantised(matrix.widened(slice(None)), weight_format)
 

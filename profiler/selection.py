@@ -73,6 +73,7 @@ def search(
     target: Target,
     seed: int,
     on_trial: Callable[[Trial], None] | None = None,
+    ahead: LayerSamples | None = None,
 ) -> list[Candidate]:
     """What was tried for one layer, the chosen one first.
 
@@ -81,17 +82,20 @@ def search(
     from the layer's own sparsity and skew. Where asked for, perceptrons trained from random weights go on downwards.
     Without `gates` (a state that does not decide them) only perceptrons, upwards from the lowest rank. A layer in which
     nothing was active gets a predictor that names nothing; one in which everything always was, none. `on_trial` is told
-    of each.
+    of each. `ahead`: the same tokens with what the FFN of the layer before read, which predictors are to read then.
 
     Raises:
         UserError: too few tokens, or values that are not finite; see `check_samples`.
     """
     check_samples(samples)
+    decides, samples = (None, samples) if ahead is None else (samples.train.hidden, ahead)
     bits = samples.train.magnitude.view(torch.uint8)
     hidden, neurons = samples.train.hidden.shape[1], samples.train.magnitude.shape[1]
     tell, tried = on_trial or (lambda trial: None), list[Candidate]()
 
     def attempt(predictor: Predictor) -> Candidate:
+        if ahead is not None and predictor.fc2 is not None:
+            predictor = replace(predictor, reads="previous_ffn_input")
         calibrated = _calibrated(predictor.quantised(), samples.calibration, recipe)
         tried.append(_judge(calibrated, samples, recipe, target))
         tell(tried[-1].trial)
@@ -100,7 +104,7 @@ def search(
     if not bits.any() or bits.all():
         attempt(Predictor.none(hidden, neurons, EVERYTHING if bits.any() else NOTHING))
     elif target.rank is not None:
-        near = None if gates is None else factors(gates, samples.train, target.rank, seed)
+        near = None if gates is None else factors(gates, samples.train, target.rank, seed, decides)
         attempt(_trained(near, samples.train, target.rank, recipe, seed))
     else:
         attempt(Predictor.none(hidden, neurons))
@@ -110,7 +114,7 @@ def search(
                 if attempt(train_perceptron(samples.train, rank, recipe, seed)).reaches(target):
                     break
         else:
-            _around_gates(samples.train, gates, ranks, recipe, target, seed, attempt)
+            _around_gates(samples.train, decides, gates, ranks, recipe, target, seed, attempt)
     chosen = _best(tried, target)
     rest = [candidate for candidate in tried if candidate is not chosen]
     return [replace(chosen, trial=replace(chosen.trial, chosen=True)), *rest]
@@ -118,6 +122,7 @@ def search(
 
 def _around_gates(
     train: Split,
+    decides: torch.Tensor | None,
     gates: Gates,
     ranks: Sequence[int],
     recipe: Recipe,
@@ -126,11 +131,11 @@ def _around_gates(
     attempt: Callable[[Predictor], Candidate],
 ) -> None:
     """The families that the gates' own matrix gives, and training from there; see `search`."""
-    for weight_format in LOW_BITS:
+    for weight_format in LOW_BITS if decides is None else ():  # the gates themselves need their own state
         few = few_bits(gates, weight_format)
         if few is not None:
             attempt(few)
-    most = factors(gates, train, ranks[-1], seed)
+    most = factors(gates, train, ranks[-1], seed, decides)
     at = next((i for i, rank in enumerate(ranks) if attempt(truncated(most, rank)).reaches(target)), len(ranks) - 1)
     while at >= 0 and attempt(tune_factors(truncated(most, ranks[at]), train, recipe, seed)).reaches(target):
         at -= 1

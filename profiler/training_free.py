@@ -29,18 +29,24 @@ class Gates:
     bias: torch.Tensor | None = None
 
 
-def factors(gates: Gates, train: Split, rank: int, seed: int = 0) -> Predictor:
+def factors(gates: Gates, train: Split, rank: int, seed: int = 0, decides: torch.Tensor | None = None) -> Predictor:
     """The product of rank `rank` that is nearest to the gates' logits over the states seen, in f16.
 
     The truncated SVD of `G L`, where `L Lᵀ` is the states' second moment: nearest in the mean square of logits, not of
     weights (whitened SVD, as in SVD-LLM, Wang et al., 2024, section 3.1), by a randomised SVD (Halko et al., 2011).
+    Where other states, `decides` `[tokens, hidden]`, go into the gates than the predictor reads, `G E[d xᵀ] L⁻ᵀ` takes
+    the place of `G L`: reduced-rank regression (Izenman, 1975).
     """
     generator = torch.Generator().manual_seed(seed)
-    states = train.hidden[torch.randint(train.tokens, (STATES,), generator=generator)].float()
+    picked = torch.randint(train.tokens, (STATES,), generator=generator)
+    states = train.hidden[picked].float()
     moment = (states.T @ states).double() / len(states)
     moment.diagonal().add_(DAMPING * moment.diagonal().mean() + 1e-30)
     root = torch.linalg.cholesky(moment).float()
     projected = gates.weight @ root
+    if decides is not None:
+        together = decides[picked].float().T @ states / len(states)
+        projected = gates.weight @ torch.linalg.solve_triangular(root, together.T, upper=False).T
     rank = min(rank, *projected.shape)
     probes = torch.randn(projected.shape[1], min(rank + OVERSAMPLED, *projected.shape), generator=generator)
     basis, _ = torch.linalg.qr(projected @ probes)

@@ -40,7 +40,8 @@ class Passes:
     """One run over a text.
 
     orders: neuron ids by row, of each layer. recipe, target, predictor_bytes: how predictors are trained and chosen; a
-    recipe of None trains none. given: predictors to count with instead. clock: what the run took so far.
+    recipe of None trains none. given: predictors to count with instead. look_ahead: predictors
+    read what the FFN of the layer before read. clock: what the run took so far.
     """
 
     directory: ModelDirectory
@@ -53,6 +54,7 @@ class Passes:
     target: Target
     predictor_bytes: int | None
     given: PredictorSet | None
+    look_ahead: bool
     seed: int
     tell: Tell
     note: Callable[[str], None]
@@ -112,28 +114,32 @@ class Passes:
         hidden, neurons, sampling = self.runner.hidden, self.runner.neurons, self.sampling()
         here = Round(self.runner, self.text, sample, keep_inputs=True, clock=self.clock)
         if progress.layers:
-            self.checkpoint.states(here.states)
+            self.checkpoint.states(here.kept if self.look_ahead else here.states)
         else:
             here.begin()
         recorder = self.recorder if self.predictor_bytes is None else None
         for layer in range(progress.layers, layers):
             count = self._counter("first round", layer * here.tokens, layers * here.tokens)
             capture = Capture(sampling, hidden, neurons, self.orders[layer])
+            earlier = here.inputs.clone() if self.look_ahead and layer else None
             here.through(layer, recorder, capture, on_tokens=count)
-            candidates = self.train_layer(capture.samples(), layer, recipe)
-            del capture
+            ahead = None if earlier is None else capture.samples_of(earlier)
+            candidates = self.train_layer(capture.samples(), layer, recipe, ahead)
+            del capture, ahead
             if recorder is not None:
-                here.name(layer, recorder, candidates[0].predictor)
-            self.checkpoint.save_layer(candidates, self.recorder.state(), here.states)
+                here.name(layer, recorder, candidates[0].predictor, earlier)
+            self.checkpoint.save_layer(candidates, self.recorder.state(), here.kept if self.look_ahead else here.states)
 
-    def train_layer(self, samples: LayerSamples, layer: int, recipe: Recipe) -> list[Candidate]:
-        """What was tried for a layer, from its samples, the chosen one first.
+    def train_layer(
+        self, samples: LayerSamples, layer: int, recipe: Recipe, ahead: LayerSamples | None
+    ) -> list[Candidate]:
+        """What was tried for a layer, from its samples, the chosen one first; `ahead` as in `search`.
 
         Without a budget for all predictors the chosen one is taken; of the others only what they were worth is kept.
         """
         layers, began = len(self.orders), time.perf_counter()
         gates = gates_of(self.directory.layer(layer), self.directory.spec)
-        found = search(samples, gates, recipe, self.target, self.seed)
+        found = search(samples, gates, recipe, self.target, self.seed, ahead=ahead)
         self.tell("training predictors", layer + 1, layers)
         took = time.perf_counter() - began
         self.clock.training += took
@@ -152,11 +158,17 @@ class Passes:
         before = layers * sum(int(self.text.lengths[w].sum()) for w in rounds[: self.checkpoint.progress.rounds])
         count = self._counter("counting", before, total)
         for windows in rounds[self.checkpoint.progress.rounds :]:
-            here = Round(self.runner, self.text, np.array(windows), keep_inputs=False, clock=self.clock)
+            here = Round(self.runner, self.text, np.array(windows), keep_inputs=self.look_ahead, clock=self.clock)
             here.begin()
             for layer in range(layers):
                 predictor = predictors.layers[layer] if predictors else None
-                here.through(layer, self.recorder, predictor=predictor, on_tokens=count)
+                if not self.look_ahead:
+                    here.through(layer, self.recorder, predictor=predictor, on_tokens=count)
+                    continue
+                earlier = here.inputs.clone() if layer else None
+                here.through(layer, self.recorder, on_tokens=count)
+                if predictor is not None:
+                    here.name(layer, self.recorder, predictor, earlier)
             self.checkpoint.save_round(self.recorder.state())
 
     def _counter(self, stage: str, done: int, total: int) -> Callable[[int], None]:

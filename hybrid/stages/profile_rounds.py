@@ -90,8 +90,9 @@ class Round:
             at += len(batch)
         self.tokens = at
         longest = max(len(piece.batch) for piece in self.pieces)
-        self.states = torch.empty(at, runner.hidden)
-        self.inputs = torch.empty(at if keep_inputs else longest, runner.hidden)
+        # States, then what the FFNs read: one piece of memory, for whoever keeps both.
+        self.kept = torch.zeros(at + (at if keep_inputs else longest), runner.hidden)
+        self.states, self.inputs = self.kept[:at], self.kept[at:]
         self._keeps_inputs, self._threads = keep_inputs, torch.get_num_threads()
         self._bits = np.empty((longest, runner.neurons), dtype=np.uint8)
 
@@ -158,10 +159,17 @@ class Round:
             if predictor is not None:
                 self._name(layer, recorder, predictor, inputs)
 
-    def name(self, layer: int, recorder: Recorder, predictor: Predictor) -> None:
-        """Count what a predictor names for all windows, of the layer that they passed last."""
+    def name(self, layer: int, recorder: Recorder, predictor: Predictor, earlier: torch.Tensor | None = None) -> None:
+        """Count what a predictor names for all windows, of the layer that they passed last.
+
+        earlier: fp32 `[tokens, hidden]`, what the FFN of the layer before read, for a predictor that reads that.
+        """
         assert self._keeps_inputs, "the round keeps what the layer's FFN read"
-        for inputs in torch.split(self.inputs, BATCH_TOKENS):
+        read = self.inputs
+        if predictor.reads == "previous_ffn_input":
+            assert earlier is not None, "the layer before was looked at"
+            read = earlier
+        for inputs in torch.split(read, BATCH_TOKENS):
             self._name(layer, recorder, predictor, inputs)
 
     def _name(self, layer: int, recorder: Recorder, predictor: Predictor, inputs: torch.Tensor) -> None:

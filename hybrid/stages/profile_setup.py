@@ -36,7 +36,8 @@ Note = Callable[[str], None]
 @dataclass(frozen=True)
 class ProfileSettings:
     """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None to search
-    one for each layer. predictor_bytes: of all of them at most. perceptrons: try those too. steps: of training. memory:
+    one for each layer. predictor_bytes: of all of them at most. perceptrons: try those too. look_ahead: have
+    predictors read what the layer before read. steps: of training. memory:
     bytes, None for a part of what is free. keep: share of activation mass that predictors keep. train: predictors.
     predictors: name or file of those to count with instead of training any. thresholds: name of those above which an
     activation counts, while the states are mode threshold's; then no predictors are trained.
@@ -47,6 +48,7 @@ class ProfileSettings:
     rank: int | None = None
     predictor_bytes: int | None = None
     perceptrons: bool = False
+    look_ahead: bool = False
     steps: int = 300
     memory: int | None = None
     seed: int = 0
@@ -178,6 +180,7 @@ def prepare(
         target=target,
         predictor_bytes=settings.predictor_bytes,
         given=given,
+        look_ahead=settings.look_ahead,
         seed=settings.seed,
         tell=tell,
         note=say,

@@ -88,6 +88,11 @@ def test_matrices_that_are_no_whole_blocks_stay_as_they_are(sizes, formats):
     assert make(**sizes).quantised().weight_formats == formats
 
 
+def test_fewer_bits_are_left_as_they_are():
+    gates = Predictor.gates(Matrix.quantised(torch.randn(10, 64), "q4_0"), 0.0)
+    assert gates.quantised().fc2 is gates.fc2
+
+
 def test_factors_are_a_product_without_relu_and_gates_one_matrix():
     fc1, fc2, x, bias = torch.randn(3, 6).half(), torch.randn(10, 3).half(), torch.randn(7, 6), torch.randn(10)
     factors = Predictor.low_rank(Matrix.of(fc1), Matrix.of(fc2), 0.5, family="factors", bias=bias)
