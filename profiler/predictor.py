@@ -233,8 +233,6 @@ class PredictorSet:
             raise UserError("predictors come with one measured quality per layer")
         if self.trials and len(self.trials) != len(self.layers):
             raise UserError("what was tried is told for every layer or for none")
-        if self.layers[0].reads == "previous_ffn_input":
-            raise UserError("no layer stands before the first one, so its predictor cannot read that layer's state")
 
     @property
     def nbytes(self) -> int:
@@ -247,7 +245,9 @@ class PredictorSet:
         return tuple(p.threshold for p in self.layers)
 
     def fits(self, layers: int, hidden: int, neurons: int) -> bool:
-        """Whether they are for a model of these sizes."""
+        """Whether they are for a model of these sizes. No layer stands before the first one that it could read from."""
+        if self.layers[0].reads == "previous_ffn_input":
+            return False
         return len(self.layers) == layers and all((p.hidden, p.neurons) == (hidden, neurons) for p in self.layers)
 
     def with_thresholds(self, thresholds: Iterable[float]) -> PredictorSet:

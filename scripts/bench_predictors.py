@@ -57,7 +57,7 @@ class Keep:
 
     def __init__(self, layers: list[int], orders: dict[int, torch.Tensor]) -> None:
         self.orders = orders
-        self.hidden: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+        self.hidden: dict[int, list[torch.Tensor]] = {i: [] for layer in layers for i in (layer - 1, layer)}
         self.magnitude: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
 
     def document(self) -> None:
@@ -67,11 +67,15 @@ class Keep:
         """See `profiler.tap.Tap`."""
         if layer in self.hidden:
             self.hidden[layer].append(hidden.bfloat16())
+        if layer in self.magnitude:
             self.magnitude[layer].append(encode_magnitude(activation[:, self.orders[layer]]))
 
-    def samples(self, layer: int) -> LayerSamples:
-        """Every tenth stretch of tokens to calibrate with, another to judge with, the rest to train on."""
-        hidden = torch.cat(self.hidden[layer])
+    def samples(self, layer: int, read: int | None = None) -> LayerSamples:
+        """Every tenth stretch of tokens to calibrate with, another to judge with, the rest to train on.
+
+        read: the layer whose FFN's input predictors are to read; None for its own.
+        """
+        hidden = torch.cat(self.hidden[layer if read is None else read])
         magnitude = torch.cat([m.view(torch.uint8) for m in self.magnitude[layer]])
         role = torch.arange(len(hidden)) // 500 % 10
         kept = (role < 8, role == 8, role == 9)
@@ -125,18 +129,24 @@ def rows_of(engine: Engine, keep: Keep, layer: int, recipe: Recipe, threads: int
     made += [truncated(most, rank) for rank in ranks]
     made += [tune_factors(truncated(most, rank), samples.train, recipe, 0) for rank in ranks]
     made += [train_perceptron(samples.train, rank, recipe, 0) for rank in ranks]
+    judged = [(p, place >= len(made) - 2 * len(ranks), samples) for place, p in enumerate(made)]
+    if layer:
+        ahead = keep.samples(layer, layer - 1)
+        near = factors(gates, ahead.train, ranks[-1], decides=samples.train.hidden)
+        tuned = (tune_factors(truncated(near, rank), ahead.train, recipe, 0) for rank in ranks)
+        judged += [(replace(p, reads="previous_ffn_input"), True, ahead) for p in tuned]
     rows = []
-    for place, predictor in enumerate(p.quantised() for p in made):
-        trained = place >= len(made) - 2 * len(ranks)
+    for predictor, trained, read in judged:
+        predictor = predictor.quantised()
         if predictor.fc2 is not None:
-            predictor = replace(predictor, threshold=calibrate(predictor, samples.calibration, recipe.keep))
-        quality = measure(predictor, samples.test)
-        mass = 1.0 if predictor.fc2 is None else mass_at_active(predictor, samples.test)
+            predictor = replace(predictor, threshold=calibrate(predictor, read.calibration, recipe.keep))
+        quality = measure(predictor, read.test)
+        mass = 1.0 if predictor.fc2 is None else mass_at_active(predictor, read.test)
         rows.append(
             Row(
                 layer=layer,
                 active=quality.active,
-                family=predictor.family + (", trained" if trained else ""),
+                family=predictor.family + ", trained" * trained + ", a layer ahead" * (read is not samples),
                 rank=predictor.rank,
                 weight_format=predictor.weight_formats[-1] if predictor.matrices else "-",
                 nbytes=predictor.nbytes,

@@ -139,7 +139,7 @@ class Passes:
         """
         layers, began = len(self.orders), time.perf_counter()
         gates = gates_of(self.directory.layer(layer), self.directory.spec)
-        found = search(samples, gates, recipe, self.target, self.seed, ahead=ahead)
+        found = search(samples, gates, recipe, self.target, self.seed, None, ahead)
         self.tell("training predictors", layer + 1, layers)
         took = time.perf_counter() - began
         self.clock.training += took

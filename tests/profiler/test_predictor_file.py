@@ -192,7 +192,7 @@ BODY_3 = {"source_digest": "d", "quality": [dict(vars(QUALITY))], "layers": [LAY
         ({"layers": []}, "damaged"),
         ({"layers": [{}]}, "damaged"),
         ({"layers": [LAYER | {"family": "oracle"}]}, "not known"),
-        ({"layers": [LAYER | {"reads": "previous_ffn_input"}]}, "no layer stands before"),
+        ({"layers": [LAYER | {"reads": "tea leaves"}]}, "not known"),
         ({"layers": [LAYER | {"shape": [10]}]}, "damaged"),
         ({"layers": [LAYER | {"shape": [11, 6]}]}, "11 neurons"),
         ({"layers": [LAYER | {"matrices": [["f16", 3]]}]}, "other matrices"),
