@@ -61,6 +61,7 @@ class Sizes:
     domains: int
     recipe: Recipe | None  # None where nothing is trained
     rank: int | None = None  # the one rank to train; None where it is searched
+    look_ahead: bool = False  # what FFNs read is kept from one layer to the next
 
     @property
     def fixed(self) -> int:
@@ -73,12 +74,13 @@ class Sizes:
     @property
     def sample_token(self) -> int:
         """A token of the sample: its state, what an FFN read of it, and one layer's sample."""
-        return 2 * FP32 * self.spec.hidden_size + bytes_per_token(self.spec.hidden_size, self.spec.n_neurons)
+        hidden, earlier = self.spec.hidden_size, (FP32 + 2) * self.spec.hidden_size
+        return 2 * FP32 * hidden + bytes_per_token(hidden, self.spec.n_neurons) + self.look_ahead * earlier
 
     @property
     def round_token(self) -> int:
         """A token of another round: its state."""
-        return FP32 * self.spec.hidden_size
+        return FP32 * self.spec.hidden_size * (3 if self.look_ahead else 1)
 
     @property
     def _training(self) -> int:
