@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--calibrate", type=Path, default=CALIBRATION_TEXT, help="the text that thresholds are set on")
     parser.add_argument("--text", type=Path, default=HELDOUT_TEXT, help="the text that they are measured on")
     parser.add_argument("--tokens", type=int, help="of the measured text at most")
+    parser.add_argument("--search-tokens", type=int, default=50_000, help="of the other one, for a budget")
     parser.add_argument("--sparsities", default="", help="mode threshold: shares of inactive neurons")
     parser.add_argument("--budgets", default="0.001,0.005,0.01", help="of perplexity, as shares")
     parser.add_argument("--json", type=Path, help="where the figures go; with --show, where they are read from")
@@ -100,7 +101,7 @@ def main() -> None:
             rows.append(measured(model, "threshold", "same share in every layer", asked, args.text, args.tokens))
         for budget in map(float, args.budgets.split(",")):
             try:
-                fit(model, [args.calibrate], BudgetSettings(budget, args.mode))
+                fit(model, [args.calibrate], BudgetSettings(budget, args.mode, tokens=args.search_tokens))
             except UserError as error:
                 print(f"{budget:.1%}: {error}", file=sys.stderr)
                 continue

@@ -170,7 +170,7 @@ def test_a_plan_of_another_model_or_row_order_is_refused(hybrid, refused, demo_c
     assert hybrid("plan", demo_copy, "--vram", "8MiB", "--context", 256)[0] == 0
     plan = demo_copy / "plans" / "default.json"
     assert "another model" in refused("run", other_model, "x", "--plan", plan, "--second-device", "cpu")
-    assert hybrid("profile", demo_copy, "--text", text, "--tokens", 3000, "--rank", 4)[0] == 0
+    assert hybrid("profile", demo_copy, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10)[0] == 0
     assert "profiled anew" in refused("run", demo_copy, "x", "--plan", "default", "--second-device", "cpu")
 
 
@@ -211,7 +211,7 @@ def test_a_second_writer_is_refused_while_the_first_writes(refused, demo_copy, t
 
     with directory_lock(demo_copy, "hold it"):
         assert "another process" in refused("plan", demo_copy, "--vram", "8MiB", "--context", 256)
-        assert "another process" in refused("profile", demo_copy, "--text", text, "--tokens", 3000, "--rank", 4)
+        assert "another process" in refused("profile", demo_copy, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10)
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def read_only(demo, tmp_path):
 def test_a_read_only_directory_runs_and_refuses_writers(hybrid, refused, read_only, text):
     assert hybrid("run", read_only, "x", "-n", 2)[0] == 0
     assert "cannot be written" in refused("plan", read_only, "--vram", "8MiB", "--context", 256, "--name", "new")
-    assert "cannot be written" in refused("profile", read_only, "--text", text, "--tokens", 3000, "--rank", 4)
+    assert "cannot be written" in refused("profile", read_only, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10)
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_profiling_on_a_full_disk_leaves_a_directory_that_works(hybrid, refused,
     copy = shutil.copytree(demo, tiny_disk / "demo")
     free = shutil.disk_usage(tiny_disk).free
     (tiny_disk / "ballast").write_bytes(b"\1" * (free - 8192))
-    assert "disk" in refused("profile", copy, "--text", text, "--tokens", 3000, "--rank", 4)
+    assert "disk" in refused("profile", copy, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10)
     assert hybrid("inspect", copy, "--verify")[0] == 0
     assert hybrid("run", copy, "x", "-n", 2)[0] == 0
 
@@ -263,7 +263,7 @@ def start(*arguments):
 def test_a_killed_profile_leaves_a_directory_that_works(hybrid, demo_copy, text, sent):
     before = hybrid("run", demo_copy, "def ", "-n", 8, "--mode", "exact")[1]
     for seconds in (3, 6, 9, 12, 15):
-        running = start("profile", demo_copy, "--text", text, "--tokens", 4000, "--rank", 8)
+        running = start("profile", demo_copy, "--text", text, "--tokens", 4000, "--rank", 8, "--steps", 10)
         time.sleep(seconds)
         running.send_signal(sent)
         _, err = running.communicate(timeout=120)
@@ -272,7 +272,7 @@ def test_a_killed_profile_leaves_a_directory_that_works(hybrid, demo_copy, text,
         assert hybrid("inspect", demo_copy, "--verify")[0] == 0
         assert hybrid("run", demo_copy, "def ", "-n", 8, "--mode", "exact")[1] == before
         assert hybrid("run", demo_copy, "def ", "-n", 8, "--mode", "predicted")[0] == 0
-    assert hybrid("profile", demo_copy, "--text", text, "--tokens", 4000, "--rank", 8)[0] == 0
+    assert hybrid("profile", demo_copy, "--text", text, "--tokens", 4000, "--rank", 8, "--steps", 10)[0] == 0
     assert not list(demo_copy.rglob("*.partial-*"))
 
 
