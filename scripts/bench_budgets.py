@@ -64,10 +64,8 @@ def measured(model: Path, mode: str, how: str, asked: str, text: Path, tokens: i
 
 def table(rows: list[Row]) -> str:
     """Markdown."""
-    lines = [
-        "| cutoffs | asked for | left out | mass kept | in the worst layer | perplexity | over dense | 95 % interval |"
-    ]
-    lines += ["|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
+    header = ("thresholds", "asked for", "active", "computed", "mass kept", "worst layer", "perplexity", "over dense")
+    lines = ["| " + " | ".join((*header, "95 % interval")) + " |", "|---|" + "--:|" * len(header)]
     for r in rows:
         span = "-" if r.low is None or r.high is None else f"{r.low - 1:+.2%} to {r.high - 1:+.2%}"
         kept = f"{r.active:.1%} | {r.named:.1%} | {r.mass_kept:.1%} | {r.least_mass:.1%}"
@@ -82,6 +80,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=["predicted", "threshold"], default="predicted", help="whose thresholds")
     parser.add_argument("--calibrate", type=Path, default=CALIBRATION_TEXT, help="the text that thresholds are set on")
     parser.add_argument("--text", type=Path, default=HELDOUT_TEXT, help="the text that they are measured on")
+    parser.add_argument("--allocation", choices=["price", "share"], default="price", help="of neurons to layers")
     parser.add_argument("--tokens", type=int, help="of the measured text at most")
     parser.add_argument("--search-tokens", type=int, default=50_000, help="of the other one, for a budget")
     parser.add_argument("--sparsities", default="", help="mode threshold: shares of inactive neurons")
@@ -101,12 +100,17 @@ def main() -> None:
             rows.append(measured(model, "threshold", "same share in every layer", asked, args.text, args.tokens))
         for budget in map(float, args.budgets.split(",")):
             try:
-                fit(model, [args.calibrate], BudgetSettings(budget, args.mode, tokens=args.search_tokens))
+                fit(
+                    model,
+                    [args.calibrate],
+                    BudgetSettings(budget, args.mode, tokens=args.search_tokens, allocation=args.allocation),
+                )
             except UserError as error:
                 print(f"{budget:.1%}: {error}", file=sys.stderr)
                 continue
             asked = f"within {budget:.1%}"
-            rows.append(measured(model, args.mode, "one price per neuron", asked, args.text, args.tokens))
+            how = "one price per neuron" if args.allocation == "price" else "same share in every layer"
+            rows.append(measured(model, args.mode, how, asked, args.text, args.tokens))
     if args.json:
         args.json.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     print(table(rows))

@@ -42,7 +42,8 @@ class BudgetSettings:
 
     name: of the profile whose predictors are used, or of the thresholds that are written. tokens: of the text.
     least_mass: share of the activation mass that every layer keeps. allocation: of neurons to layers, by a common price
-    for their mass or by the same share of each layer.
+    for their mass or by the same share of each layer; None takes prices for predictors, and shares for cutoffs, which
+    lose less so (`scripts/bench_budgets.py`).
     """
 
     budget: float
@@ -50,7 +51,7 @@ class BudgetSettings:
     name: str = "default"
     tokens: int = TOKENS
     least_mass: float = 0.0
-    allocation: Allocation = "price"
+    allocation: Allocation | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -138,8 +139,9 @@ class Fitted:
     store: Callable[[BudgetSearch, NamedCounts, str], Path]
 
 
-def _knob(curves: Sequence[Curve | None], settings: BudgetSettings) -> Knob:
-    return price_knob(curves, settings.least_mass) if settings.allocation == "price" else share_knob(curves)
+def _knob(curves: Sequence[Curve | None], settings: BudgetSettings, usual: Allocation) -> Knob:
+    by_price = (settings.allocation or usual) == "price"
+    return price_knob(curves, settings.least_mass) if by_price else share_knob(curves)
 
 
 @contextlib.contextmanager
@@ -168,7 +170,7 @@ def _predicted(
         def write(found: BudgetSearch, tally: NamedCounts, text_digest: str) -> Path:
             return _write_predictors(directory, settings.name, predictors, found, tally)
 
-        yield Fitted(tap.curves, _knob(tap.curves, settings), set_thresholds, write)
+        yield Fitted(tap.curves, _knob(tap.curves, settings, "price"), set_thresholds, write)
 
 
 @contextlib.contextmanager
@@ -203,7 +205,7 @@ def _threshold(
             store(model, target, thresholds)
             return target
 
-        yield Fitted(gates.setting, _knob(gates.setting, settings), set_cutoffs, write)
+        yield Fitted(gates.setting, _knob(gates.setting, settings, "share"), set_cutoffs, write)
 
 
 def as_cutoffs(thresholds: Sequence[float]) -> tuple[float, ...]:

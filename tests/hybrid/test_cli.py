@@ -211,7 +211,9 @@ def test_a_second_writer_is_refused_while_the_first_writes(refused, demo_copy, t
 
     with directory_lock(demo_copy, "hold it"):
         assert "another process" in refused("plan", demo_copy, "--vram", "8MiB", "--context", 256)
-        assert "another process" in refused("profile", demo_copy, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10)
+        assert "another process" in refused(
+            "profile", demo_copy, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10
+        )
 
 
 @pytest.fixture
@@ -229,7 +231,9 @@ def read_only(demo, tmp_path):
 def test_a_read_only_directory_runs_and_refuses_writers(hybrid, refused, read_only, text):
     assert hybrid("run", read_only, "x", "-n", 2)[0] == 0
     assert "cannot be written" in refused("plan", read_only, "--vram", "8MiB", "--context", 256, "--name", "new")
-    assert "cannot be written" in refused("profile", read_only, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10)
+    assert "cannot be written" in refused(
+        "profile", read_only, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10
+    )
 
 
 @pytest.fixture
