@@ -79,7 +79,8 @@ def test_directories_are_whole_and_hottest_first(tiny_directories: dict[str, Pat
         profile = read_profile(directory.profile_path("default"))
         predictors = read_predictors(directory.predictors_path("default"))
         assert profile.source_digest == predictors.source_digest == directory.source_digest
-        assert predictors.weight_format == ("bf16" if weight_format in ("bf16", "f16") else "q8_0")
+        expected = "bf16" if weight_format in ("bf16", "f16") else "q8_0"
+        assert {p.weight_formats for p in predictors.layers} == {(expected, expected)}
         for layer in range(directory.spec.n_layers):
             assert np.array_equal(directory.neuron_ids(layer), profile.hottest_first(layer))
 
