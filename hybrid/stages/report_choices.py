@@ -31,7 +31,7 @@ from hybrid.stages.report_drawing import (
 from placement.plan import PURPOSES, Plan
 
 if TYPE_CHECKING:
-    from profiler.predictor import Trial
+    from profiler.predictor_outline import Trial
 
 ROWS = "share of a layer's rows, hottest first"
 FAMILY_COLOURS = {"perceptron": BLUE, "factors": ORANGE, "gates": GREEN, "none": GREY}
