@@ -32,6 +32,7 @@ from hybrid.cli_options import (
     ThresholdsOption,
     WeightFormat,
     device_name,
+    model_directory,
 )
 from hybrid.cli_profile import profile_app
 from hybrid.cli_quality import compare, evaluate
@@ -96,7 +97,6 @@ def plan(
 
     Example: hybrid plan demo --vram 7MiB
     """
-    from hybrid.stages.opening import resolve
     from hybrid.stages.plan import PlanSettings
     from hybrid.stages.plan import plan as run_stage
 
@@ -112,7 +112,7 @@ def plan(
         kv_format=kv_format.value,
         time_limit=time_limit,
     )
-    report = run_stage(resolve(model), settings)
+    report = run_stage(model_directory(model), settings)
     display.show(as_json, report, lambda: reports.plan_lines(report))
 
 
@@ -197,10 +197,9 @@ def inspect(
     Example: hybrid inspect demo --verify
     """
     from hybrid.stages.inspect import inspect as run_stage
-    from hybrid.stages.opening import resolve
 
     with display.progress("verifying") as tell:
-        report = run_stage(resolve(model), verify, tell)
+        report = run_stage(model_directory(model), verify, tell)
     display.show(as_json, report, lambda: reports.inspect_lines(report))
 
 

@@ -41,7 +41,7 @@ from peers.rounds import measure as measure_with_peer
 from synthetic.shape import PRESETS, Shape
 
 from hybrid.ops.cpu import MAX_TOKENS
-from hybrid.stages.demo import cache_directory
+from hybrid.stages.shipped import cache_directory
 from profiler.artifacts import UserError, write_atomic
 
 TABLES = ("sparsity", "context", "batch", "overshoot")

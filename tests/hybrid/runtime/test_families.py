@@ -38,7 +38,7 @@ def half_of_each_layer(directory):
         layers=tuple(split_layer(sizes.n_rows, 50, "gpu" if i % 2 else "cpu") for i in range(sizes.n_layers)),
     )
     hardware = read_hardware("cpu-stand-in")
-    bound = digests(directory, None)
+    bound = digests(directory, directory.row_orders(), None)
     return finish_plan(placement, name="halves", digests=bound, sizes=sizes, frequencies=None, hardware=hardware)
 
 
