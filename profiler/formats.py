@@ -41,6 +41,11 @@ def vector_bytes(weight_format: str, n: int) -> int:
     return quant_bytes(weight_format, n) + n // BLOCK * SCALE_BYTES
 
 
+def bits_per_weight(weight_format: str) -> float:
+    """Bits of storage for one weight, its share of the scale included."""
+    return vector_bytes(weight_format, BLOCK) * 8 / BLOCK
+
+
 def check_matrix(weight_format: str, columns: int, dtype: str, shape: Sequence[int]) -> None:
     """Refuse elements of type `dtype` and of a shape that are no matrix of `columns` weights a row in a format.
 

@@ -11,7 +11,8 @@ from placement.cost import ModelSizes
 from placement.frequencies import Frequencies
 from placement.plan import Digests
 from placement.problem import SplitProblem
-from profiler.hardware import ComputeUnit, Hardware
+from profiler.hardware import Hardware
+from profiler.speeds import ComputeUnit
 
 
 @pytest.fixture
@@ -22,7 +23,13 @@ def digests() -> Digests:
 @pytest.fixture
 def make_hardware() -> Callable[..., Hardware]:
     def make(gpu: float = 4e9, cpu: float = 1e9, sync: float = 0.0, **changes: Any) -> Hardware:
-        figures: dict[str, Any] = {"link_bandwidth": 5e8, "hand_over": 1e-3, "measured": False, **changes}
+        figures: dict[str, Any] = {
+            "link_bandwidth": 5e8,
+            "back_bandwidth": 5e8,
+            "hand_over": 1e-3,
+            "measured": False,
+            **changes,
+        }
         units = {"gpu": ComputeUnit(gpu, 1e-4), "cpu": ComputeUnit(cpu, 2e-4)}
         return Hardware(name="a machine", description="", sync=sync, **units, **figures)
 

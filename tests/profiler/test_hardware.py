@@ -11,13 +11,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiler.artifacts import UserError
-from profiler.hardware import ComputeUnit, Hardware, read_hardware, shipped_hardware, write_hardware
+from profiler.hardware import Hardware, read_hardware, shipped_hardware, write_hardware
+from profiler.speeds import ComputeUnit, FlashSpeed, Reading, Speed
 
 bandwidths = st.floats(1e6, 1e15)
 delays = st.floats(0, 10)
-units = st.builds(ComputeUnit, bandwidths, delays)
+sizes = st.integers(1, 1 << 60)
+speeds = st.dictionaries(st.sampled_from(["f16", "q8_0", "q4_0"]), st.builds(Speed, bandwidths, bandwidths))
+units = st.builds(
+    ComputeUnit,
+    bandwidths,
+    delays,
+    contention=st.floats(1, 2),
+    flops=st.none() | st.floats(1e6, 1e18),
+    memory=st.none() | sizes,
+    speeds=speeds,
+)
+readings = st.builds(
+    Reading,
+    st.sampled_from(["gpu", "cpu"]),
+    st.text(max_size=8),
+    st.sampled_from(["dense", "rows"]),
+    st.integers(0, 128),
+    st.booleans(),
+    bandwidths,
+)
 machines = st.builds(
-    Hardware, st.text(min_size=1, max_size=50), st.text(), units, units, bandwidths, delays, delays, st.booleans()
+    Hardware,
+    st.text(min_size=1, max_size=50),
+    st.text(),
+    units,
+    units,
+    bandwidths,
+    bandwidths,
+    delays,
+    delays,
+    st.booleans(),
+    st.lists(st.builds(FlashSpeed, sizes, sizes, bandwidths), max_size=4).map(tuple),
+    st.lists(readings, max_size=4).map(tuple),
 )
 STAND_IN = read_hardware("cpu-stand-in")
 
@@ -94,8 +125,20 @@ def test_a_gpu_slower_than_the_cpu_is_legal() -> None:
         {"gpu": {"bandwidth": 1e9, "overhead": 0, "colour": 1}},
         {"cpu": {"bandwidth": 1e9, "overhead": -1}},
         {"turbo": True},
+        {"gpu": {"bandwidth": 1e9, "overhead": 0, "contention": 0.5}},
+        {"gpu": {"bandwidth": 1e9, "overhead": 0, "flops": 0}},
+        {"gpu": {"bandwidth": 1e9, "overhead": 0, "memory": -1}},
+        {"gpu": {"bandwidth": 1e9, "overhead": 0, "speeds": {"f16": 1e9}}},
+        {"gpu": {"bandwidth": 1e9, "overhead": 0, "speeds": {"f16": {"dense": 1e9, "rows": 0}}}},
+        {"gpu": {"bandwidth": 1e9, "overhead": 0, "speeds": ["f16"]}},
+        {"flash": {"block": 4096}},
+        {"flash": [{"block": 4096, "depth": 0, "bandwidth": 1e9}]},
+        {"flash": [{"block": 4096}]},
+        {"readings": [{"unit": "npu"}]},
+        {"back_bandwidth": "absent"},
         {"kind": "plan"},
-        {"format_version": 2},
+        {"format_version": 1},
+        {"format_version": 3},
         {"format_version": "absent"},
     ],
 )
@@ -109,3 +152,43 @@ def test_damaged_figures_are_refused(tmp_path: Path, changes: dict[str, object])
 def test_no_torch_is_loaded() -> None:
     code = "import sys, profiler.hardware; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_together_units_are_done_when_each_is_slowed_while_both_work() -> None:
+    gpu, cpu = ComputeUnit(1e9, 0, contention=1.5), ComputeUnit(1e9, 0, contention=1.2)
+    machine = replace(STAND_IN, gpu=gpu, cpu=cpu)
+    # The GPU needs 2 s at a rate of 1/1.5: 3 s. By then the CPU has done 3/1.2 = 2.5 of its 4 s; 1.5 s are left.
+    assert machine.joined_seconds(2.0, 4.0) == pytest.approx(4.5)
+    assert machine.joined_seconds(4.0, 1.0) == pytest.approx(1.2 + (4.0 - 1.2 / 1.5))
+    assert machine.joined_seconds(2.0, 0.0) == 2.0
+    assert machine.joined_seconds(0.0, 2.0) == 2.0
+
+
+@given(st.floats(1, 2), st.floats(1, 2), st.floats(0, 10), st.floats(0, 10))
+def test_the_end_of_both_units_is_what_a_simulation_sees(c_gpu: float, c_cpu: float, gpu: float, cpu: float) -> None:
+    units = {"gpu": ComputeUnit(1e9, 0, contention=c_gpu), "cpu": ComputeUnit(1e9, 0, contention=c_cpu)}
+    first = min(gpu * c_gpu, cpu * c_cpu)
+    left = max(gpu - first / c_gpu, cpu - first / c_cpu)
+    assert replace(STAND_IN, **units).joined_seconds(gpu, cpu) == pytest.approx(first + left, abs=1e-9)
+
+
+def test_units_that_are_slower_together_than_in_turns_are_refused() -> None:
+    with pytest.raises(UserError, match="together do less"):
+        replace(STAND_IN, gpu=ComputeUnit(1e9, 0, contention=3), cpu=ComputeUnit(1e9, 0, contention=3))
+
+
+def test_the_drive_is_as_fast_as_the_nearest_figures_that_are_no_better() -> None:
+    flash = (FlashSpeed(4096, 1, 1e8), FlashSpeed(4096, 32, 1e9), FlashSpeed(65536, 32, 3e9))
+    machine = replace(STAND_IN, flash=flash)
+    assert machine.flash_bandwidth(4096, 32) == 1e9
+    assert machine.flash_bandwidth(16384, 40) == pytest.approx(2e9)
+    assert machine.flash_bandwidth(1 << 20, 32) == 3e9
+    assert machine.flash_bandwidth(512, 8) == 1e8
+    with pytest.raises(UserError, match="hybrid hardware"):
+        STAND_IN.flash_bandwidth(4096, 1)
+
+
+def test_a_format_without_a_speed_of_its_own_is_read_at_the_memorys() -> None:
+    unit = ComputeUnit(2e9, 0, speeds={"q4_0": Speed(1e9, 5e8)})
+    assert unit.speed("q4_0") == Speed(1e9, 5e8)
+    assert unit.speed("f16") == Speed(2e9, 2e9)
