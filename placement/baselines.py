@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from placement.cost import ModelSizes, account
+from placement.formulate import split_layer
 from placement.plan import Budgets, Digests, LayerPlan, Placement, Plan
-from placement.planner import finish_plan, split_layer
+from placement.planner import finish_plan
 from profiler.hardware import Hardware
 
 

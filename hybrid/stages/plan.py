@@ -15,7 +15,7 @@ from placement.baselines import first_layers_on_gpu
 from placement.frequencies import Frequencies
 from placement.plan import Budgets, Digests, Plan
 from placement.plan_file import write_plan
-from placement.planner import make_plan
+from placement.planner import Request, make_plan
 from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
 from profiler.hardware import read_hardware
 from profiler.profile import read_profile
@@ -78,15 +78,19 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
         )
     context = choose_context(settings.context, None, directory.spec.max_positions)
     row_orders = directory.row_orders()
-    result = make_plan(
-        name=settings.name,
-        digests=digests(directory, row_orders, sha256_file(directory.profile_path(settings.profile))),
+    request = Request(
         sizes=model_sizes(directory, predictors, context, settings.vram, settings.kv_format),
         frequencies=Frequencies.in_row_order(profile, row_orders),
         hardware=hardware,
-        budgets=Budgets(settings.vram, settings.ram, context),
         mode=mode,
         time_limit=settings.time_limit,
+    )
+    profile_digest = sha256_file(directory.profile_path(settings.profile))
+    result = make_plan(
+        request,
+        Budgets(settings.vram, settings.ram, context),
+        name=settings.name,
+        digests=digests(directory, row_orders, profile_digest),
     )
     target = directory.plan_path(settings.name)
     with directory_lock(path, "write a plan"):

@@ -9,8 +9,9 @@ from hybrid.runtime.sizes import model_sizes
 from hybrid.stages.pack import pack
 from hybrid.stages.plan import digests
 from hybrid.store.directory import ModelDirectory
+from placement.formulate import split_layer
 from placement.plan import Budgets, Placement
-from placement.planner import finish_plan, split_layer
+from placement.planner import finish_plan
 from profiler.hardware import read_hardware
 
 VRAM, CONTEXT = 4 << 20, 64
