@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from hybrid.cache import cache_directory
 from hybrid.stages.pack import pack
 from hybrid.stages.profile_results import make_folders, write_counts
 from hybrid.store.directory import ModelDirectory
@@ -21,15 +21,6 @@ CALIBRATION_TEXT = CHECKPOINT / "calibrate.jsonl"
 HELDOUT_TEXT = CHECKPOINT / "heldout.jsonl"
 PROFILE = CHECKPOINT / "profiles" / "default.safetensors"
 PREDICTORS = CHECKPOINT / "predictors" / "default.safetensors"
-
-
-def cache_directory() -> Path:
-    """Where derived files are kept: HYBRID_CACHE, else the platform's cache folder."""
-    if chosen := os.environ.get("HYBRID_CACHE"):
-        return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "hybrid"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybrid"
 
 
 def demo_directory(tell: Callable[[str], None] = lambda message: print(message, file=sys.stderr)) -> Path:
