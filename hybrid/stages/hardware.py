@@ -15,8 +15,7 @@ from hybrid.cache import cache_directory
 from hybrid.runtime.cores import usable_cores
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.this_machine import SecondDevice, measured_path
-from hybrid.stages.hardware_delays import measure_link, measure_overhead
-from hybrid.stages.hardware_hand_over import measure_hand_over
+from hybrid.stages.hardware_delays import measure_hand_over, measure_link, measure_overhead
 from hybrid.stages.hardware_machine import TIMES_THE_CACHE, Delays, Setup, describe, preferred_format, prepare
 from hybrid.stages.hardware_units import UnitFigures, measure_units
 from hybrid.stages.hardware_weights import Shape
@@ -110,7 +109,7 @@ def measure(settings: HardwareSettings, tell: Tell = lambda stage, done, total: 
         threads={measured.unit.name: measured.threads for measured in setup.used},
         free=free,
         drive=drive,
-        hand_over_spread=delays.spread,
+        hand_over_spread=delays.hand_over.spread,
         link_spread=delays.link.spread,
         weights=setup.shape.least,
         seconds=time.perf_counter() - began,
@@ -143,17 +142,14 @@ def _delays(settings: HardwareSettings, setup: Setup, figures: UnitFigures, tell
     link = measure_link(near.unit, setup.shape.least // 4, settings.seconds(LINK))
     tell("delays", 1, 3)
     seconds = settings.seconds(OVERHEAD) / len(setup.used)
-    overheads = {
-        measured.unit.name: measure_overhead(measured.unit, measured.threads, setup.shape.hidden, seconds)
-        for measured in setup.used
-    }
+    overheads = {used.unit.name: measure_overhead(used.unit, used.threads, seconds) for used in setup.used}
     tell("delays", 2, 3)
     speeds = figures.speeds.get("gpu") or figures.speeds["cpu"]
-    name = preferred_format(speeds)
+    speed, shape = speeds[preferred_format(speeds)].dense, setup.shape
     seconds = settings.seconds(HAND_OVER)
-    hand_over, spread = measure_hand_over(near.unit, far.unit, name, setup.shape, speeds[name].dense, seconds)
+    hand_over = measure_hand_over(near.unit, far.unit, shape.hidden, shape.neurons, speed, seconds)
     tell("delays", 3, 3)
-    return Delays(link, overheads, hand_over, spread)
+    return Delays(link, overheads, hand_over)
 
 
 def _notes(
@@ -162,7 +158,7 @@ def _notes(
     """What a reader should know of how far the figures can be relied on."""
     notes = []
     spreads = {f"{r.unit} {r.weight_format} {r.access}": r.spread for r in figures.readings}
-    spreads |= {"the hand-over": delays.spread, "the link": delays.link.spread}
+    spreads |= {"the hand-over": delays.hand_over.spread, "the link": delays.link.spread}
     if drive is not None:
         spreads["the drive"] = drive.spread
     widest = max(spreads, key=lambda name: spreads[name])

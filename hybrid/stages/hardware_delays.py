@@ -1,22 +1,33 @@
-"""What does not grow with weights: starting an operator. And the link between memories."""
+"""What does not grow with weights: starting an operator, handing rows to the other unit. And the link between them."""
 
 from __future__ import annotations
 
-from array import array
+import math
+import statistics
 from dataclasses import dataclass
 
 import torch
 
-from hybrid.ops import cpu
+from hybrid.runtime.lane import ThreadLane
 from hybrid.runtime.unit import Unit
-from hybrid.stages.hardware_weights import complete, few_rows
-from profiler.matrix import Matrix
-from profiler.timing import Call, Case, intercept, time_cases
+from hybrid.stages.hardware_step import HEAD_DIM, StepShape, make_step
+from hybrid.stages.hardware_weights import complete
+from profiler.timing import Call, Case, intercept, spread, time_cases
 
-IN_A_ROW = 32  # operators of a program whose starts are timed
-LEAST_ROWS = 4  # that one thread takes of an operator
+ROUNDS = 8
 LINK_BYTES = 64 << 20
-ROUNDS = 5
+SMALL = 128  # width of a model of which one thread has next to nothing to read; its projections are shared by two
+FEW_ROWS = 8  # with next to no work, on two units
+MANY_LAYERS, FEW_LAYERS = 16, 4  # of steps that take little, and of steps that take a while
+BETWEEN = 1e-3  # seconds of attention between hand-overs, so long that threads that wait fall asleep
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A figure, and what lies between the quartiles of its rounds as a share of it."""
+
+    value: float
+    spread: float
 
 
 @dataclass(frozen=True)
@@ -47,61 +58,38 @@ def measure_link(other: Unit, least: int, seconds: float) -> Link:
     return Link(size / there.seconds, size / back.seconds, max(there.spread, back.spread))
 
 
-def measure_overhead(unit: Unit, threads: int, hidden: int, seconds: float) -> float:
-    """Seconds that an operator costs whatever its size: the mean of a projection's and a sparse FFN's.
+def measure_overhead(unit: Unit, threads: int, seconds: float) -> float:
+    """Seconds that an operator of a decode step costs whatever its size, on average over those of a layer.
 
-    Each is what is left at no weights of times at sizes of one, two and four times the least that all threads share;
-    many run one after the other, as in a step: in a recorded program in host memory, queued on a GPU.
+    What is left at no weights of the times of small models, of whose projections all threads have a part.
     """
-    found: list[float] = []
-    for prepare in (_projections, _feed_forwards):
-        sizes = [max(1, threads) * LEAST_ROWS * times for times in (1, 2, 4)]
-        cases = {size: Case(prepare(unit, hidden, size)) for size in sizes}
-        timings = time_cases(cases, seconds / 2 / len(cases), ROUNDS)
-        found.append(intercept([float(size) for size in sizes], [timings[size].seconds / IN_A_ROW for size in sizes]))
-    return sum(found) / len(found)
+    base = SMALL * math.ceil(max(1, threads) ** 0.5)
+    shapes = [
+        StepShape(MANY_LAYERS, width, width, rows := FEW_ROWS * max(1, threads), rows)
+        for width in (base, base * 3 // 2, base * 2)
+    ]
+    cases = {shape: Case(make_step(unit, shape)) for shape in shapes}
+    timings = time_cases(cases, seconds / len(cases), ROUNDS)
+    times = [timings[shape].seconds / shape.operators for shape in shapes]
+    return intercept([float(shape.nbytes) for shape in shapes], times)
 
 
-def _projections(unit: Unit, hidden: int, rows: int) -> Call:
-    weight = unit.place_matrix(Matrix.of(torch.ones(rows, hidden, dtype=torch.float16)), "overhead")
-    x = torch.ones(cpu.MAX_TOKENS, hidden, device=unit.device)
-    if unit.pool is None:
-        return _queued(unit, lambda: unit.linear(x[:1], weight, None))
-    y = torch.zeros(cpu.MAX_TOKENS, rows)
-    program = cpu.Program()
-    for _ in range(IN_A_ROW):
-        program.linear(unit.pool, x.data_ptr(), hidden, [cpu.matrix_arguments(weight, None, y)])
-    return _program(program, weight, x, y)
+def measure_hand_over(near: Unit, far: Unit, hidden: int, neurons: int, speed: float, seconds: float) -> Measurement:
+    """Seconds that a layer takes more because some of its rows are computed on the other unit.
 
+    Steps of two equal models take turns, whose layers are attention that takes a while and next to no rows: beside the
+    attention in one model, half of them on the far unit in the other.
 
-def _feed_forwards(unit: Unit, hidden: int, rows: int) -> Call:
-    bank = few_rows(unit, hidden, rows)
-    x = torch.ones(cpu.MAX_TOKENS, hidden, device=unit.device)
-    named = torch.ones(cpu.MAX_TOKENS, len(bank), dtype=torch.bool, device=unit.device)
-    if unit.pool is None:
-        return _queued(unit, lambda: unit.sparse_ffn(bank, x[:1], named[:1], True))
-    y, counts = torch.zeros(cpu.MAX_TOKENS, hidden), array("q", (0, 0))
-    program = cpu.Program()
-    for _ in range(IN_A_ROW):
-        inputs = (True, 0, x.data_ptr(), named.data_ptr(), len(bank), False, y.data_ptr(), counts.buffer_info()[0])
-        program.sparse_ffn(unit.pool, *cpu.bank_arguments(bank), *inputs)
-    return _program(program, bank, x, named, y, counts)
-
-
-def _queued(unit: Unit, operator: Call) -> Call:
-    def call() -> None:
-        for _ in range(IN_A_ROW):
-            operator()
-        complete(unit)
-
-    return call
-
-
-def _program(program: cpu.Program, *kept: object) -> Call:
-    """Runs a program; kept: what it holds by address."""
-    unused = array("q", (0,))
-
-    def call() -> object:
-        return kept and program.run(1, *[unused.buffer_info()[0]] * 3)
-
-    return call
+    speed: bytes per second that the near unit's projections read.
+    """
+    wanted = BETWEEN * speed / (4 * 2 * hidden)  # rows of four projections in 16 bits
+    attended = max(HEAD_DIM, min(hidden, round(wanted)) // HEAD_DIM * HEAD_DIM)
+    shape = StepShape(FEW_LAYERS, hidden, attended, FEW_ROWS, neurons)
+    lane = ThreadLane()
+    try:
+        cases = {"whole": Case(make_step(near, shape)), "split": Case(make_step(near, shape, far, lane))}
+        timings = time_cases(cases, seconds / 2, ROUNDS)
+    finally:
+        lane.close()
+    more = timings["split"].beyond(timings["whole"])
+    return Measurement(max(0.0, statistics.median(more)) / shape.layers, spread(more))

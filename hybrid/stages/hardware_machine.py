@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 
 import torch
 
-from hybrid import __version__
 from hybrid.ops import cpu
 from hybrid.runtime.cores import shared_cores
 from hybrid.runtime.memory import available_memory, total_memory
 from hybrid.runtime.processor import last_level_cache, processor_name
 from hybrid.runtime.this_machine import SecondDevice, machine_key
 from hybrid.runtime.unit import cuda_unit, host_unit, stand_in_unit
-from hybrid.stages.hardware_delays import Link
+from hybrid.stages.hardware_delays import Link, Measurement
 from hybrid.stages.hardware_units import Measured, UnitFigures
 from hybrid.stages.hardware_weights import Shape
 from profiler.artifacts import format_size
@@ -52,12 +52,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Delays:
-    """What does not grow with weights. overheads: of units by name. spread: of the hand-over."""
+    """What does not grow with weights, in seconds. overheads: of units by name."""
 
     link: Link
     overheads: Mapping[str, float]
-    hand_over: float
-    spread: float
+    hand_over: Measurement
 
 
 def prepare(device: SecondDevice | None, cores: int, shape: Shape | None) -> Setup:
@@ -111,8 +110,8 @@ def describe(
         cpu=units["cpu"],
         link_bandwidth=delays.link.there,
         back_bandwidth=delays.link.back,
-        hand_over=delays.hand_over,
-        sync=delays.hand_over,
+        hand_over=delays.hand_over.value,
+        sync=delays.hand_over.value,
         measured=True,
         flash=() if drive is None else drive.speeds,
         readings=tuple(figures.readings),
@@ -127,7 +126,8 @@ def preferred_format(speeds: Mapping[str, Speed]) -> str:
 def _description(setup: Setup, drive: DriveReport | None) -> str:
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     memory = format_size(total_memory())
-    words = [f"Measured on {day} by hybrid {__version__}: {processor_name()} ({cpu.isa()}), {memory} of memory."]
+    program = f"hybrid {version('hybrid-inference')}"
+    words = [f"Measured on {day} by {program}: {processor_name()} ({cpu.isa()}), {memory} of memory."]
     if setup.device == "cuda":
         words.append(f"The GPU is an {torch.cuda.get_device_name(0)}; {setup.far.threads} threads on the CPU.")
     elif setup.device == "cpu":

@@ -123,9 +123,3 @@ def complete(unit: Unit) -> None:
     """Wait until a unit has done all that it was given."""
     if unit.device.type == "cuda":
         torch.cuda.synchronize(unit.device)
-
-
-def few_rows(unit: Unit, hidden: int, rows: int, first_row: int = 0) -> RowBank:
-    """A bank of random rows in f16 on a unit, all of which are active."""
-    values = torch.randn(rows, VECTORS * hidden, generator=torch.Generator().manual_seed(0)) / hidden**0.5
-    return RowBank(unit.place(values.half(), "delays"), "f16", hidden, True, "silu", None, first_row)
