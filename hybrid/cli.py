@@ -17,6 +17,7 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_calibrate import calibrate
+from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
 from hybrid.cli_options import (
     ContextOption,
@@ -76,6 +77,7 @@ app.add_typer(profile_app, name="profile")
 
 app.command()(calibrate)
 app.command("import-predictors")(import_predictors)
+app.command()(hardware)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from hybrid.model.pages import KV_FORMATS, pages_for
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.runtime.choices import choose_context
-from hybrid.runtime.cores import usable_cores
+from hybrid.runtime.cores import shared_cores, usable_cores
 from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions
@@ -226,7 +226,8 @@ def make_units(options: EngineOptions) -> dict[str, Unit]:
         return {"cpu": host_unit(cores)}
     budget, planned = options.plan.budgets.vram, options.plan.total_bytes("gpu")
     if options.second_device == "cpu":
-        return {"cpu": host_unit(max(1, cores - cores // 2)), "gpu": stand_in_unit(max(1, cores // 2), budget, planned)}
+        host, stand_in = shared_cores(cores)
+        return {"cpu": host_unit(host), "gpu": stand_in_unit(stand_in, budget, planned)}
     return {"cpu": host_unit(cores), "gpu": cuda_unit(budget, planned)}
 
 
