@@ -42,6 +42,11 @@ def usable_cores(root: Path = Path("/"), allowed: Collection[int] | None = None)
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
+def shared_cores(cores: int) -> tuple[int, int]:
+    """Threads of the host, and of a second device made of ordinary memory, that share so many cores evenly."""
+    return max(1, cores - cores // 2), max(1, cores // 2)
+
+
 def require_cores(cores: Collection[int]) -> None:
     """Refuse CPUs that this process may not run on.
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from hybrid.model.decoder import Decoder
-from hybrid.model.kv_cache import KV_FORMATS, pages_for
+from hybrid.model.pages import KV_FORMATS, pages_for
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
-from hybrid.runtime.cores import require_cores, usable_cores
+from hybrid.runtime.choices import choose_context
+from hybrid.runtime.cores import require_cores, shared_cores, usable_cores
 from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
-from hybrid.runtime.options import EngineOptions, choose_context
+from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.placer import Placer
 from hybrid.runtime.recorded import RecordedStep, record
 from hybrid.runtime.scheduler import Scheduler
@@ -121,7 +122,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         directory.watch(predictors.path, f"hybrid profile {directory.path} --text FILE")
         guards += guard(predictors.mappings())
     touched = placer.dense_bytes_per_token(outer)
-    element = KV_FORMATS[options.kv_format].itemsize
+    element = KV_FORMATS[options.kv_format]
     recorded = record(decoder, scheduler)
     if recorded is not None and options.prefill_tokens is None:
         prefill = min(prefill, cpu.MAX_TOKENS)
@@ -233,8 +234,8 @@ def make_units(options: EngineOptions) -> dict[str, Unit]:
     budget, planned = plan.budgets.vram, plan.total_bytes("gpu")
     if options.second_device != "cpu":
         return {"cpu": host_unit(threads, *host), "gpu": cuda_unit(budget, planned)}
-    half = max(1, threads // 2)
-    return {"cpu": host_unit(max(1, threads - half), *host), "gpu": stand_in_unit(half, budget, planned, *theirs)}
+    shares = shared_cores(threads)
+    return {"cpu": host_unit(shares[0], *host), "gpu": stand_in_unit(shares[1], budget, planned, *theirs)}
 
 
 def whole_on_host(layers: int, rows: int) -> tuple[LayerPlan, ...]:

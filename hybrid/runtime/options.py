@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from hybrid.model.kv_cache import KV_FORMATS
 from hybrid.ops import cpu
-from hybrid.runtime.scheduler import MODES
+from hybrid.runtime.choices import check_kv_format, known_mode
 from hybrid.runtime.sizes import PREFILL_TOKENS
 from placement.plan import Mode, Plan, Unit
 from profiler.artifacts import UserError
 from profiler.predictor import PredictorSet
 from profiler.thresholds import LARGEST_CUTOFF, Loss
 from profiler.thresholds import MEND as THRESHOLDS_MEND
-
-DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,8 @@ class EngineOptions:
     cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(f"mode {self.mode!r} is not known; modes are {', '.join(MODES)}")
-        if self.kv_format not in KV_FORMATS:
-            raise UserError(f"KV format {self.kv_format!r} is not known; formats are {', '.join(KV_FORMATS)}")
+        known_mode(self.mode)
+        check_kv_format(self.kv_format)
         if self.second_device is not None and self.plan is None:
             raise UserError("a second device needs a plan that says what it holds: hybrid plan DIR --vram SIZE")
         if self.prefill_tokens is not None and not 1 <= self.prefill_tokens <= PREFILL_TOKENS:
@@ -106,17 +101,3 @@ def check_unit(unit: str) -> None:
     """Refuse what is not a unit's name."""
     if unit not in get_args(Unit):
         raise UserError(f"{unit!r} is no unit; units are {' and '.join(get_args(Unit))}")
-
-
-def choose_context(wanted: int | None, planned: int | None, trained: int) -> int:
-    """Tokens of one sequence: those asked for, else those planned for, else the model's own up to 4096.
-
-    Raises:
-        UserError: out of the range that the model was trained for, or more than was planned for.
-    """
-    context = wanted or planned or min(trained, DEFAULT_CONTEXT)
-    if not 2 <= context <= trained:
-        raise UserError(f"a context of {context} tokens is out of range: the model was trained for 2 to {trained}")
-    if planned is not None and context > planned:
-        raise UserError(f"the plan has room for {planned} tokens of context, not {context}; plan anew with --context")
-    return context
