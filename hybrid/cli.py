@@ -29,11 +29,13 @@ from hybrid.cli_options import (
     ModelArgument,
     NoMmapOption,
     PlanOption,
+    SlowdownOption,
     ThreadsOption,
     ThresholdsOption,
     WeightFormat,
     device_name,
     model_directory,
+    parse_slowdown,
 )
 from hybrid.cli_plan import plan
 from hybrid.cli_profile import profile_app
@@ -96,6 +98,7 @@ def run(
     thresholds: ThresholdsOption = "default",
     plan: PlanOption = None,
     device: DeviceOption = None,
+    slowdown: SlowdownOption = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that hold this probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample from so many likeliest tokens; 0 for all.")] = 0,
@@ -134,6 +137,7 @@ def run(
         mmap=not no_mmap,
         profile=profile,
         thresholds=thresholds,
+        slowdown=parse_slowdown(slowdown),
     ) as llm:
         show = (lambda text: None) if as_json else display.write
         pieces = llm.stream(prompt, params)
