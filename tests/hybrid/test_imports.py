@@ -10,6 +10,7 @@ import pytest
     "statement",
     [
         "import hybrid.cli",
+        "import hybrid.runtime.this_machine, profiler.timing, profiler.drive",
         "import hybrid.stages.inspect",
         "import hybrid.stages.report, hybrid.stages.report_sections, hybrid.stages.report_quality",
         "import placement.planner, profiler.profile",
