@@ -11,6 +11,7 @@ import pytest
     "statement",
     [
         "import hybrid.cli",
+        "import hybrid.runtime.this_machine, profiler.timing, profiler.drive",
         "import hybrid.stages.inspect",
         "import hybrid.stages.plan",
         "import hybrid.stages.report, hybrid.stages.report_sections, hybrid.stages.report_quality",
