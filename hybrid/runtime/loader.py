@@ -155,8 +155,8 @@ def check_plan(directory: ModelDirectory, plan: Plan) -> None:
         raise UserError(f"the plan was made for another model than {directory.path}; {mend}")
     if plan.digests.row_order != directory.row_order_digest():
         raise UserError(f"the rows of {directory.path} were profiled anew since the plan was made; {mend}")
-    if any(s.streamed or s.resident == "flash" for layer in plan.layers for s in layer.segments):
-        raise UserError(f"the plan keeps rows on flash or streams them, which only simulation knows; {mend}")
+    if any(s.streamed for layer in plan.layers for s in layer.segments):
+        raise UserError(f"the plan streams rows to the GPU for every token, which only simulation knows; {mend}")
 
 
 def check_cache(spec: ModelSpec, options: EngineOptions, layers: int) -> None:
