@@ -93,7 +93,7 @@ def measure(settings: HardwareSettings, tell: Tell = lambda stage, done, total: 
     device = settings.second_device or ("cuda" if torch.cuda.is_available() else None)
     path = settings.output or measured_path(device, settings.threads)
     require_writable(path)
-    setup = prepare(device, settings.threads or usable_cores(), settings.shape)
+    setup = prepare(device, settings.threads or usable_cores(), settings.shape, settings.scale)
     drive = _drive(settings, tell) if settings.flash else None
     figures = measure_units(setup.units, settings.formats, setup.shape, settings.seconds(UNITS), tell)
     delays = _delays(settings, setup, figures, tell)
@@ -139,7 +139,7 @@ def _drive(settings: HardwareSettings, tell: Tell) -> DriveReport:
 def _delays(settings: HardwareSettings, setup: Setup, figures: UnitFigures, tell: Tell) -> Delays:
     near, far = setup.near, setup.far
     tell("delays", 0, 3)
-    link = measure_link(near.unit, setup.shape.least // 4, settings.seconds(LINK))
+    link = measure_link(near.unit, 2 * (setup.cache or 0), settings.seconds(LINK))
     tell("delays", 1, 3)
     seconds = settings.seconds(OVERHEAD) / len(setup.used)
     overheads = {used.unit.name: measure_overhead(used.unit, used.threads, seconds) for used in setup.used}
