@@ -9,7 +9,8 @@ import torch
 
 from hybrid.model.decoder import Decoder, LayerParts, NormWeights, OuterParts, Projection
 from hybrid.model.eager import EagerOperators, Step
-from hybrid.model.kv_cache import PAGE_TOKENS, LayerPages, Span
+from hybrid.model.kv_cache import LayerPages, Span
+from hybrid.model.pages import PAGE_TOKENS
 from hybrid.ops.bank import RowBank
 from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.activity import Activity
@@ -109,7 +110,7 @@ class StepModel:
 
 def _outer(unit: Unit, shape: StepShape) -> OuterParts:
     embeddings = _matrix(unit, VOCABULARY, shape.hidden)
-    return OuterParts(embeddings, None, _norm(unit, shape.hidden), embeddings, unit)
+    return OuterParts(embeddings, None, _norm(unit, shape.hidden), embeddings, unit, unit)
 
 
 def _layer(unit: Unit, shape: StepShape) -> LayerParts:
