@@ -109,8 +109,8 @@ def fit(
         parts = parts_of(passages)
         reference = measure([dense], passages, lambda done, total: tell("dense", done, total))[0]
         mode = settings.mode or ("predicted" if find_predictors(dense.directory, settings.name) else "threshold")
-        work = _predicted if mode == "predicted" else _threshold
-        fitted = stack.enter_context(work(model, dense, corpus, passages, settings, tell))
+        given = Given(model, dense, corpus, passages, settings, tell)
+        fitted = stack.enter_context((_predicted if mode == "predicted" else _threshold)(given))
         trier = Trier(
             fitted.curves,
             lambda thresholds: measure([fitted.set(thresholds)], passages)[0],
@@ -124,9 +124,21 @@ def fit(
         for done, passage in enumerate(passages):
             engine.hidden_states(passage.ids, tap=tally)
             tell("layers", done + 1, len(passages))
-        target = fitted.store(found, tally, corpus.digest())
+        target = fitted.store(found, tally)
     tokens = sum(passage.predicted for passage in passages)
     return BudgetReport(target, mode, tokens, found, tally.quality())
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a search is given: the model at `path`, opened as `dense`, and the `passages` at the corpus's beginning."""
+
+    path: Path
+    dense: Engine
+    corpus: Corpus
+    passages: Sequence[Passage]
+    settings: BudgetSettings
+    tell: Progress
 
 
 @dataclass(frozen=True)
@@ -136,7 +148,7 @@ class Fitted:
     curves: Sequence[Curve | None]
     knob: Knob
     set: Callable[[Sequence[float]], Engine]
-    store: Callable[[BudgetSearch, NamedCounts, str], Path]
+    store: Callable[[BudgetSearch, NamedCounts], Path]
 
 
 def _knob(curves: Sequence[Curve | None], settings: BudgetSettings, usual: Allocation) -> Knob:
@@ -145,64 +157,50 @@ def _knob(curves: Sequence[Curve | None], settings: BudgetSettings, usual: Alloc
 
 
 @contextlib.contextmanager
-def _predicted(
-    model: Path,
-    dense: Engine,
-    corpus: Corpus,
-    passages: Sequence[Passage],
-    settings: BudgetSettings,
-    tell: Progress,
-) -> Iterator[Fitted]:
-    directory = dense.directory
+def _predicted(given: Given) -> Iterator[Fitted]:
+    directory, settings = given.dense.directory, given.settings
     predictors = find_predictors(directory, settings.name)
     if predictors is None:
-        raise UserError(f"{model} has no predictors; make them with: hybrid profile {model} --text FILE")
-    with open_engine(model, mode="predicted", profile=settings.name, threads=settings.threads) as engine:
+        raise UserError(f"{given.path} has no predictors; make them with: hybrid profile {given.path} --text FILE")
+    with open_engine(given.path, mode="predicted", profile=settings.name, threads=settings.threads) as engine:
         tap = LogitCurves(predictors.layers, [directory.neuron_ids(i) for i in range(directory.spec.n_layers)])
-        for done, passage in enumerate(passages):
+        for done, passage in enumerate(given.passages):
             engine.hidden_states(passage.ids, tap=tap)
-            tell("calibrating", done + 1, len(passages))
+            given.tell("calibrating", done + 1, len(given.passages))
 
         def set_thresholds(thresholds: Sequence[float]) -> Engine:
-            engine.machine.set_thresholds(tuple(thresholds))
+            engine.set_thresholds(tuple(thresholds))
             return engine
 
-        def write(found: BudgetSearch, tally: NamedCounts, text_digest: str) -> Path:
+        def write(found: BudgetSearch, tally: NamedCounts) -> Path:
             return _write_predictors(directory, settings.name, predictors, found, tally)
 
         yield Fitted(tap.curves, _knob(tap.curves, settings, "price"), set_thresholds, write)
 
 
 @contextlib.contextmanager
-def _threshold(
-    model: Path,
-    dense: Engine,
-    corpus: Corpus,
-    passages: Sequence[Passage],
-    settings: BudgetSettings,
-    tell: Progress,
-) -> Iterator[Fitted]:
-    directory = dense.directory
-    gates, split = collect(dense, corpus, settings.tokens, tell)
+def _threshold(given: Given) -> Iterator[Fitted]:
+    directory, settings = given.dense.directory, given.settings
+    gates, split = collect(given.dense, given.corpus, settings.tokens, given.tell)
     none = (0.0,) * directory.spec.n_layers
-    with open_engine(model, mode="threshold", cutoffs=none, threads=settings.threads) as engine:
+    with open_engine(given.path, mode="threshold", cutoffs=none, threads=settings.threads) as engine:
 
         def set_cutoffs(thresholds: Sequence[float]) -> Engine:
-            engine.machine.set_cutoffs(as_cutoffs(thresholds))
+            engine.set_cutoffs(as_cutoffs(thresholds))
             return engine
 
-        def write(found: BudgetSearch, tally: NamedCounts, text_digest: str) -> Path:
+        def write(found: BudgetSearch, tally: NamedCounts) -> Path:
             target = directory.thresholds_path(settings.name)
             layers = layer_thresholds(gates, as_cutoffs(found.found.thresholds))
             thresholds = Thresholds(
                 directory.source_digest,
-                text_digest,
+                given.corpus.digest(),
                 split.setting,
                 max(1, split.checking),
                 layers,
                 budget=settings.budget,
             )
-            store(model, target, thresholds)
+            store(given.path, target, thresholds)
             return target
 
         yield Fitted(gates.setting, _knob(gates.setting, settings, "share"), set_cutoffs, write)
