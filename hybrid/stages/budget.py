@@ -181,7 +181,7 @@ def _predicted(given: Given) -> Iterator[Fitted]:
 @contextlib.contextmanager
 def _threshold(given: Given) -> Iterator[Fitted]:
     directory, settings = given.dense.directory, given.settings
-    gates, split = collect(given.dense, given.corpus, settings.tokens, given.tell)
+    collected = collect(given.dense, given.corpus, settings.tokens, given.tell)
     none = (0.0,) * directory.spec.n_layers
     with open_engine(given.path, mode="threshold", cutoffs=none, threads=settings.threads) as engine:
 
@@ -191,19 +191,20 @@ def _threshold(given: Given) -> Iterator[Fitted]:
 
         def write(found: BudgetSearch, tally: NamedCounts) -> Path:
             target = directory.thresholds_path(settings.name)
-            layers = layer_thresholds(gates, as_cutoffs(found.found.thresholds))
+            layers = layer_thresholds(collected.curves, as_cutoffs(found.found.thresholds))
             thresholds = Thresholds(
                 directory.source_digest,
                 given.corpus.digest(),
-                split.setting,
-                max(1, split.checking),
+                collected.setting,
+                max(1, collected.checking),
                 layers,
                 budget=settings.budget,
             )
             store(given.path, target, thresholds)
             return target
 
-        yield Fitted(gates.setting, _knob(gates.setting, settings, "share"), set_cutoffs, write)
+        curves = collected.curves.setting
+        yield Fitted(curves, _knob(curves, settings, "share"), set_cutoffs, write)
 
 
 def as_cutoffs(thresholds: Sequence[float]) -> tuple[float, ...]:
