@@ -36,11 +36,11 @@ Note = Callable[[str], None]
 @dataclass(frozen=True)
 class ProfileSettings:
     """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None to search
-    one for each layer. predictor_bytes: of all of them at most. perceptrons: try those too. look_ahead: have
-    predictors read what the layer before read. steps: of training. memory:
-    bytes, None for a part of what is free. keep: share of activation mass that predictors keep. train: predictors.
-    predictors: name or file of those to count with instead of training any. thresholds: name of those above which an
-    activation counts, while the states are mode threshold's; then no predictors are trained.
+    one for each layer. predictor_bytes: of all of them at most. perceptrons: try those too. look_ahead: have predictors
+    read what the layer before read. steps: of training. memory: bytes, None for a part of what is free. keep: share of
+    activation mass that predictors keep. train: predictors. predictors: name or file of those to count with instead of
+    training any. thresholds: name of those above which an activation counts, while the states are mode threshold's;
+    then no predictors are trained.
     """
 
     name: str = "default"
@@ -153,7 +153,10 @@ def prepare(
         UserError: the text cannot be read, or the tokenizer gives ids that the model does not have.
     """
     expected = settings.tokens or corpus.bytes // TYPICAL_BYTES
-    count = lambda done: tell("tokenising", min(done, expected), expected)  # noqa: E731
+
+    def count(done: int) -> None:
+        tell("tokenising", min(done, expected), expected)
+
     text = tokenise(corpus, context, settings.tokens, settings.seed, checkpoint.tokens_path, count)
     spec = sizes.spec
     if text.ids.max() >= spec.vocab_size:
