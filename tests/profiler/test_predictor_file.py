@@ -8,33 +8,14 @@ from safetensors.torch import save_file
 
 from profiler.artifacts import UserError
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet, Trial
+from profiler.predictor import Predictor, PredictorQuality, Trial
 from profiler.predictor_file import read_predictors, write_predictors
-
-QUALITY = PredictorQuality(tokens=100, active=0.1, named=0.12, recall=0.95, precision=0.8, mass_recall=0.99)
-
-
-def make(hidden=6, neurons=10, rank=3, threshold=0.25, seed=0, dtype=torch.float16) -> Predictor:
-    generator = torch.Generator().manual_seed(seed)
-    fc1 = torch.randn(rank, hidden, generator=generator).to(dtype)
-    fc2 = torch.randn(neurons, rank, generator=generator).to(dtype)
-    return Predictor.low_rank(Matrix.of(fc1), Matrix.of(fc2), threshold)
-
-
-def make_wide(seed=0, **options) -> Predictor:
-    """One whose sizes are whole blocks, so that it can be quantised."""
-    return make(hidden=64, neurons=50, rank=32, seed=seed, **options)
-
-
-def make_set(**changes) -> PredictorSet:
-    layers = (make(seed=1), make(seed=2, rank=5, threshold=-1.5), make(seed=3, threshold=float("inf")))
-    return PredictorSet("digest", layers, (QUALITY,) * 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_predictors_come_back_as_they_were_written(tmp_path, dtype):
+def test_predictors_come_back_as_they_were_written(tmp_path, dtype, make_predictor, make_set):
     path = tmp_path / "default.safetensors"
-    predictors = PredictorSet("digest", (make(dtype=dtype), make(dtype=dtype, threshold=float("-inf"))), (QUALITY,) * 2)
+    predictors = make_set(make_predictor(dtype=dtype), make_predictor(dtype=dtype, threshold=float("-inf")))
     write_predictors(path, predictors)
     back = read_predictors(path)
     assert (back.source_digest, back.quality) == (predictors.source_digest, predictors.quality)
@@ -46,9 +27,9 @@ def test_predictors_come_back_as_they_were_written(tmp_path, dtype):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_quantised_predictors_come_back_as_they_were_written(tmp_path):
+def test_quantised_predictors_come_back_as_they_were_written(tmp_path, make_wide, make_set):
     path = tmp_path / "default.safetensors"
-    predictors = PredictorSet("digest", (make_wide(), make_wide(seed=1)), (QUALITY,) * 2).quantised()
+    predictors = make_set(make_wide(), make_wide(seed=1)).quantised()
     write_predictors(path, predictors)
     back = read_predictors(path)
     for one, other in zip(back.layers, predictors.layers, strict=True):
@@ -57,7 +38,7 @@ def test_quantised_predictors_come_back_as_they_were_written(tmp_path):
         assert torch.equal(one.fc2.data, other.fc2.data)
 
 
-def test_every_family_comes_back_with_what_was_tried(tmp_path):
+def test_every_family_comes_back_with_what_was_tried(tmp_path, make_wide, make_set):
     path, bias = tmp_path / "default.safetensors", torch.randn(50)
     layers = (
         make_wide().quantised(),
@@ -67,7 +48,7 @@ def test_every_family_comes_back_with_what_was_tried(tmp_path):
         Predictor.low_rank(make_wide().fc1, make_wide().fc2, 0.5, reads="previous_ffn_input"),
     )
     trials = ((Trial("perceptron", 32, ("q8_0", "q8_0"), 3876, 0.99, 0.1, 5000.0, chosen=True),), (), (), (), ())
-    write_predictors(path, PredictorSet("digest", layers, (QUALITY,) * 5, trials))
+    write_predictors(path, make_set(*layers, trials=trials))
     back = read_predictors(path)
     assert back.trials == trials
     x = torch.randn(9, 64)
@@ -91,10 +72,10 @@ def test_files_of_version_1_are_read():
         assert torch.equal(predictor.fc2.widened(slice(None)), (torch.arange(10) - 4 + seed).view(5, 2) / 4)
 
 
-def test_opening_maps_the_file_and_reads_no_weights(tmp_path):
+def test_opening_maps_the_file_and_reads_no_weights(tmp_path, make_set):
     path, fc2 = tmp_path / "default.safetensors", torch.ones(1 << 20, 16).half()
     predictor = Predictor.low_rank(Matrix.of(torch.ones(16, 8).half()), Matrix.of(fc2), 0.0)
-    write_predictors(path, PredictorSet("digest", (predictor,), (QUALITY,)))
+    write_predictors(path, make_set(predictor))
     back = read_predictors(path)
     mapped = next(m for m in psutil.Process().memory_maps(grouped=False) if m.path == str(path))
     first, last = (int(end, 16) for end in mapped.addr.split("-"))
@@ -111,7 +92,7 @@ def test_opening_maps_the_file_and_reads_no_weights(tmp_path):
 
 
 @pytest.mark.parametrize("weight_format", ["f16", "bf16", "q8_0"])
-def test_weights_that_are_not_finite_are_found_and_never_written(tmp_path, weight_format):
+def test_weights_that_are_not_finite_are_found_and_never_written(tmp_path, weight_format, make_set):
     values = torch.ones(32, 64)
     good = Matrix.quantised(values, weight_format)
     bad = Matrix.quantised(values, weight_format)
@@ -122,16 +103,17 @@ def test_weights_that_are_not_finite_are_found_and_never_written(tmp_path, weigh
     with pytest.raises(UserError, match="not numbers"):
         predictor.check_finite()
     with pytest.raises(UserError, match="not numbers"):
-        write_predictors(tmp_path / "x", PredictorSet("digest", (predictor,), (QUALITY,)))
+        write_predictors(tmp_path / "x", make_set(predictor))
     assert not list(tmp_path.iterdir())
 
 
+QUALITY = {"tokens": 100, "active": 0.1, "named": 0.12, "recall": 0.95, "precision": 0.8, "mass_recall": 0.99}
 BODY = {
     "source_digest": "d",
     "reads": "ffn_input",
     "weight_format": "f16",
     "hidden": 6,
-    "quality": [dict(vars(QUALITY))],
+    "quality": [QUALITY],
 }
 GOOD = {"kind": "predictors", "format_version": "2", "predictors": json.dumps(BODY)}
 
@@ -153,7 +135,7 @@ def changed(**changes) -> dict[str, str]:
         (changed(reads="residual"), {}, "residual"),
         (changed(quality=[]), {}, "per layer"),
         (changed(quality=[{"tokens": 1}]), {}, "damaged"),
-        (changed(quality=[dict(vars(QUALITY)) | {"recall": "all"}]), {}, "shares"),
+        (changed(quality=[QUALITY | {"recall": "all"}]), {}, "shares"),
         (GOOD, {"0.fc1": None}, "damaged"),
         (GOOD, {"thresholds": None}, "damaged"),
         (GOOD, {"thresholds": torch.zeros(100)}, "damaged"),
@@ -174,16 +156,16 @@ def changed(**changes) -> dict[str, str]:
         (GOOD | {"format_version": "1"}, {"0.fc2": torch.zeros(10, 3)}, "float16"),
     ],
 )
-def test_damaged_files_are_refused(tmp_path, metadata, tensors, message):
-    path = tmp_path / "default.safetensors"
-    good = {"0.fc1": make().fc1.data, "0.fc2": make().fc2.data, "thresholds": torch.tensor([0.25])}
+def test_damaged_files_are_refused(tmp_path, metadata, tensors, message, make_predictor):
+    path, predictor = tmp_path / "default.safetensors", make_predictor()
+    good = {"0.fc1": predictor.fc1.data, "0.fc2": predictor.fc2.data, "thresholds": torch.tensor([0.25])}
     save_file({name: t for name, t in (good | tensors).items() if t is not None}, path, metadata)
     with pytest.raises(UserError, match=message):
         read_predictors(path)
 
 
 LAYER = {"family": "perceptron", "reads": "ffn_input", "shape": [10, 6], "matrices": [["f16", 6], ["f16", 3]]}
-BODY_3 = {"source_digest": "d", "quality": [dict(vars(QUALITY))], "layers": [LAYER], "trials": []}
+BODY_3 = {"source_digest": "d", "quality": [QUALITY], "layers": [LAYER], "trials": []}
 
 
 @pytest.mark.parametrize(
@@ -202,8 +184,8 @@ BODY_3 = {"source_digest": "d", "quality": [dict(vars(QUALITY))], "layers": [LAY
         ({"trials": [[], []]}, "every layer or for none"),
     ],
 )
-def test_damaged_descriptions_are_refused(tmp_path, changes, message):
-    path, predictor = tmp_path / "default.safetensors", make()
+def test_damaged_descriptions_are_refused(tmp_path, changes, message, make_predictor):
+    path, predictor = tmp_path / "default.safetensors", make_predictor()
     tensors = {"0.fc1": predictor.fc1.data, "0.fc2": predictor.fc2.data, "thresholds": torch.tensor([0.25])}
     metadata = {"kind": "predictors", "format_version": "3"}
     save_file(tensors, path, metadata | {"predictors": json.dumps(BODY_3)})
