@@ -137,8 +137,10 @@ def write_json(path: Path, kind: str, version: int, body: dict[str, Any]) -> Non
     write_atomic(path, text.encode() + b"\n")
 
 
-def read_json(path: Path, kind: str, version: int, mend: str, limit: int = 64 << 20) -> dict[str, Any]:
-    """Read an artifact of `kind` written at `version`; `mend` is the command that makes a new one.
+def read_json(
+    path: Path, kind: str, version: int, mend: str, limit: int = 64 << 20, oldest: int | None = None
+) -> dict[str, Any]:
+    """Read an artifact of `kind` written at `version`, or at one from `oldest` on; `mend` is what makes a new one.
 
     Raises:
         UserError: missing, over `limit` bytes, not JSON, of another kind, or of another version.
@@ -146,7 +148,7 @@ def read_json(path: Path, kind: str, version: int, mend: str, limit: int = 64 <<
     value = read_json_object(path, limit)
     if value.get("kind") != kind:
         raise UserError(f"{path} is not a {kind} file of hybrid; make one with: {mend}")
-    check_version(path, value.get("format_version"), version, mend)
+    check_version(path, value.get("format_version"), version, mend, oldest)
     return value
 
 
@@ -184,14 +186,21 @@ def from_json(kind: type[T], value: Any, artifact: str) -> T:
     return kind(**value)
 
 
-def check_version(path: Path, found: object, known: int, mend: str) -> None:
-    """Refuse an artifact whose format version is not the one this program reads."""
+def metadata_version(metadata: dict[str, str]) -> int | None:
+    """The format version in the metadata of a safetensors file, whose values are texts; None where it is no number."""
+    text = metadata.get("format_version", "")
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
+
+
+def check_version(path: Path, found: object, known: int, mend: str, oldest: int | None = None) -> int:
+    """An artifact's format version; refused unless it is `known`, or one from `oldest` on where those are read too."""
     if not isinstance(found, int) or isinstance(found, bool):
         raise UserError(f"{path} has no format version; make it anew with: {mend}")
     if found > known:
         raise UserError(f"{path} has format version {found}, newer than this program reads ({known}): update hybrid")
-    if found < known:
+    if found < (known if oldest is None else oldest):
         raise UserError(f"{path} has format version {found}, no longer read; make it anew with: {mend}")
+    return found
 
 
 def free_bytes(path: Path) -> int:

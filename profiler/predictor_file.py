@@ -12,7 +12,7 @@ import safetensors
 import torch
 from safetensors.torch import save
 
-from profiler.artifacts import UserError, check_version, write_atomic
+from profiler.artifacts import UserError, check_version, metadata_version, write_atomic
 from profiler.matrix import Matrix
 from profiler.predictor import Predictor, PredictorQuality, PredictorSet, Trial
 
@@ -72,10 +72,7 @@ def _described(predictor: Predictor) -> dict[str, Any]:
 def _check_kind(path: Path, metadata: dict[str, str], mend: str) -> int:
     if metadata.get("kind") != "predictors":
         raise UserError(f"{path} holds no predictors of hybrid; make them with: {mend}")
-    version = metadata.get("format_version", "")
-    if version not in ("1", "2"):
-        check_version(path, int(version) if version.isdigit() else None, PREDICTOR_VERSION, mend)
-    return int(version)
+    return check_version(path, metadata_version(metadata), PREDICTOR_VERSION, mend, oldest=1)
 
 
 def _from_parts(path: Path, version: int, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> PredictorSet:

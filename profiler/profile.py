@@ -15,7 +15,7 @@ import numpy.typing as npt
 import safetensors
 from safetensors.numpy import save
 
-from profiler.artifacts import UserError, check_version, write_atomic
+from profiler.artifacts import UserError, check_version, metadata_version, write_atomic
 
 PROFILE_VERSION = 2  # version 1, which is read too, counts neither domains nor halves, and int64 throughout
 Counts = npt.NDArray[np.int64]
@@ -138,11 +138,9 @@ def read_profile(path: Path, mend: str = "hybrid profile DIR --text FILE") -> Pr
         raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
     if metadata.get("kind") != "profile":
         raise UserError(f"{path} is not a profile; make one with: {mend}")
-    version = metadata.get("format_version", "")
-    if version != "1":
-        check_version(path, int(version) if version.isdigit() else None, PROFILE_VERSION, mend)
+    version = check_version(path, metadata_version(metadata), PROFILE_VERSION, mend, oldest=1)
     try:
-        return _from_parts(int(version), json.loads(metadata["profile"]), arrays)
+        return _from_parts(version, json.loads(metadata["profile"]), arrays)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
 

@@ -163,6 +163,8 @@ GOOD = {"kind": "profile", "format_version": "1", "profile": BODY}
         (GOOD | {"format_version": "2"}, {}, "damaged"),
         (GOOD | {"format_version": "0"}, {}, "no longer read"),
         (GOOD | {"format_version": "x"}, {}, "no format version"),
+        (GOOD | {"format_version": "²"}, {}, "no format version"),
+        (GOOD | {"format_version": "9" * 5000}, {}, "no format version"),
         (GOOD | {"kind": "predictors"}, {}, "not a profile"),
         ({"kind": "profile", "format_version": "1"}, {}, "damaged"),
         (GOOD | {"profile": "{"}, {}, "damaged"),
