@@ -17,9 +17,8 @@ from hybrid.runtime.engine import Engine
 from hybrid.stages.calibrate import collect, layer_thresholds, store
 from hybrid.stages.opening import find_predictors, open_engine, resolve
 from hybrid.stages.price_search import BudgetSearch, Knob, Trier, price_knob, search, share_knob
-from hybrid.stages.quality import Passage, measure, parts_of, read_passages
-from hybrid.stages.texts import Corpus
-from hybrid.store.directory import ModelDirectory
+from hybrid.stages.quality import Passage, Source, measure, parts_of, read_passages
+from hybrid.stages.texts import Corpus, digest_text
 from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
 from profiler.curve import Curve
 from profiler.naming import LogitCurves, NamedCounts
@@ -105,11 +104,11 @@ def fit(
     with contextlib.ExitStack() as stack:
         dense = stack.enter_context(open_engine(model, mode="dense", threads=settings.threads))
         corpus = Corpus.open(texts, dense.tokenizer, model)
-        passages, _ = read_passages(corpus, dense.context, settings.tokens)
+        passages, sources = read_passages(corpus, dense.context, settings.tokens)
         parts = parts_of(passages)
         reference = measure([dense], passages, lambda done, total: tell("dense", done, total))[0]
         mode = settings.mode or ("predicted" if find_predictors(dense.directory, settings.name) else "threshold")
-        given = Given(model, dense, corpus, passages, settings, tell)
+        given = Given(model, dense, corpus, passages, sources, settings, tell)
         fitted = stack.enter_context((_predicted if mode == "predicted" else _threshold)(given))
         trier = Trier(
             fitted.curves,
@@ -131,12 +130,15 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """What a search is given: the model at `path`, opened as `dense`, and the `passages` at the corpus's beginning."""
+    """What a search is given: the model at `path`, opened as `dense`, and the passages at the corpus's beginning, which
+    are of the documents `sources`.
+    """
 
     path: Path
     dense: Engine
     corpus: Corpus
     passages: Sequence[Passage]
+    sources: Sequence[Source]
     settings: BudgetSettings
     tell: Progress
 
@@ -173,7 +175,7 @@ def _predicted(given: Given) -> Iterator[Fitted]:
             return engine
 
         def write(found: BudgetSearch, tally: NamedCounts) -> Path:
-            return _write_predictors(directory, settings.name, predictors, found, tally)
+            return _write_predictors(given, predictors, found, tally)
 
         yield Fitted(tap.curves, _knob(tap.curves, settings, "price"), set_thresholds, write)
 
@@ -199,6 +201,7 @@ def _threshold(given: Given) -> Iterator[Fitted]:
                 max(1, collected.checking),
                 layers,
                 budget=settings.budget,
+                documents=tuple(sorted(collected.documents.union(digest_text(one.digest) for one in given.sources))),
             )
             store(given.path, target, thresholds)
             return target
@@ -212,13 +215,13 @@ def as_cutoffs(thresholds: Sequence[float]) -> tuple[float, ...]:
     return tuple(min(max(0.0, threshold), LARGEST_CUTOFF) for threshold in thresholds)
 
 
-def _write_predictors(
-    directory: ModelDirectory, name: str, predictors: PredictorSet, found: BudgetSearch, tally: NamedCounts
-) -> Path:
+def _write_predictors(given: Given, predictors: PredictorSet, found: BudgetSearch, tally: NamedCounts) -> Path:
     """The predictors with their thresholds, and what they name now in the profile.
 
-    Named counts are those of the text that was searched on, in proportion to the profile's tokens.
+    Named counts are those of the text that was searched on, in proportion to the profile's tokens. Its documents join
+    those that the profile has seen.
     """
+    directory, name = given.dense.directory, given.settings.name
     path, quality = directory.predictors_path(name), tuple(map(predictor_quality, tally.quality()))
     fitted = replace(predictors.with_thresholds(found.found.thresholds), quality=quality)
     with directory_lock(directory.path, "store thresholds"), explain_os_errors("store thresholds", directory.path):
@@ -229,6 +232,12 @@ def _write_predictors(
             for layer in range(directory.spec.n_layers):
                 by_id[layer, directory.neuron_ids(layer)] = tally.counts[layer]
             named = np.rint(by_id * (profile.tokens / tally.tokens)).astype(np.int64)
-            counted = replace(profile, named=named, predictors_digest=sha256_file(path))
+            seen = np.array([source.digest for source in given.sources], dtype=np.uint64)
+            counted = replace(
+                profile,
+                named=named,
+                predictors_digest=sha256_file(path),
+                documents=np.union1d(profile.documents, seen),
+            )
             write_profile(directory.profile_path(name), counted)
     return path

@@ -17,7 +17,7 @@ import torch
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.stages.text_files import Note
-from hybrid.stages.texts import Corpus, Window
+from hybrid.stages.texts import Corpus, Window, digest_text
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError, directory_lock, explain_os_errors
 from profiler.curve import Curve, LogBins, cutoffs_for
@@ -117,11 +117,14 @@ class HoldOut:
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """The curves of a text's beginning. setting, checking: the tokens that set cutoffs, and those held out."""
+    """The curves of a text's beginning. setting, checking: the tokens that set cutoffs, and those held out. documents:
+    digests of those that it is of; see `digest_text`.
+    """
 
     curves: GateCurves
     setting: int
     checking: int
+    documents: frozenset[str]
 
 
 def calibrate(
@@ -151,6 +154,7 @@ def calibrate(
         heldout_tokens=found.checking,
         layers=layer_thresholds(found.curves, cutoffs_for(found.curves.setting, settings.sparsity)),
         sparsity=settings.sparsity,
+        documents=tuple(sorted(found.documents)),
     )
     store(path, target, thresholds)
     return CalibrationReport(target, thresholds)
@@ -159,11 +163,15 @@ def calibrate(
 def collect(engine: Engine, corpus: Corpus, tokens: int, tell: Progress) -> Collected:
     """The curves of a text's beginning, in one pass of the engine in mode dense."""
     curves, passed = GateCurves(engine.directory.spec.n_layers), {False: 0, True: 0}
+    documents, latest = set[str](), None
     for window, held_out in parted(corpus, engine.context, tokens, "calibrating", tell):
+        if window.source is not latest:
+            latest = window.source
+            documents.add(digest_text(latest.digest))
         curves.held_out = held_out
         engine.hidden_states(window.ids, tap=curves)
         passed[held_out] += len(window.ids)
-    return Collected(curves, setting=passed[False], checking=passed[True])
+    return Collected(curves, passed[False], passed[True], frozenset(documents))
 
 
 def parted(corpus: Corpus, context: int, tokens: int, stage: str, tell: Progress) -> Iterator[tuple[Window, bool]]:
