@@ -20,6 +20,7 @@ from placement.plan import (
     check_whole,
 )
 from profiler.artifacts import UserError, format_size
+from profiler.formats import WEIGHT_FORMATS
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class ModelSizes:
 
     n_rows: rows of one layer; row_bytes: the stride of one row's record, of which gate, up and down vectors (up and
     down where not `gated`) take equal shares; row_extra_bytes: what else each row needs, such as its bias.
+    weight_format: of rows, projections and head.
     attention_bytes: per layer, weights, biases and both norms. predictor_bytes: per layer, 0 where there is none.
     embeddings_bytes: the token table; positions_bytes: learned positions, which live with it. head_bytes: 0 where the
     head is the token table. final_norm_bytes: lives with the head. kv_bytes_per_token: keys and values of one layer.
@@ -45,6 +47,7 @@ class ModelSizes:
     kv_bytes_per_token: int
     buffer_bytes: int
     row_extra_bytes: int = 0
+    weight_format: str = "f16"
     positions_bytes: int = 0
     final_norm_bytes: int = 0
     kv_page_tokens: int = 16
@@ -62,6 +65,8 @@ class ModelSizes:
                 check_whole(name, size, 0, MOST_BYTES)
         for name in ("embeddings_bytes", "head_bytes", "kv_bytes_per_token", "buffer_bytes"):
             check_whole(name, getattr(self, name), 0, MOST_BYTES)
+        if self.weight_format not in WEIGHT_FORMATS:
+            raise UserError(f"plan: weight format {self.weight_format!r:.40} is not known")
         for name in ("row_extra_bytes", "positions_bytes", "final_norm_bytes"):
             check_whole(name, getattr(self, name), 0, MOST_BYTES)
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-
-import numpy as np
-import numpy.typing as npt
 
 from placement.cost import ModelSizes, uses_predictors
 from placement.frequencies import Frequencies
-from placement.plan import Expected, LayerPlan, Mode, Placement, Segment, Unit
-from profiler.artifacts import UserError
+from placement.plan import Expected, LayerPlan, Placement, Segment, Unit
+from placement.reads import Numbers, RowReads, row_reads
+from profiler.formats import bits_per_weight
 from profiler.hardware import Hardware
+from profiler.speeds import ComputeUnit
+
+# Operators that a decoder calls for each part, every one of which costs a unit its overhead: two norms, four
+# projections, rope and attention itself; the predictor's two products; the rows; the last norm and the head.
+ATTENTION_OPERATORS = 8
+PREDICTOR_OPERATORS = 2
+ROWS_OPERATORS = 1
+HEAD_OPERATORS = 2
+FAULT_DEPTH = 1  # rows on flash come by page faults, one after the other
+RELOAD_BLOCK = 1 << 20  # baselines read whole layers
+RELOAD_DEPTH = 32
 
 
 @dataclass
@@ -24,44 +33,108 @@ class _Work:
     read: float = 0.0
 
 
+@dataclass
+class Costs:
+    """Seconds of every part of a model on each unit of a machine, alone.
+
+    batch and context: tokens of a step, and keys that each of them attends to.
+    """
+
+    sizes: ModelSizes
+    hardware: Hardware
+    reads: RowReads
+    batch: int
+    context: int
+    predicts: bool
+    rows: dict[Unit, Numbers] = field(init=False)  # [layers, rows]
+
+    def __post_init__(self) -> None:
+        self.rows = {"gpu": self.reads.seconds(self.hardware.gpu), "cpu": self.reads.seconds(self.hardware.cpu)}
+
+    def machine(self, unit: Unit) -> ComputeUnit:
+        """The figures of a unit."""
+        return self.hardware.gpu if unit == "gpu" else self.hardware.cpu
+
+    def overhead(self, unit: Unit, operators: int = ROWS_OPERATORS) -> float:
+        """Seconds that starting so many operators costs."""
+        return operators * self.machine(unit).overhead
+
+    def attention_read(self, layer: int) -> int:
+        """Bytes that a layer's attention reads: its weights, the predictor's, and the keys and values of all tokens."""
+        return self.dense_read(layer) + self.kv_read
+
+    def dense_read(self, layer: int) -> int:
+        """Bytes of a layer's weights that are read for every token."""
+        return self.sizes.attention_bytes[layer] + (self.sizes.predictor_bytes[layer] if self.predicts else 0)
+
+    @property
+    def kv_read(self) -> int:
+        """Bytes of keys and values that one layer reads."""
+        return self.sizes.kv_bytes_per_token * self.context * self.batch
+
+    def attention(self, layer: int, unit: Unit) -> float:
+        """Seconds of a layer's attention and predictor."""
+        predictor = PREDICTOR_OPERATORS if self.predicts and self.sizes.predictor_bytes[layer] else 0
+        weights = self.matrix(self.dense_read(layer), unit)
+        keys = self.kv_read / self.machine(unit).bandwidth
+        return weights + keys + self.overhead(unit, ATTENTION_OPERATORS + predictor)
+
+    def head(self, unit: Unit) -> float:
+        """Seconds of the last norm and the head."""
+        return self.matrix(self.sizes.head_read_bytes, unit) + self.overhead(unit, HEAD_OPERATORS)
+
+    def matrix(self, read: float, unit: Unit) -> float:
+        """Seconds of products with `read` bytes of weights, one row after the other."""
+        machine = self.machine(unit)
+        seconds = read / machine.speed(self.sizes.weight_format).dense
+        if machine.flops is None:
+            return seconds
+        operations = 2 * self.batch * read * 8 / bits_per_weight(self.sizes.weight_format)
+        return max(seconds, operations / machine.flops)
+
+    def flash(self) -> Numbers:
+        """Seconds `[layers, rows]` that rows on flash take more than rows in memory: each fault brings one row."""
+        return self.reads.bytes / self.hardware.flash_bandwidth(self.sizes.row_bytes, FAULT_DEPTH)
+
+
 def token_seconds(
     sizes: ModelSizes, frequencies: Frequencies | None, hardware: Hardware, placement: Placement
 ) -> Expected:
     """Predicted seconds of one decode step at the full context of the budgets, and what they consist of.
 
-    A part takes its bytes over the bandwidth of its unit, and one overhead. A layer is its attention (with the KV pages
-    and the predictor) and then the slower of the two units' rows, with one hand-over if any row is computed on another
-    unit than the attention. Where consecutive parts (embeddings, attentions, head) differ in unit, half a hand-over is
-    added: it goes one way. Streamed rows cross the link first. frequencies may be None in mode dense alone.
+    A part takes its bytes over the speed of its unit, and the overheads of its operators. A layer is its attention
+    (with the KV pages and the predictor) and then both units' rows, begun together (`Hardware.joined_seconds`), with
+    one hand-over if any row is computed on another unit than the attention. Where consecutive parts (embeddings,
+    attentions, head) differ in unit, half a hand-over is added: it goes one way. Streamed rows cross the link first,
+    and what is on flash is read from there: row by row where rows are skipped, a layer at a time in a baseline.
+    frequencies may be None in mode dense alone.
 
     Raises:
-        UserError: rows on flash, for which there are no figures, or frequencies that are not of this model.
+        UserError: rows on flash without figures for it, or frequencies that are not of this model.
     """
-    needed = _needed(sizes, frequencies, placement)
+    budgets = placement.budgets
+    reads = row_reads(sizes, frequencies, placement.mode, budgets.batch)
+    costs = Costs(sizes, hardware, reads, budgets.batch, budgets.context, uses_predictors(placement))
     work: dict[Unit, _Work] = {"gpu": _Work(), "cpu": _Work()}
-    bandwidth = {"gpu": hardware.gpu.bandwidth, "cpu": hardware.cpu.bandwidth}
-    overhead = {"gpu": hardware.gpu.overhead, "cpu": hardware.cpu.overhead}
 
-    def spend(unit: Unit, read: float, crossing: float = 0.0) -> float:
-        seconds = read / bandwidth[unit] + crossing / hardware.link_bandwidth + overhead[unit]
+    def spend(unit: Unit, read: float, seconds: float) -> float:
         work[unit].seconds += seconds
         work[unit].read += read
         return seconds
 
-    kv_read = sizes.kv_bytes_per_token * placement.budgets.context * placement.budgets.batch
-    attention = ffn = transfer = 0.0
+    attention = ffn = transfer = flash = 0.0
     for number, layer in enumerate(placement.layers):
-        predictor = sizes.predictor_bytes[number] if uses_predictors(placement) else 0
-        attention += spend(layer.attention, sizes.attention_bytes[number] + predictor + kv_read)
-        computed: list[float] = []
+        attention += spend(layer.attention, costs.attention_read(number), costs.attention(number, layer.attention))
+        computed: dict[Unit, float] = {"gpu": 0.0, "cpu": 0.0}
         for unit in _units(layer):
             segments = [s for s in layer.segments if s.computed_on == unit]
-            read = sum(_row_bytes(sizes, placement.mode, s, needed[number]) for s in segments)
-            streamed = sum(s.rows for s in segments if s.streamed) * sizes.whole_row_bytes
-            computed.append(spend(unit, read, streamed))
-        ffn += max(computed)
+            read = sum(float(reads.bytes[number, s.start : s.stop].sum()) for s in segments)
+            seconds = costs.overhead(unit) + sum(_seconds(costs, placement, number, s) for s in segments)
+            computed[unit] = spend(unit, read, seconds)
+        flash += sum(float(reads.bytes[number, s.start : s.stop].sum()) for s in layer.segments if s.on_flash)
+        ffn += hardware.joined_seconds(computed["gpu"], computed["cpu"])
         transfer += hardware.hand_over * layer.crosses
-    head = spend(placement.head, sizes.head_read_bytes)
+    head = spend(placement.head, sizes.head_read_bytes, costs.head(placement.head))
     units = [placement.embeddings, *(layer.attention for layer in placement.layers), placement.head]
     transfer += hardware.hand_over / 2 * sum(before != after for before, after in pairwise(units))
     return Expected(
@@ -74,32 +147,25 @@ def token_seconds(
         cpu_seconds=work["cpu"].seconds,
         gpu_bytes=work["gpu"].read,
         cpu_bytes=work["cpu"].read,
+        flash_bytes=flash,
     )
 
 
-def _needed(sizes: ModelSizes, frequencies: Frequencies | None, placement: Placement) -> npt.NDArray[np.float64]:
-    shape = (sizes.n_layers, sizes.n_rows)
-    if any(segment.resident == "flash" for layer in placement.layers for segment in layer.segments):
-        raise UserError("no time can be predicted for rows on flash: the machine's figures have no bandwidth for it")
-    if frequencies is None:
-        if placement.mode != "dense":
-            raise UserError(f"mode {placement.mode} needs a profile; make one with: hybrid profile DIR --text FILE")
-        return np.ones(shape)
-    if frequencies.active.shape != shape:
-        raise UserError(f"the profile has shape {frequencies.active.shape} and the model {shape}: profile it anew")
-    return frequencies.needed(placement.mode, placement.budgets.batch)
+def _seconds(costs: Costs, placement: Placement, layer: int, segment: Segment) -> float:
+    """Seconds of a segment's rows, those included in which they come from elsewhere."""
+    rows, hardware = slice(segment.start, segment.stop), costs.hardware
+    seconds = float(costs.rows[segment.computed_on][layer, rows].sum())
+    size = segment.rows * costs.sizes.whole_row_bytes
+    if segment.on_flash and placement.sparse:
+        seconds += float(costs.flash()[layer, rows].sum())
+    elif segment.on_flash:
+        seconds += size / hardware.flash_bandwidth(RELOAD_BLOCK, RELOAD_DEPTH)
+    if segment.streamed:
+        seconds += size / hardware.link_bandwidth
+    return seconds
 
 
 def _units(layer: LayerPlan) -> Iterator[Unit]:
     for unit in ("gpu", "cpu"):
         if any(segment.computed_on == unit for segment in layer.segments):
             yield unit
-
-
-def _row_bytes(sizes: ModelSizes, mode: Mode, segment: Segment, needed: npt.NDArray[np.float64]) -> float:
-    """Expected bytes that a segment's rows read: M for what is named; with all gates M(1/3 + 2f/3), M(1/2 + f/2)."""
-    rows = float(needed[segment.start : segment.stop].sum())
-    if mode not in ("exact", "threshold"):
-        return rows * sizes.whole_row_bytes
-    first = sizes.row_bytes / (3 if sizes.gated else 2)
-    return segment.rows * (first + sizes.row_extra_bytes) + rows * (sizes.row_bytes - first)

@@ -58,7 +58,7 @@ def check_text(name: str, value: Any, pattern: str) -> None:
 class Segment:
     """Rows `start` to `stop` (exclusive) of one layer, all living in one memory and computed by one unit.
 
-    Rows in RAM that the GPU computes are streamed to it for every token: baselines only.
+    Rows outside GPU memory that the GPU computes are streamed to it for every token: baselines only.
     """
 
     start: int
@@ -71,7 +71,7 @@ class Segment:
         check_whole("a segment's stop", self.stop, self.start + 1, MOST_ROWS)
         check_choice("a segment's resident", self.resident, Residence)
         check_choice("a segment's computed_on", self.computed_on, Unit)
-        if (self.computed_on, self.resident) in (("cpu", "gpu"), ("gpu", "flash")):
+        if (self.computed_on, self.resident) == ("cpu", "gpu"):
             raise UserError(f"plan: rows resident on {self.resident} cannot be computed on the {self.computed_on}")
 
     @property
@@ -82,7 +82,12 @@ class Segment:
     @property
     def streamed(self) -> bool:
         """Whether the rows are copied to the GPU for every token."""
-        return self.computed_on == "gpu" and self.resident == "ram"
+        return self.computed_on == "gpu" and self.resident != "gpu"
+
+    @property
+    def on_flash(self) -> bool:
+        """Whether the rows are read from the drive whenever they are needed."""
+        return self.resident == "flash"
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,8 @@ class Expected:
     """Predicted cost of one decode step, which gives every sequence of the batch its next token.
 
     token_seconds is the sum of attention, ffn, head and transfer (hand-overs and changes of unit). gpu_seconds and
-    cpu_seconds: how long each unit works in it; gpu_bytes and cpu_bytes: what each reads from its memory.
+    cpu_seconds: how long each unit works in it, alone; gpu_bytes and cpu_bytes: what each reads for it, of which
+    flash_bytes come from the drive.
     """
 
     token_seconds: float
@@ -183,6 +189,7 @@ class Expected:
     cpu_seconds: float
     gpu_bytes: float
     cpu_bytes: float
+    flash_bytes: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

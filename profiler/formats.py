@@ -35,3 +35,8 @@ def vector_bytes(weight_format: str, n: int) -> int:
             "bf16 and f16 can be used instead"
         )
     return quant_bytes(weight_format, n) + n // BLOCK * SCALE_BYTES
+
+
+def bits_per_weight(weight_format: str) -> float:
+    """Bits of storage for one weight, its share of the scale included."""
+    return vector_bytes(weight_format, BLOCK) * 8 / BLOCK

@@ -68,6 +68,7 @@ def model_sizes(
         n_rows=spec.n_neurons,
         row_bytes=directory.stride_bytes,
         row_extra_bytes=FP32 if spec.ffn_bias and not spec.gated else 0,
+        weight_format=weight_format,
         gated=spec.gated,
         attention_bytes=(weights + biases + norms + down_bias,) * spec.n_layers,
         predictor_bytes=tuple(named),

@@ -11,8 +11,10 @@ from placement.frequencies import Frequencies
 from placement.latency import token_seconds
 from placement.plan import Budgets, LayerPlan, Placement, Segment
 from placement.problem import least_rows
+from placement.reads import row_reads
 from profiler.artifacts import UserError
 from profiler.hardware import Hardware
+from profiler.speeds import ComputeUnit, FlashSpeed, Speed
 
 BUDGETS = Budgets(vram=1 << 30, ram=None, context=100, batch=2)
 SPLIT = LayerPlan("gpu", (Segment(0, 128, "gpu", "gpu"), Segment(128, 256, "ram", "cpu")))
@@ -112,7 +114,7 @@ def two_rows() -> Frequencies:
     ("mode", "gated", "gpu_rows_read", "cpu_rows_read"),
     [
         ("dense", True, 128, 128),
-        ("predicted", True, 128 * 0.75, 0),
+        ("predicted", True, 128 * (0.75 / 3 + 2 / 3 * 0.5), 0),
         ("exact", True, 128 * (1 / 3 + 2 / 3 * 0.5), 128 / 3),
         ("threshold", True, 128 * (1 / 3 + 2 / 3 * 0.5), 128 / 3),
         ("exact", False, 128 * (1 / 2 + 1 / 2 * 0.5), 128 / 2),
@@ -131,10 +133,10 @@ def test_time_of_a_token_by_hand(
     budgets = replace(BUDGETS, batch=1)
     expected = token_seconds(sizes, two_rows, make_hardware(), place(SPLIT, mode=mode, budgets=budgets))
     predictor = 1_000 if mode == "predicted" else 0
-    attention = (10_000 + predictor + 100 * 32) / 4e9 + 1e-4
+    attention = (10_000 + predictor + 100 * 32) / 4e9 + (10e-4 if predictor else 8e-4)  # an overhead for each operator
     gpu = gpu_rows_read * 192 / 4e9 + 1e-4
     cpu = cpu_rows_read * 192 / 1e9 + 2e-4
-    head = 6_064 / 4e9 + 1e-4
+    head = 6_064 / 4e9 + 2e-4
     assert expected.attention_seconds == pytest.approx(attention)
     assert expected.ffn_seconds == pytest.approx(max(gpu, cpu))
     assert expected.head_seconds == pytest.approx(head)
@@ -184,7 +186,7 @@ def test_a_tied_head_reads_the_embeddings(
     make_sizes: Callable[..., ModelSizes], make_hardware: Callable[..., Hardware]
 ) -> None:
     expected = token_seconds(make_sizes(1, head_bytes=0), None, make_hardware(), place(SPLIT, mode="dense"))
-    assert expected.head_seconds == pytest.approx(5_064 / 4e9 + 1e-4)
+    assert expected.head_seconds == pytest.approx(5_064 / 4e9 + 2e-4)
 
 
 def test_no_time_without_figures(
@@ -199,6 +201,65 @@ def test_no_time_without_figures(
         token_seconds(make_sizes(1), None, make_hardware(), place(SPLIT))
     with pytest.raises(UserError, match="profile it anew"):
         token_seconds(make_sizes(1), make_frequencies(2), make_hardware(), place(SPLIT))
+
+
+def test_speeds_follow_the_format_and_how_scattered_rows_are(
+    make_sizes: Callable[..., ModelSizes], two_rows: Frequencies
+) -> None:
+    unit = ComputeUnit(1e9, 0, speeds={"q8_0": Speed(dense=1e7, rows=2.5e6)})
+    sizes = make_sizes(1, weight_format="q8_0")
+    named = row_reads(sizes, two_rows, "predicted", 1)
+    # Named in 3/4 of the tokens: a quarter of each byte's time is that of scattered rows.
+    read = 192 * (0.75 / 3 + 0.5 * 2 / 3)
+    assert named.seconds(unit)[0, 0] == pytest.approx(read * (0.25 / 2.5e6 + 0.75 / 1e7))
+    assert named.seconds(unit)[0, 255] == 0
+    gated = row_reads(sizes, two_rows, "exact", 1)
+    assert gated.seconds(unit)[0, 255] == pytest.approx(64 / 1e7)
+    assert gated.seconds(unit)[0, 0] == pytest.approx(64 / 1e7 + 128 * 0.5 * (0.5 / 2.5e6 + 0.5 / 1e7))
+
+
+def test_a_layer_without_a_predictor_is_read_as_in_exact_mode(
+    make_sizes: Callable[..., ModelSizes], make_frequencies: Callable[..., Frequencies]
+) -> None:
+    sizes, frequencies = make_sizes(2, predictor_bytes=(0, 7)), make_frequencies(2)
+    predicted, exact = (row_reads(sizes, frequencies, mode, 4).bytes for mode in ("predicted", "exact"))
+    assert np.array_equal(predicted[0], exact[0])
+    assert not np.array_equal(predicted[1], exact[1])
+
+
+def test_products_count_where_they_take_longer_than_reading(
+    make_sizes: Callable[..., ModelSizes], two_rows: Frequencies
+) -> None:
+    slow = ComputeUnit(1e12, 0, flops=1e6)
+    rows = row_reads(make_sizes(1), two_rows, "dense", 8)
+    assert rows.seconds(slow)[0, 0] == pytest.approx(8 * 2 * (192 / 2) / 1e6)
+    shares = row_reads(make_sizes(1), two_rows, "predicted", 8).seconds(slow)
+    assert shares[0, 0] == pytest.approx(8 * 2 * (192 / 2) * (0.75 / 3 + 0.5 * 2 / 3) / 1e6)
+
+
+def test_rows_on_flash_are_read_from_there(
+    make_sizes: Callable[..., ModelSizes], make_hardware: Callable[..., Hardware], two_rows: Frequencies
+) -> None:
+    flash = (FlashSpeed(192, 1, 1e6), FlashSpeed(1 << 20, 32, 1e8))
+    machine, sizes = make_hardware(flash=flash), make_sizes(1)
+    cold = LayerPlan("cpu", (Segment(0, 64, "ram", "cpu"), Segment(64, 256, "flash", "cpu")))
+    expected = token_seconds(sizes, two_rows, machine, place(cold, budgets=replace(BUDGETS, batch=1)))
+    read = 192 * (0.75 / 3 + 0.5 * 2 / 3)
+    assert expected.flash_bytes == pytest.approx(64 * read)
+    assert expected.ffn_seconds == pytest.approx(128 * read / 1e9 + 2e-4 + 64 * read / 1e6)
+    reloaded = LayerPlan("gpu", (Segment(0, 256, "flash", "gpu"),))
+    expected = token_seconds(sizes, None, machine, place(reloaded, mode="dense", sparse=False))
+    assert expected.ffn_seconds == pytest.approx(256 * 192 * (1 / 1e8 + 1 / 5e8 + 1 / 4e9) + 1e-4)
+
+
+def test_units_on_one_bus_slow_each_other(
+    make_sizes: Callable[..., ModelSizes], make_hardware: Callable[..., Hardware]
+) -> None:
+    machine = make_hardware()
+    machine = replace(machine, gpu=replace(machine.gpu, contention=2.0), cpu=replace(machine.cpu, contention=2.0))
+    gpu, cpu = 128 * 192 / 4e9 + 1e-4, 128 * 192 / 1e9 + 2e-4
+    expected = token_seconds(make_sizes(1), None, machine, place(SPLIT, mode="dense"))
+    assert expected.ffn_seconds == pytest.approx(gpu + cpu)
 
 
 def test_least_rows_by_hand(make_sizes: Callable[..., ModelSizes], make_hardware: Callable[..., Hardware]) -> None:
