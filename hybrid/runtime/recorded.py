@@ -40,7 +40,9 @@ class Recorder:
         self.kept: list[object] = []  # memory that programs hold by address
         self._buffers: dict[tuple[str, int], torch.Tensor] = {}
         self._activations = activations
-        self.ffn_input: torch.Tensor | None = None  # the buffer that the FFN recorded last reads
+        # Buffers of the FFN recorded last: what it reads, and where activations are shown the state before its norm.
+        self.ffn_input: torch.Tensor | None = None
+        self.residual: torch.Tensor | None = None
         self._ahead: dict[int, torch.Tensor] = {}  # by layer, what the layer before it names
         self._program = self.begin()
 
@@ -124,6 +126,9 @@ class Recorder:
         """See `Operators`."""
         layer, y = self.scheduler.layers[index], self._buffer("feed-forward", x.shape[1])
         self.ffn_input = x
+        if self._activations is not None:  # a copy: the state goes on to become the layer's output
+            nothing, self.residual = self._buffer("zeros", x.shape[1]), self._buffer("residual", x.shape[1])
+            self._program.add(residual.data_ptr(), nothing.data_ptr(), x.shape[1], self.residual.data_ptr())
         named = self._named(index, x, residual) if self.scheduler.mode == "predicted" else None
         if layer.far_banks:
             self._hand_over(layer, x, named, y)

@@ -81,14 +81,11 @@ def read_given(directory: ModelDirectory, settings: ProfileSettings) -> Predicto
     """The predictors that the settings name, to count with; None where they name none.
 
     Raises:
-        UserError: there are none of that name, they are another model's, or read what is not shown here.
+        UserError: there are none of that name, or they are another model's.
     """
     if settings.predictors is None:
         return None
-    found = read_model_predictors(directory, given_path(directory, settings.predictors))
-    if other := {predictor.reads for predictor in found.layers} - {"ffn_input"}:
-        raise UserError(f"predictors that read {other.pop()!r} cannot be counted with; count with --no-predictors")
-    return found
+    return read_model_predictors(directory, given_path(directory, settings.predictors))
 
 
 def given_path(directory: ModelDirectory, predictors: str) -> Path:
@@ -183,7 +180,7 @@ def prepare(
         target=target,
         predictor_bytes=settings.predictor_bytes,
         given=given,
-        look_ahead=settings.look_ahead,
+        look_ahead=sizes.look_ahead,
         seed=settings.seed,
         tell=tell,
         note=say,
