@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -138,9 +138,9 @@ def write_json(path: Path, kind: str, version: int, body: dict[str, Any]) -> Non
 
 
 def read_json(
-    path: Path, kind: str, version: int, mend: str, limit: int = 64 << 20, oldest: int | None = None
+    path: Path, kind: str, version: int, mend: str, limit: int = 64 << 20, older: Collection[int] = ()
 ) -> dict[str, Any]:
-    """Read an artifact of `kind` written at `version`, or at one from `oldest` on; `mend` is what makes a new one.
+    """Read an artifact of `kind` written at `version`, or at one of the `older`; `mend` is what makes a new one.
 
     Raises:
         UserError: missing, over `limit` bytes, not JSON, of another kind, or of another version.
@@ -148,7 +148,7 @@ def read_json(
     value = read_json_object(path, limit)
     if value.get("kind") != kind:
         raise UserError(f"{path} is not a {kind} file of hybrid; make one with: {mend}")
-    check_version(path, value.get("format_version"), version, mend, oldest)
+    check_version(path, value.get("format_version"), version, mend, older)
     return value
 
 
@@ -186,19 +186,13 @@ def from_json(kind: type[T], value: Any, artifact: str) -> T:
     return kind(**value)
 
 
-def metadata_version(metadata: dict[str, str]) -> int | None:
-    """The format version in the metadata of a safetensors file, whose values are texts; None where it is no number."""
-    text = metadata.get("format_version", "")
-    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
-
-
-def check_version(path: Path, found: object, known: int, mend: str, oldest: int | None = None) -> int:
-    """An artifact's format version; refused unless it is `known`, or one from `oldest` on where those are read too."""
+def check_version(path: Path, found: object, known: int, mend: str, older: Collection[int] = ()) -> int:
+    """An artifact's format version; refused unless it is `known`, or one of the `older` that are read too."""
     if not isinstance(found, int) or isinstance(found, bool):
         raise UserError(f"{path} has no format version; make it anew with: {mend}")
     if found > known:
         raise UserError(f"{path} has format version {found}, newer than this program reads ({known}): update hybrid")
-    if found < (known if oldest is None else oldest):
+    if found < known and found not in older:
         raise UserError(f"{path} has format version {found}, no longer read; make it anew with: {mend}")
     return found
 

@@ -141,7 +141,7 @@ def read_thresholds(path: Path, mend: str = MEND) -> Thresholds:
     """
     if not path.exists():
         raise UserError(f"there are no thresholds at {path}; make them with: {mend}")
-    body = read_json(path, "thresholds", THRESHOLDS_VERSION, mend, SIZE_LIMIT, oldest=1)
+    body = read_json(path, "thresholds", THRESHOLDS_VERSION, mend, SIZE_LIMIT, older=(1,))
     if body["format_version"] == 1:
         body["documents"] = []
     try:

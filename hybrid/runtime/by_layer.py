@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from hybrid.model.decoder import LayerParts
-from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS, LayerPages, pages_for
+from hybrid.model.kv_cache import KV_DTYPES, LayerPages
+from hybrid.model.pages import PAGE_TOKENS, pages_for
 from hybrid.ops import cpu
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.recorded import Recorder
@@ -36,6 +37,22 @@ class Batch:
         return len(self.token_ids)
 
 
+class LayerRecorder(Recorder):
+    """Also keeps the buffers of what the FFN recorded last reads: `ffn_input`, and `residual`, a copy of the state
+    before the norm, since the state itself goes on to become the layer's output.
+    """
+
+    ffn_input: torch.Tensor
+    residual: torch.Tensor
+
+    def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """See `Operators`."""
+        nothing = self._buffer("zeros", x.shape[1])
+        self.ffn_input, self.residual = x, self._buffer("residual", x.shape[1])
+        self._program.add(residual.data_ptr(), nothing.data_ptr(), x.shape[1], self.residual.data_ptr())
+        return super().feed_forward(index, x, residual)
+
+
 class LayerRunner:
     """The layers of an engine whose model is in host memory, in the engine's mode.
 
@@ -52,13 +69,13 @@ class LayerRunner:
         spec, scheduler, decoder = engine.directory.spec, engine.machine.scheduler, engine.decoder
         unit = engine.machine.units["cpu"]
         shape = (pages_for(context) + sequences, spec.n_kv_heads, PAGE_TOKENS, spec.head_dim)
-        dtype = KV_FORMATS[engine.options.kv_format]
+        dtype = KV_DTYPES[engine.options.kv_format]
         pages = LayerPages(unit.empty(shape, dtype, "kv"), unit.empty(shape, dtype, "kv"))
         layers: list[LayerParts] = [replace(layer, pages=pages) for layer in decoder.layers]
         decoder = replace(decoder, layers=layers)
         self.hidden, self.neurons = spec.hidden_size, spec.n_neurons
         self.activations = torch.zeros(cpu.MAX_TOKENS, spec.n_neurons)
-        self._recorder = Recorder(spec, scheduler, self.activations)
+        self._recorder = LayerRecorder(spec, scheduler, self.activations)
         self._embed = self._recorder.begin()
         self._state = self._recorder.embed(decoder.outer)
         self._layers: list[tuple[cpu.Program, torch.Tensor, torch.Tensor]] = []
@@ -66,9 +83,7 @@ class LayerRunner:
             program = self._recorder.begin()
             self._recorder.angles()
             decoder.layer(self._recorder, index, self._state)
-            ffn_input, residual = self._recorder.ffn_input, self._recorder.residual
-            assert ffn_input is not None and residual is not None, "a layer has an FFN"
-            self._layers.append((program, ffn_input, residual))
+            self._layers.append((program, self._recorder.ffn_input, self._recorder.residual))
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> Batch:
         """Sequences of token ids, each by itself from position 0."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet, Trial
+from profiler.predictor import Predictor, PredictorSet
+from profiler.predictor_outline import PredictorQuality, Trial
 
 
 @pytest.fixture(scope="session")

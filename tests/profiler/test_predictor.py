@@ -4,7 +4,8 @@ import torch
 from profiler.artifacts import UserError
 from profiler.formats import vector_bytes
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet, Trial
+from profiler.predictor import Predictor, PredictorSet
+from profiler.predictor_outline import PredictorQuality, Trial
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

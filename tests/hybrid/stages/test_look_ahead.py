@@ -13,8 +13,9 @@ from hybrid.stages.profile_text import choose_context
 from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorSet
 from profiler.predictor_file import read_predictors, write_predictors
+from profiler.predictor_outline import PredictorQuality
 from profiler.profile import read_profile
 
 SETTINGS = ProfileSettings(rank=4, steps=40, look_ahead=True)
