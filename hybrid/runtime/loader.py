@@ -60,6 +60,8 @@ class Machine:
     def set_thresholds(self, thresholds: tuple[float, ...]) -> None:
         """Change the predictors' thresholds of a model opened in mode predicted, as `set_cutoffs` does."""
         assert self.scheduler.mode == "predicted"
+        if len(thresholds) != self.decoder.spec.n_layers:
+            raise UserError(f"{len(thresholds)} thresholds were given for {self.decoder.spec.n_layers} layers")
         self.scheduler.set_thresholds(thresholds)
         self._record_anew()
 
