@@ -17,6 +17,7 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_calibrate import calibrate
+from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
 from hybrid.cli_options import (
     ContextOption,
@@ -32,6 +33,7 @@ from hybrid.cli_options import (
     ThresholdsOption,
     WeightFormat,
     device_name,
+    model_directory,
 )
 from hybrid.cli_profile import profile_app
 from hybrid.cli_quality import compare, evaluate
@@ -75,6 +77,7 @@ app.add_typer(profile_app, name="profile")
 
 app.command()(calibrate)
 app.command("import-predictors")(import_predictors)
+app.command()(hardware)
 
 
 @app.command()
@@ -96,7 +99,6 @@ def plan(
 
     Example: hybrid plan demo --vram 7MiB
     """
-    from hybrid.stages.opening import resolve
     from hybrid.stages.plan import PlanSettings
     from hybrid.stages.plan import plan as run_stage
 
@@ -112,7 +114,7 @@ def plan(
         kv_format=kv_format.value,
         time_limit=time_limit,
     )
-    report = run_stage(resolve(model), settings)
+    report = run_stage(model_directory(model), settings)
     display.show(as_json, report, lambda: reports.plan_lines(report))
 
 
@@ -197,10 +199,9 @@ def inspect(
     Example: hybrid inspect demo --verify
     """
     from hybrid.stages.inspect import inspect as run_stage
-    from hybrid.stages.opening import resolve
 
     with display.progress("verifying") as tell:
-        report = run_stage(resolve(model), verify, tell)
+        report = run_stage(model_directory(model), verify, tell)
     display.show(as_json, report, lambda: reports.inspect_lines(report))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hybrid import display, reports
-from hybrid.cli_options import JsonOption, Mode, ModelArgument, TextOption, ThreadsOption
+from hybrid.cli_options import JsonOption, Mode, ModelArgument, TextOption, ThreadsOption, model_directory
 from profiler.artifacts import UserError, parse_count
 
 
@@ -46,9 +46,8 @@ def calibrate(
 
     Example: hybrid calibrate smollm --text prose.txt --sparsity 0.5
     """
-    from hybrid.stages.opening import resolve
 
-    path = resolve(model)
+    path = model_directory(model)
     if budget is None:
         from hybrid.stages.calibrate import CalibrateSettings
         from hybrid.stages.calibrate import calibrate as run_stage

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid import display, reports
-from hybrid.cli_options import JsonOption, ModelArgument
+from hybrid.cli_options import JsonOption, ModelArgument, model_directory
 from profiler.artifacts import format_size, parse_count
 
 if TYPE_CHECKING:
@@ -53,11 +53,10 @@ def import_predictors(
     """
     from hybrid.stages.import_predictors import ImportSettings
     from hybrid.stages.import_predictors import import_predictors as run_stage
-    from hybrid.stages.opening import resolve
 
     settings = ImportSettings(name, weight_format.value, keep, parse_count(tokens), reorder)
     with display.stages() as tell:
-        report = run_stage(resolve(model), folder, text or [], settings, tell, display.note)
+        report = run_stage(model_directory(model), folder, text or [], settings, tell, display.note)
     display.show(as_json, report, lambda: import_lines(report))
 
 

@@ -68,6 +68,18 @@ TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text fil
 ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]
 
 
+def model_directory(model: str) -> Path:
+    """The model directory that is meant; `demo` is made on first use. Only that takes torch."""
+    from hybrid.stages.finding import find_model
+
+    found = find_model(model)
+    if found is None:
+        from hybrid.stages.demo import demo_directory
+
+        return demo_directory()
+    return found
+
+
 def device_name(device: Device | None) -> Literal["cpu", "cuda"] | None:
     """The device as the engine calls it."""
     if device is None:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from hybrid import display, reports
-from hybrid.cli_options import JsonOption, ModelArgument
+from hybrid.cli_options import JsonOption, ModelArgument, model_directory
 from profiler.artifacts import parse_count, parse_size
 
 COUNT = "count"
@@ -98,10 +98,9 @@ def count(
     Shards of a text may be counted one by one, on several machines: profile the first, copy its predictors, count the
     others with --predictors NAME and a --name each, then add them up: see hybrid profile merge --help.
     """
-    from hybrid.stages.demo import PROFILE_TEXT
-    from hybrid.stages.opening import resolve
     from hybrid.stages.profile import ProfileSettings
     from hybrid.stages.profile import profile as run_stage
+    from hybrid.stages.shipped import PROFILE_TEXT
 
     wanted = None if tokens is None else parse_count(tokens)
     if not text:
@@ -110,7 +109,7 @@ def count(
             f"warning: no --text, so {wanted:,} tokens of Python source that comes with hybrid are used "
             f"({PROFILE_TEXT.name}); what fires depends on the text: give some of the kind that the model is for"
         )
-    path = resolve(model)
+    path = model_directory(model)
     settings = ProfileSettings(
         name=name,
         tokens=wanted,
@@ -144,11 +143,10 @@ def merge(
 
     The runs counted the same weights with the same predictors (or none), each its own text; others are refused.
     """
-    from hybrid.stages.opening import resolve
     from hybrid.stages.profile_merge import merge as run_stage
 
     with display.stages() as tell:
-        report = run_stage(resolve(model), names, name, tell)
+        report = run_stage(model_directory(model), names, name, tell)
     display.show(as_json, report, lambda: reports.profile_lines(report))
 
 

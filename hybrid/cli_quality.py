@@ -39,7 +39,7 @@ HeldOutOption = Annotated[
 
 def held_out(model: str, texts: list[Path] | None) -> list[Path]:
     """The texts given, or those that the demo keeps for this."""
-    from hybrid.stages.demo import DEMO, HELDOUT_TEXT
+    from hybrid.stages.shipped import DEMO, HELDOUT_TEXT
 
     found = texts or ([HELDOUT_TEXT] if model == DEMO else [])
     if not found:
@@ -170,7 +170,7 @@ def calibrated(
 ) -> BudgetReport:
     """The thresholds of the one mode that has some, searched within a budget and stored."""
     from hybrid.stages.budget import BudgetSettings, fit, parse_budget
-    from hybrid.stages.demo import CALIBRATION_TEXT, DEMO
+    from hybrid.stages.shipped import CALIBRATION_TEXT, DEMO
 
     found = texts or ([CALIBRATION_TEXT] if model == DEMO else [])
     if not found:

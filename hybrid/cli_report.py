@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hybrid import display, reports
-from hybrid.cli_options import JsonOption, ModelArgument
+from hybrid.cli_options import JsonOption, ModelArgument, model_directory
 
 
 def report(
@@ -26,9 +26,8 @@ def report(
 
     Example: hybrid report demo -o report.html
     """
-    from hybrid.stages.opening import resolve
     from hybrid.stages.report import report as run_stage
 
     with display.stages() as tell:
-        result = run_stage(resolve(model), output, png, profile, plan, tell)
+        result = run_stage(model_directory(model), output, png, profile, plan, tell)
     display.show(as_json, result, lambda: reports.report_lines(result))

@@ -14,8 +14,9 @@ from profiler.artifacts import UserError, format_size
 
 Unit = Literal["gpu", "cpu"]
 Residence = Literal["gpu", "ram", "flash"]
-Memory = Literal["gpu", "ram"]
+Memory = Literal["gpu", "ram", "flash"]
 Mode = Literal["dense", "exact", "predicted", "threshold"]
+Objective = Literal["latency", "impact"]
 SolverName = Literal["highs", "cbc", "greedy"]
 # optimal: proved, within the tolerance asked for. time limit: stopped; the gap says how far it may be off.
 # unproved: no solver ran to an end; greedy's split, whose gap is bounded by the relaxation.
@@ -145,28 +146,29 @@ class Digests:
 
 @dataclass(frozen=True)
 class SolverReport:
-    """What found the split and how good it is known to be.
+    """What found the placement and how good it is known to be.
 
-    gap: how much more impact another split can have at most, as a share of this one's; None where unknown.
-    value: the impact reached, the sum over GPU rows of how often each is active in a token. warnings: for the user.
+    gap: how much less another placement can cost at most, as a share of this one's cost; None where unknown.
+    cost: what was minimised, the seconds of a step (latency) or the frequency of what is not on the GPU, a dense part
+    counting as the rows that its bytes would hold (impact). warnings: for the user.
     """
 
     name: SolverName
     status: SolverStatus
     gap: float | None
     seconds: float
-    value: float
-    objective: Literal["impact"] = "impact"
+    cost: float
+    objective: Objective
     warnings: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         check_choice("solver", self.name, SolverName)
         check_choice("the solver's status", self.status, SolverStatus)
-        check_choice("objective", self.objective, Literal["impact"])
+        check_choice("objective", self.objective, Objective)
         if self.gap is not None:
             check_number("gap", self.gap)
         check_number("the solver's seconds", self.seconds)
-        check_number("the objective's value", self.value)
+        check_number("the placement's cost", self.cost)
         if len(self.warnings) > 100 or not all(isinstance(w, str) for w in self.warnings):
             raise UserError("plan: warnings should be a few texts")
 
@@ -253,7 +255,7 @@ class Plan(Placement):
         check_text("hardware", self.hardware, r"(?s).{1,200}")
         check_text("hardware digest", self.hardware_digest, "[0-9a-f]{64}")
         if not isinstance(self.bytes, dict) or set(self.bytes) != set(get_args(Memory)):
-            raise UserError("plan: bytes should be given for gpu and ram")
+            raise UserError("plan: bytes should be given for gpu, ram and flash")
         for memory, purposes in self.bytes.items():
             if not isinstance(purposes, dict) or set(purposes) != set(PURPOSES):
                 raise UserError(f"plan: bytes on {memory} should be given for {', '.join(PURPOSES)}")

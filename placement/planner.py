@@ -1,81 +1,110 @@
-"""From sizes, frequencies, figures and budgets to a plan: dense parts to the GPU first, then neurons by the solver."""
+"""From sizes, frequencies, figures and budgets to a plan: the integer program's, or caching by frequency if better."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from placement.cost import ModelSizes, account, require_fit
+from placement.formulate import formulate, in_groups, to_placement
 from placement.frequencies import Frequencies
+from placement.greedy import top_k
 from placement.latency import token_seconds
-from placement.plan import Budgets, Digests, LayerPlan, Mode, Placement, Plan, Segment, SolverName, SolverReport, Unit
-from placement.problem import SplitProblem, group_by, least_rows
-from placement.solve import GAP, TIME_LIMIT, solve
+from placement.plan import Budgets, Digests, Mode, Objective, Placement, Plan, SolverName, SolverReport
+from placement.problem import Choice, Numbers, PlacementProblem
+from placement.solve import GAP, TIME_LIMIT, NoPlacementError, solve
 from profiler.artifacts import UserError, format_size
 from profiler.hardware import Hardware
 
 
-def make_plan(
-    *,
-    name: str,
-    digests: Digests,
-    sizes: ModelSizes,
-    frequencies: Frequencies,
-    hardware: Hardware,
-    budgets: Budgets,
-    mode: Mode,
-    time_limit: float = TIME_LIMIT,
-    gap: float = GAP,
-    solver: SolverName | None = None,
-) -> Plan:
+@dataclass(frozen=True)
+class Request:
+    """What a plan is asked for, its budgets aside: the model, the machine, the mode, and how to search."""
+
+    sizes: ModelSizes
+    frequencies: Frequencies
+    hardware: Hardware
+    mode: Mode
+    objective: Objective = "latency"
+    time_limit: float = TIME_LIMIT
+    gap: float = GAP
+    solver: SolverName | None = None
+
+    def __post_init__(self) -> None:
+        sizes = self.sizes
+        if self.frequencies.active.shape != (sizes.n_layers, sizes.n_rows):
+            raise UserError(
+                f"the profile counts {self.frequencies.active.shape} layers and neurons, the model has "
+                f"{(sizes.n_layers, sizes.n_rows)}; profile it anew with: hybrid profile DIR --text FILE"
+            )
+
+    def seconds(self, placement: Placement) -> float:
+        """Predicted seconds of a decode step."""
+        return token_seconds(self.sizes, self.frequencies, self.hardware, placement).token_seconds
+
+
+def make_plan(request: Request, budgets: Budgets, *, name: str, digests: Digests) -> Plan:
     """A plan that keeps its budgets to the byte.
 
-    Attention, KV pages, predictors, embeddings, head and buffers go to the GPU; each layer's hottest rows fill what
-    remains, so that the summed frequency of the GPU's rows is largest (PowerInfer, §6.3); all others stay in RAM. A
-    budget of 0 bytes of GPU memory says that there is no GPU: everything is in RAM and nothing is handed over. mode
-    decides what is expected of the plan, and whether predictors take memory, not which rows are hot.
+    latency: the time of a step is least (docs/placement.md), and never above that of the hottest rows on the GPU beside
+    the same dense parts; impact: the frequency on the GPU is greatest (PowerInfer, §6.3). The rest stays in RAM, or on
+    flash where `budgets.ram` is too small and the drive's figures are known. A budget of 0 bytes of GPU memory says
+    that there is no GPU: everything is in RAM and nothing is handed over.
 
     Raises:
-        UserError: the dense parts do not fit on the GPU, or what is left does not fit in RAM: how many bytes are
-            missing, for what, and what to change.
+        UserError: the model does not fit: how many bytes are missing, for what, and what to change.
     """
-    if frequencies.active.shape != (sizes.n_layers, sizes.n_rows):
-        raise UserError(
-            f"the profile counts {frequencies.active.shape} layers and neurons, the model has "
-            f"{(sizes.n_layers, sizes.n_rows)}; profile it anew with: hybrid profile DIR --text FILE"
-        )
-    dense_unit: Unit = "gpu" if budgets.vram else "cpu"
-    placement = Placement(
-        mode=mode,
-        sparse=True,
-        budgets=budgets,
-        n_rows=sizes.n_rows,
-        embeddings=dense_unit,
-        head=dense_unit,
-        layers=tuple(split_layer(sizes.n_rows, 0, dense_unit) for _ in range(sizes.n_layers)),
-    )
-    report = None
-    if budgets.vram:
-        cuts, report = _split(sizes, frequencies, hardware, placement, time_limit, gap, solver)
-        placement = replace(placement, layers=tuple(split_layer(sizes.n_rows, cut, "gpu") for cut in cuts))
+    placement, report = place(request, budgets)
     return finish_plan(
         placement,
         name=name,
         digests=digests,
-        sizes=sizes,
-        frequencies=frequencies,
-        hardware=hardware,
-        solver=report,
+        sizes=request.sizes,
+        frequencies=request.frequencies,
+        hardware=request.hardware,
+        solver=report if budgets.vram else None,
     )
 
 
-def split_layer(n_rows: int, cut: int, attention: Unit) -> LayerPlan:
-    """A layer whose first `cut` rows live and are computed on the GPU, the others in RAM and on the CPU."""
-    segments = []
-    if cut:
-        segments.append(Segment(0, cut, "gpu", "gpu"))
-    if cut < n_rows:
-        segments.append(Segment(cut, n_rows, "ram", "cpu"))
-    return LayerPlan(attention, tuple(segments))
+def place(request: Request, budgets: Budgets) -> tuple[Placement, SolverReport]:
+    """The best placement that is found within the budgets, and how it was found.
+
+    RAM is left out at first: where the best placement keeps it too, no other can be better.
+
+    Raises:
+        UserError: the model does not fit.
+    """
+    problem = _formulate(request, replace(budgets, ram=None))
+    choice, report = _solve(request, problem)
+    if budgets.ram is not None and not _formulate(request, budgets).fits(choice):
+        problem = _formulate(request, budgets, flash=bool(request.hardware.flash))
+        try:
+            choice, report = _solve(request, problem)
+        except NoPlacementError as error:
+            raise UserError(_missing(request, problem, budgets)) from error
+    warnings = [*report.warnings, *_remarks(request, problem, choice, budgets)]
+    return to_placement(problem, choice, request.mode, budgets), replace(report, warnings=tuple(warnings))
+
+
+def _formulate(request: Request, budgets: Budgets, *, flash: bool = False) -> PlacementProblem:
+    return formulate(
+        request.sizes, request.frequencies, request.hardware, budgets, request.mode, request.objective, flash=flash
+    )
+
+
+def _solve(request: Request, problem: PlacementProblem) -> tuple[Choice, SolverReport]:
+    """The solver's choice, or that of caching by frequency where it costs less."""
+    choice, report = solve(problem, time_limit=request.time_limit, gap=request.gap, solver=request.solver)
+    hottest = top_k(problem, hotness(request, problem), choice)
+    if problem.allows(hottest) and problem.cost(hottest) < problem.cost(choice):
+        # Within the gap, frequency may find what the solver left.
+        gap = None if report.gap is None else max(0.0, 1 - (1 - report.gap) * report.cost / problem.cost(hottest))
+        return hottest, replace(report, name="greedy", gap=gap, cost=problem.cost(hottest))
+    return choice, report
+
+
+def hotness(request: Request, problem: PlacementProblem) -> Numbers:
+    """How often a row of each group is active on average, `[layers, groups]`."""
+    return in_groups(request.frequencies.active, problem.groups) / problem.groups
 
 
 def finish_plan(
@@ -119,46 +148,47 @@ def context_remedy(sizes: ModelSizes, placement: Placement, taken: dict[str, int
     return f", or --context {fitting * sizes.kv_page_tokens} or less" if fitting > 0 else ""
 
 
-def _split(
-    sizes: ModelSizes,
-    frequencies: Frequencies,
-    hardware: Hardware,
-    placement: Placement,
-    time_limit: float,
-    gap: float,
-    solver: SolverName | None,
-) -> tuple[list[int], SolverReport]:
-    """Rows of each layer on the GPU, beside the dense parts of a placement that has no neuron there yet."""
-    taken = account(sizes, placement)
-    budgets = placement.budgets
-    require_fit(taken["gpu"], budgets.vram, "--vram", context_remedy(sizes, placement, taken["gpu"], budgets.vram))
-    capacity = (budgets.vram - sum(taken["gpu"].values())) // sizes.whole_row_bytes
-    required = 0
-    if budgets.ram is not None:
-        over = sum(taken["ram"].values()) - budgets.ram
-        required = max(0, -(-over // sizes.whole_row_bytes))
-    all_rows = sizes.n_layers * sizes.n_rows
-    if required > min(capacity, all_rows):
-        missing = (required - min(capacity, all_rows)) * sizes.whole_row_bytes
-        raise UserError(
-            f"the plan does not fit: {format_size(all_rows * sizes.whole_row_bytes)} of neurons have no place in the "
-            f"{format_size(capacity * sizes.whole_row_bytes)} that --vram leaves for them and the --ram of "
-            f"{format_size(budgets.ram or 0)}: {missing} bytes are missing; give more of either, or a smaller --context"
-        )
-    values, group_rows = group_by(frequencies.active)
-    least = least_rows(sizes, hardware)
-    problem = SplitProblem(values, group_rows, capacity, required, (least,) * sizes.n_layers)
-    cuts, report = solve(problem, time_limit=time_limit, gap=gap, solver=solver)
-    if least is None:
-        report = replace(report, warnings=(*report.warnings, _nothing_gained(sizes, hardware)))
-    return [problem.rows_of(cut) for cut in cuts], report
-
-
-def _nothing_gained(sizes: ModelSizes, hardware: Hardware) -> str:
-    gpu, cpu = hardware.gpu.bandwidth / 1e9, hardware.cpu.bandwidth / 1e9
-    if gpu <= cpu:
-        return f"no neuron is on the GPU: its memory ({gpu:g} GB/s) is not faster than the CPU's ({cpu:g} GB/s)"
+def _missing(request: Request, problem: PlacementProblem, budgets: Budgets) -> str:
+    """What to say where nothing keeps both budgets."""
+    sizes = request.sizes
+    rows = 0 if problem.flash is not None else sizes.n_layers * sizes.n_rows * sizes.whole_row_bytes
+    dense = int(problem.attention.bytes.sum() + problem.ends.bytes.sum())
+    room = problem.vram + (problem.ram or 0)
+    buffers = f"{format_size(sizes.buffer_bytes)} of work buffers on each unit"
+    what = f"{format_size(dense)} of attention, KV pages, predictors, embeddings and head"
+    what += f", {format_size(rows)} of neurons" if rows else ""
+    missing = max(dense + rows - room, 0)
+    short = f"{missing} bytes ({format_size(missing)}) are missing" if missing else "no cut of the layers fits both"
+    flash = "" if request.hardware.flash else ", or figures of a drive to leave neurons on: hybrid hardware"
     return (
-        f"no neuron is on the GPU: the {sizes.n_rows} rows of a layer are too few to repay a synchronisation of "
-        f"{hardware.sync * 1e6:g} µs"
+        f"the plan does not fit: {what} have no place in the {format_size(problem.vram)} that --vram leaves and the "
+        f"{format_size(problem.ram or 0)} that --ram leaves beside {buffers}: {short}; give more of either, a smaller "
+        f"--context{flash}"
     )
+
+
+def _remarks(request: Request, problem: PlacementProblem, choice: Choice, budgets: Budgets) -> list[str]:
+    """What a user should know of the answer."""
+    found = []
+    sizes, hardware = request.sizes, request.hardware
+    on_flash = sum(sizes.n_rows - int(problem.ends_of_groups[kept]) for kept in choice.kept)
+    if on_flash:
+        size = on_flash * sizes.whole_row_bytes
+        found.append(
+            f"{size} bytes of neurons ({format_size(size)}) stay on flash and "
+            "are read by page faults, one row at a time: a larger --ram would help most"
+        )
+    if budgets.vram and not any(choice.cuts):
+        gpu, cpu = (unit.speed(sizes.weight_format).rows / 1e9 for unit in (hardware.gpu, hardware.cpu))
+        reason = "no placement with some there is faster"
+        if problem.vram < problem.row_bytes * int(problem.groups.min()):
+            reason = f"--vram leaves {format_size(problem.vram)} beside {format_size(sizes.buffer_bytes)} of buffers"
+        elif gpu <= cpu:
+            reason = f"its memory ({gpu:g} GB/s) is not faster than the CPU's ({cpu:g} GB/s)"
+        elif problem.least[0] is None:
+            reason = (
+                f"the {sizes.n_rows} rows of a layer are too few to repay a synchronisation of "
+                f"{hardware.sync * 1e6:g} µs"
+            )
+        found.append(f"no neuron is on the GPU: {reason}")
+    return found

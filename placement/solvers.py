@@ -1,4 +1,4 @@
-"""The paper's integer program in PuLP, and the two solvers that run it: HiGHS in process, CBC as a program.
+"""The two solvers that run an integer program: HiGHS in process, CBC as a program of its own.
 
 What a solver says of its result is read from the solver itself: PuLP calls a search that ran out of time "Optimal".
 """
@@ -9,27 +9,27 @@ import math
 import re
 import tempfile
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pulp
 
-from placement.problem import Cuts, SplitProblem
+from placement.problem import Choice, PlacementProblem
+from placement.programs import Program, build_program
 
 MipSolver = Literal["highs", "cbc"]
 CBC = Path(pulp.PULP_CBC_CMD.pulp_cbc_path)
 HAS_INCUMBENT = 2  # highspy's kSolutionStatusFeasible
 CBC_ROUNDING = 5e-4  # its log gives bounds to three decimals
-Variables = list[list[Any]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a solver found. bound: an impact that no split exceeds, None where it has none."""
+    """What a solver found. bound: a cost that no placement falls below, None where it has none."""
 
     ended: Literal["optimal", "infeasible", "time limit"]
-    cuts: Cuts | None
+    choice: Choice | None
     bound: float | None
 
 
@@ -43,76 +43,86 @@ def available_solvers() -> tuple[MipSolver, ...]:
     return tuple(found)
 
 
-def run_solver(problem: SplitProblem, solver: MipSolver, time_limit: float, gap: float) -> Outcome:
-    """Solve within `time_limit` seconds or to a relative `gap`.
+def run_solver(
+    problem: PlacementProblem,
+    solver: MipSolver,
+    time_limit: float,
+    gap: float,
+    start: Choice | None = None,
+    enough: float = -math.inf,
+) -> Outcome:
+    """Solve within `time_limit` seconds or to a relative `gap`, from a known choice where there is one.
+
+    enough: a cost at which to stop, as a bound from elsewhere proves it good.
 
     Raises:
         Exception: of any kind, where the solver crashes, is killed or answers what cannot be read.
     """
-    model, variables = build_model(problem)
-    run = _run_highs if solver == "highs" else _run_cbc
-    return run(model, variables, time_limit, gap)
+    program = build_program(problem)
+    if solver == "highs":
+        status, found, bound = _run_highs(program, time_limit, gap, start, enough)
+    else:
+        status, found, bound = _run_cbc(program, time_limit, gap, start)
+    choice = program.choice(problem) if found else None
+    if "infeasible" in status.lower():
+        return Outcome("infeasible", None, None)
+    cost = None if bound is None else bound * program.unit
+    if status in ("Optimal", "Objective target reached", "Target for objective reached") and choice is not None:
+        return Outcome("optimal", choice, cost)
+    if "time limit" in status.lower():
+        return Outcome("time limit", choice, cost)
+    raise ValueError(f"the solver ended with {status!r}")
 
 
-def build_model(problem: SplitProblem) -> tuple[pulp.LpProblem, Variables]:
-    """PowerInfer's program (§6.3) over groups, and its variables `[layers][groups]`, 1 where a group is on the GPU.
+class _Started(pulp.HiGHS):  # type: ignore[misc]
+    """HiGHS with a start, which PuLP does not hand on."""
 
-    maximise Σ v x; required ≤ Σ n x ≤ capacity; x_k ≥ x_{k+1} (prefixes); and where a layer has a least number of rows
-    C, with y saying whether it uses the GPU, C y ≤ Σ n x ≤ |N| y. A layer that may not use it (y = 0) has no variables.
-    Two cuts, implied by whole groups and prefixes, make that constraint tight in the relaxation: x_1 ≤ y, and y ≤ x_c
-    for the fewest first groups, c, that hold C rows.
-    """
-    model = pulp.LpProblem("placement", pulp.LpMaximize)
-    rows = [int(n) for n in problem.group_rows]
-    variables: Variables = []
-    for layer, least in enumerate(problem.least):
-        groups = range(len(rows)) if least is not None else range(0)
-        variables.append([model.add_variable(f"x_{layer}_{group}", cat=pulp.LpBinary) for group in groups])
-    impact = (
-        (x, float(v)) for xs, vs in zip(variables, problem.values, strict=True) for x, v in zip(xs, vs, strict=False)
-    )
-    model.setObjective(pulp.LpAffineExpression(list(impact)))
-    held = pulp.LpAffineExpression([(x, n) for xs in variables for x, n in zip(xs, rows, strict=False)])
-    # All totals are multiples of unit_rows; a capacity that is one too leaves the relaxation no fraction to use.
-    model.addConstraint(held <= problem.capacity // problem.unit_rows * problem.unit_rows, "capacity")
-    if problem.required:
-        model.addConstraint(held >= problem.required, "required")
-    for layer, xs in enumerate(variables):
-        for hotter, colder in pairwise(xs):
-            model.addConstraint(hotter >= colder)
-        if least := problem.least[layer]:
-            y = model.add_variable(f"y_{layer}", cat=pulp.LpBinary)
-            in_layer = pulp.LpAffineExpression(list(zip(xs, rows, strict=True)))
-            model.addConstraint(in_layer >= least * y)
-            model.addConstraint(in_layer <= problem.layer_rows * y)
-            model.addConstraint(xs[0] <= y)
-            model.addConstraint(xs[problem.first_cut(layer) - 1] >= y)
-    return model, variables
+    start: list[tuple[Any, float]]
+
+    def callSolver(self, lp: pulp.LpProblem) -> None:  # noqa: N802 - PuLP's name
+        if self.start:
+            places = np.array([variable.index for variable, _ in self.start], dtype=np.int32)
+            lp.solverModel.setSolution(len(places), places, np.array([value for _, value in self.start]))
+        lp.solverModel.run()
 
 
-def _run_highs(model: pulp.LpProblem, variables: Variables, time_limit: float, gap: float) -> Outcome:
-    model.solve(pulp.HiGHS(msg=False, timeLimit=time_limit, gapRel=gap))
-    status = model.solverModel.modelStatusToString(model.solverModel.getModelStatus())
-    info = model.solverModel.getInfo()
-    found = info.primal_solution_status == HAS_INCUMBENT
-    # PuLP hands HiGHS the negated objective, to minimise.
-    bound = -float(info.mip_dual_bound) if math.isfinite(info.mip_dual_bound) else None
-    return _outcome(status, _cuts(variables) if found else None, bound)
+def _run_highs(
+    program: Program, time_limit: float, gap: float, start: Choice | None, enough: float
+) -> tuple[str, bool, float | None]:
+    constant = float(program.model.objective.constant)  # PuLP keeps it from HiGHS
+    target = {"objective_target": enough / program.unit - constant} if math.isfinite(enough) else {}
+    solver = _Started(msg=False, timeLimit=time_limit, gapRel=gap, gapAbs=0.0, **target)
+    solver.start = program.values(start) if start else []
+    program.model.solve(solver)
+    highs = program.model.solverModel
+    info = highs.getInfo()
+    bound = float(info.mip_dual_bound) + constant if math.isfinite(info.mip_dual_bound) else None
+    return highs.modelStatusToString(highs.getModelStatus()), info.primal_solution_status == HAS_INCUMBENT, bound
 
 
-def _run_cbc(model: pulp.LpProblem, variables: Variables, time_limit: float, gap: float) -> Outcome:
+def _run_cbc(program: Program, time_limit: float, gap: float, start: Choice | None) -> tuple[str, bool, float | None]:
+    for variable, value in program.values(start) if start else []:
+        variable.setInitialValue(value)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        solver = pulp.COIN_CMD(path=str(CBC), msg=False, timeLimit=time_limit, gapRel=gap, logPath=str(log))
+        solver = pulp.COIN_CMD(
+            path=str(CBC),
+            msg=False,
+            timeLimit=time_limit,
+            gapRel=gap,
+            gapAbs=0.0,
+            logPath=str(log),
+            warmStart=start is not None,
+        )
         solver.tmpDir = folder
-        model.solve(solver)
-        text = log.read_text(errors="replace")
-    status, found, bound = read_cbc_log(text)
-    return _outcome(status, _cuts(variables) if found else None, bound)
+        program.model.solve(solver)
+        status, found, bound = read_cbc_log(log.read_text(errors="replace"))
+    constant = float(program.model.objective.constant)
+    return status, found, None if bound is None else bound + constant
 
 
 def read_cbc_log(text: str) -> tuple[str, bool, float | None]:
-    """How a search of CBC ended, whether it found a split, and its bound, all from its log.
+    """How a search of CBC ended, whether it found a choice, and its bound, all from its log.
 
     Raises:
         ValueError: the log holds no result.
@@ -121,22 +131,8 @@ def read_cbc_log(text: str) -> tuple[str, bool, float | None]:
     if result is None:
         raise ValueError("CBC's log holds no result")
     objective = re.search(r"^Objective value:\s+(\S+)", text, re.MULTILINE)
-    bound = re.search(r"^Upper bound:\s+(\S+)", text, re.MULTILINE)
+    bound = re.search(r"^Lower bound:\s+(\S+)", text, re.MULTILINE)
     if bound:
-        return result[1], objective is not None, float(bound[1]) + CBC_ROUNDING
+        return result[1], objective is not None, float(bound[1]) - CBC_ROUNDING
     # With no gap left the log gives no bound: the objective is it.
     return result[1], objective is not None, float(objective[1]) if objective and result[1] == "Optimal" else None
-
-
-def _outcome(status: str, cuts: Cuts | None, bound: float | None) -> Outcome:
-    if "infeasible" in status.lower():
-        return Outcome("infeasible", None, None)
-    if status == "Optimal" and cuts is not None:
-        return Outcome("optimal", cuts, bound)
-    if "time limit" in status.lower():
-        return Outcome("time limit", cuts, bound)
-    raise ValueError(f"the solver ended with {status!r}")
-
-
-def _cuts(variables: Variables) -> Cuts:
-    return tuple(sum(round(x.varValue) for x in xs) for xs in variables)

@@ -7,14 +7,21 @@ from dataclasses import dataclass
 import torch
 
 from profiler.blocks import decode, encode, scales_of
-from profiler.formats import MATRIX_FORMATS, WEIGHT_FORMATS, is_quantised, vector_bytes
+from profiler.formats import (
+    ELEMENTS,
+    MATRIX_FORMATS,
+    WEIGHT_FORMATS,
+    check_matrix,
+    is_quantised,
+    sixteen_bit_format,
+)
 
 __all__ = ["DTYPES", "FORMAT_OF", "MATRIX_FORMATS", "SIXTEEN_BIT", "WEIGHT_FORMATS", "Matrix"]
 
-SIXTEEN_BIT = {"bf16": torch.bfloat16, "f16": torch.float16}
-FORMAT_OF = {dtype: name for name, dtype in SIXTEEN_BIT.items()}
 # How a matrix is typed in memory: 16-bit floats, or bytes.
-DTYPES = {name: SIXTEEN_BIT.get(name, torch.uint8) for name in MATRIX_FORMATS}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, element) for name, element in ELEMENTS.items()}
+SIXTEEN_BIT = {name: dtype for name, dtype in DTYPES.items() if not is_quantised(name)}
+FORMAT_OF = {dtype: name for name, dtype in SIXTEEN_BIT.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,19 +41,9 @@ class Matrix:
     columns: int
 
     def __post_init__(self) -> None:
-        if self.weight_format not in MATRIX_FORMATS:
-            raise ValueError(
-                f"weight format {self.weight_format!r} is not known; known are {', '.join(MATRIX_FORMATS)}"
-            )
-        if not isinstance(self.columns, int) or self.columns < 1:
-            raise ValueError(f"a matrix cannot have {self.columns!r} columns")
-        dtype, data = DTYPES[self.weight_format], self.data
-        width = vector_bytes(self.weight_format, self.columns) // dtype.itemsize
-        if data.ndim != 2 or data.dtype != dtype or data.shape[1] != width:
-            raise ValueError(
-                f"a {self.weight_format} matrix of {self.columns} columns is {dtype} [rows, {width}], "
-                f"not {data.dtype} {list(data.shape)}"
-            )
+        data = self.data
+        check_matrix(self.weight_format, self.columns, dtype_name(data), data.shape)
+        width = data.shape[1]
         if (width > 1 and data.stride(1) != 1) or (len(data) > 1 and data.stride(0) < width):
             raise ValueError(
                 f"the elements of a matrix's row lie one after the other, not with strides {data.stride()}"
@@ -59,11 +56,7 @@ class Matrix:
         Raises:
             ValueError: they are of another type or shape.
         """
-        if values.ndim != 2 or values.dtype not in FORMAT_OF:
-            raise ValueError(
-                f"a matrix is bfloat16 or float16 [rows, columns], not {values.dtype} {list(values.shape)}"
-            )
-        return Matrix(values, FORMAT_OF[values.dtype], values.shape[1])
+        return Matrix(values, sixteen_bit_format(dtype_name(values), values.shape), values.shape[1])
 
     @staticmethod
     def quantised(values: torch.Tensor, weight_format: str) -> Matrix:
@@ -116,3 +109,8 @@ class Matrix:
             scales_of(self.data, self.weight_format, self.columns) if is_quantised(self.weight_format) else self.data
         )
         return bool(torch.isfinite(values).all())
+
+
+def dtype_name(tensor: torch.Tensor) -> str:
+    """The type of a tensor's elements without torch: `float32`."""
+    return str(tensor.dtype).removeprefix("torch.")

@@ -13,7 +13,8 @@ import torch
 from profiler.artifacts import UserError
 from profiler.coverage import Coverage
 from profiler.curve import Curve, LinearBins
-from profiler.predictor import EVERYTHING, Predictor
+from profiler.predictor import Predictor
+from profiler.predictor_outline import EVERYTHING
 from profiler.training import per_token
 
 See = Callable[[int, torch.Tensor, torch.Tensor], None]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import save
 
-from profiler.artifacts import UserError, check_version, write_atomic
+from profiler.artifacts import write_atomic
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet, Trial
-
-# Versions 1 and 2 are read too: all layers are perceptrons there; in 1 of 16 bits, in 2 of one stated format.
-PREDICTOR_VERSION = 3
+from profiler.predictor import Predictor, PredictorSet
+from profiler.predictor_header import KIND, MEND, OLDER_VERSIONS, PREDICTOR_VERSION, Outline, outlines_of
+from profiler.predictor_outline import MatrixOutline
+from profiler.tensor_file import TensorFile, metadata_of, open_tensors
 
 
 def write_predictors(path: Path, predictors: PredictorSet) -> None:
@@ -39,11 +36,10 @@ def write_predictors(path: Path, predictors: PredictorSet) -> None:
         "quality": list(map(asdict, predictors.quality)),
         "trials": [[trial.to_json() for trial in tried] for tried in predictors.trials],
     }
-    metadata = {"kind": "predictors", "format_version": str(PREDICTOR_VERSION), "predictors": json.dumps(body)}
-    write_atomic(path, save(tensors, metadata))
+    write_atomic(path, save(tensors, metadata_of(KIND, PREDICTOR_VERSION, body)))
 
 
-def read_predictors(path: Path, mend: str = "hybrid profile DIR --text FILE") -> PredictorSet:
+def read_predictors(path: Path, mend: str = MEND) -> PredictorSet:
     """Open predictors: their matrices are mapped, private to this process, and read when they are used.
 
     So nothing is said here of the weights' values; see `Predictor.check_finite`.
@@ -51,72 +47,29 @@ def read_predictors(path: Path, mend: str = "hybrid profile DIR --text FILE") ->
     Raises:
         UserError: missing, damaged, or of another format version; the message names the command `mend`.
     """
-    if not path.is_file():
-        raise UserError(f"there are no predictors at {path}; make them with: {mend}")
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            version = _check_kind(path, metadata, mend)
-            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _from_parts(path, version, json.loads(metadata["predictors"]), tensors)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
+    with open_tensors(path, KIND, PREDICTOR_VERSION, mend, OLDER_VERSIONS, framework="pt") as file:
+        known = outlines_of(file)
+        layers = tuple(_with_weights(file, index, outline) for index, outline in enumerate(known.layers))
+        return PredictorSet(known.source_digest, layers, known.quality, known.trials, path)
+
+
+def _with_weights(file: TensorFile, index: int, outline: Outline) -> Predictor:
+    def matrix(name: str, part: MatrixOutline | None) -> Matrix | None:
+        return None if part is None else Matrix(file.read(f"{index}.{name}"), part.weight_format, part.columns)
+
+    return Predictor(
+        outline.family,
+        outline.hidden,
+        outline.neurons,
+        matrix("fc1", outline.fc1),
+        matrix("fc2", outline.fc2),
+        outline.threshold,
+        None if outline.bias is None else file.read(f"{index}.bias"),
+        outline.reads,
+    )
 
 
 def _described(predictor: Predictor) -> dict[str, Any]:
     columns = [[matrix.weight_format, matrix.columns] for matrix in predictor.matrices]
     shape = [predictor.neurons, predictor.hidden]
     return {"family": predictor.family, "reads": predictor.reads, "shape": shape, "matrices": columns}
-
-
-def _check_kind(path: Path, metadata: dict[str, str], mend: str) -> int:
-    if metadata.get("kind") != "predictors":
-        raise UserError(f"{path} holds no predictors of hybrid; make them with: {mend}")
-    version = metadata.get("format_version", "")
-    if version not in ("1", "2"):
-        check_version(path, int(version) if version.isdigit() else None, PREDICTOR_VERSION, mend)
-    return int(version)
-
-
-def _from_parts(path: Path, version: int, body: dict[str, Any], tensors: dict[str, torch.Tensor]) -> PredictorSet:
-    thresholds: Sequence[float] = tensors["thresholds"].double().flatten().tolist()
-    described = body["layers"] if version >= 3 else [_older(version, body, tensors, i) for i in range(len(thresholds))]
-    if len(described) != len(thresholds):
-        raise ValueError("as many thresholds as layers are expected")
-
-    def predictor(index: int) -> Predictor:
-        layer = described[index]
-        names = {0: (), 1: ("fc2",), 2: ("fc1", "fc2")}[len(layer["matrices"])]
-        parts = {
-            name: Matrix(tensors[f"{index}.{name}"], weight_format, columns)
-            for name, (weight_format, columns) in zip(names, layer["matrices"], strict=True)
-        }
-        neurons, hidden = layer["shape"]
-        return Predictor(
-            layer["family"],
-            hidden,
-            neurons,
-            parts.get("fc1"),
-            parts.get("fc2"),
-            thresholds[index],
-            tensors.get(f"{index}.bias"),
-            layer["reads"],
-        )
-
-    layers = tuple(predictor(i) for i in range(len(thresholds)))
-    quality = tuple(PredictorQuality(**q) for q in body["quality"])
-    trials = tuple(tuple(Trial.from_json(t) for t in tried) for tried in body.get("trials", ()))
-    return PredictorSet(str(body["source_digest"]), layers, quality, trials, path)
-
-
-def _older(version: int, body: dict[str, Any], tensors: dict[str, torch.Tensor], index: int) -> dict[str, Any]:
-    """How a layer of versions 1 and 2 would be described now."""
-    if body["reads"] != "ffn_input":
-        raise UserError(f"these predictors read {body['reads']!r}, not the state that the FFN reads")
-    fc1, fc2 = tensors[f"{index}.fc1"], tensors[f"{index}.fc2"]
-    if version == 2:
-        columns = [[body["weight_format"], body["hidden"]], [body["weight_format"], fc1.shape[0]]]
-    else:
-        columns = [[Matrix.of(matrix).weight_format, matrix.shape[1]] for matrix in (fc1, fc2)]
-    shape = [fc2.shape[0], columns[0][1]]
-    return {"family": "perceptron", "reads": "ffn_input", "shape": shape, "matrices": columns}

@@ -5,18 +5,18 @@ Arrays are indexed by neuron id, never by row, so that a profile survives every 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 from safetensors.numpy import save
 
-from profiler.artifacts import UserError, check_version, write_atomic
+from profiler.artifacts import UserError, write_atomic
+from profiler.tensor_file import metadata_of, open_tensors
 
+KIND = "profile"
 PROFILE_VERSION = 2  # version 1, which is read too, counts neither domains nor halves, and int64 throughout
 Counts = npt.NDArray[np.int64]
 Parts = npt.NDArray[np.unsignedinteger[Any]]
@@ -118,8 +118,7 @@ def write_profile(path: Path, profile: Profile) -> None:
         version, arrays = PROFILE_VERSION, {name: getattr(profile, name) for name in STORED}
         arrays |= {name: compact(arrays[name]) for name in STORED if name != "documents"}
         body |= {name: getattr(profile, name) for name in ("predictors_digest", "domains", "part_tokens")}
-    metadata = {"kind": "profile", "format_version": str(version), "profile": json.dumps(body)}
-    write_atomic(path, save(arrays, metadata))
+    write_atomic(path, save(arrays, metadata_of(KIND, version, body)))
 
 
 def read_profile(path: Path, mend: str = "hybrid profile DIR --text FILE") -> Profile:
@@ -128,23 +127,8 @@ def read_profile(path: Path, mend: str = "hybrid profile DIR --text FILE") -> Pr
     Raises:
         UserError: missing, damaged, or of another format version; the message names the command `mend`.
     """
-    if not path.is_file():
-        raise UserError(f"there is no profile at {path}; make one with: {mend}")
-    try:
-        with safetensors.safe_open(str(path), framework="numpy") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
-    if metadata.get("kind") != "profile":
-        raise UserError(f"{path} is not a profile; make one with: {mend}")
-    version = metadata.get("format_version", "")
-    if version != "1":
-        check_version(path, int(version) if version.isdigit() else None, PROFILE_VERSION, mend)
-    try:
-        return _from_parts(int(version), json.loads(metadata["profile"]), arrays)
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error
+    with open_tensors(path, KIND, PROFILE_VERSION, mend, older=(1,)) as file:
+        return _from_parts(file.version, file.body, {name: file.read(name) for name in file.names})
 
 
 def compact(counts: npt.NDArray[np.integer[Any]]) -> Parts:

@@ -14,7 +14,8 @@ import torch
 
 from profiler.artifacts import UserError, format_size
 from profiler.capture import LayerSamples, Split
-from profiler.predictor import EVERYTHING, NOTHING, Predictor, PredictorQuality, PredictorSet, Trial
+from profiler.predictor import Predictor, PredictorSet
+from profiler.predictor_outline import EVERYTHING, NOTHING, PredictorQuality, Trial
 from profiler.training import (
     Recipe,
     calibrate,

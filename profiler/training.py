@@ -12,7 +12,8 @@ from profiler.artifacts import UserError
 from profiler.capture import MINIMUM_TOKENS, LayerSamples, Split
 from profiler.coverage import Tally
 from profiler.matrix import Matrix
-from profiler.predictor import EVERYTHING, NOTHING, Predictor, PredictorQuality
+from profiler.predictor import Predictor
+from profiler.predictor_outline import EVERYTHING, NOTHING, PredictorQuality
 from profiler.quality import LayerQuality
 
 HEAVIEST = 10.0  # an activation counts for at most so many average ones of its token

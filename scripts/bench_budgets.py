@@ -20,8 +20,8 @@ from pathlib import Path
 
 from hybrid.stages.budget import BudgetSettings, fit
 from hybrid.stages.calibrate import CalibrateSettings, calibrate
-from hybrid.stages.demo import CALIBRATION_TEXT, HELDOUT_TEXT
 from hybrid.stages.evaluate import EvaluationSettings, evaluate
+from hybrid.stages.shipped import CALIBRATION_TEXT, HELDOUT_TEXT
 from profiler.artifacts import UserError
 
 

@@ -26,7 +26,8 @@ from measure_sharing import Reader, reader
 from rich.console import Console
 from rich.table import Table
 
-from hybrid.stages.opening import find_predictors, resolve
+from hybrid.stages.finding import find_outlines
+from hybrid.stages.opening import resolve
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError, format_size, write_atomic
 
@@ -47,7 +48,7 @@ def weight_files(path: Path) -> list[Path]:
     with ModelDirectory.open(path) as directory:
         files = [path / name for name in directory.manifest.layouts]
         predictors = directory.predictors_path("default")
-        return [*files, predictors] if find_predictors(directory, "default") is not None else files
+        return [*files, predictors] if find_outlines(directory, "default") is not None else files
 
 
 def available_modes(path: Path, wanted: Sequence[str]) -> list[str]:

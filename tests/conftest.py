@@ -34,7 +34,7 @@ def demo_copy(demo: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def heldout() -> str:
     """Text that the demo model has never seen."""
-    from hybrid.stages.demo import HELDOUT_TEXT
+    from hybrid.stages.shipped import HELDOUT_TEXT
 
     lines = HELDOUT_TEXT.read_bytes().splitlines()
     return "".join(json.loads(line)["text"] for line in lines)

@@ -11,15 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from hybrid.model.pages import PAGE_TOKENS, pages_for
 from profiler.artifacts import UserError
 
-PAGE_TOKENS = 16
-KV_FORMATS = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
-
-
-def pages_for(tokens: int) -> int:
-    """Pages that hold so many tokens."""
-    return -(-tokens // PAGE_TOKENS)
+KV_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}  # by the names of KV_FORMATS
 
 
 class BlockAllocator:

@@ -11,13 +11,12 @@ import torch
 from torch.nn import functional
 
 from hybrid.ops.bank import Counts
+from hybrid.ops.limits import ROWS_AT_ONCE, SCORES_AT_ONCE
 from hybrid.spec import Activation
 from profiler.formats import BLOCK, is_quantised, vector_bytes
 from profiler.matrix import Matrix
 
-ROWS_AT_ONCE = 1024  # widened to fp32 together
 FEW = 0.75  # up to this share of rows that some token wants, picking them out costs less than computing the others
-SCORES_AT_ONCE = 1 << 24  # attention scores held together
 
 
 def activate(activation: Activation, values: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from hybrid.model.decoder import LayerParts
-from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS, LayerPages, pages_for
+from hybrid.model.kv_cache import KV_DTYPES, LayerPages
+from hybrid.model.pages import PAGE_TOKENS, pages_for
 from hybrid.ops import cpu
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.recorded import Recorder
@@ -52,7 +53,7 @@ class LayerRunner:
         spec, scheduler, decoder = engine.directory.spec, engine.machine.scheduler, engine.decoder
         unit = engine.machine.units["cpu"]
         shape = (pages_for(context) + sequences, spec.n_kv_heads, PAGE_TOKENS, spec.head_dim)
-        dtype = KV_FORMATS[engine.options.kv_format]
+        dtype = KV_DTYPES[engine.options.kv_format]
         pages = LayerPages(unit.empty(shape, dtype, "kv"), unit.empty(shape, dtype, "kv"))
         layers: list[LayerParts] = [replace(layer, pages=pages) for layer in decoder.layers]
         decoder = replace(decoder, layers=layers)

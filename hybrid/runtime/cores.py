@@ -41,6 +41,11 @@ def usable_cores(root: Path = Path("/"), allowed: Collection[int] | None = None)
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
+def shared_cores(cores: int) -> tuple[int, int]:
+    """Threads of the host, and of a second device made of ordinary memory, that share so many cores evenly."""
+    return max(1, cores - cores // 2), max(1, cores // 2)
+
+
 def performance_cpus(root: Path, allowed: Collection[int]) -> set[int]:
     """The fast ones among CPUs; all of them where the machine names no difference."""
     fast = parse_cpus(read(root / "sys/devices/cpu_core/cpus")) & set(allowed)  # Intel's mixed processors

@@ -15,7 +15,8 @@ import torch
 
 from hybrid.model.decoder import Decoder
 from hybrid.model.eager import EagerOperators, Step
-from hybrid.model.kv_cache import BlockAllocator, Span, pages_for
+from hybrid.model.kv_cache import BlockAllocator, Span
+from hybrid.model.pages import pages_for
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
 from hybrid.runtime.loader import Machine, load_machine

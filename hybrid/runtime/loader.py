@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from hybrid.model.decoder import Decoder
-from hybrid.model.kv_cache import KV_FORMATS, pages_for
+from hybrid.model.pages import KV_FORMATS, pages_for
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
-from hybrid.runtime.cores import usable_cores
+from hybrid.runtime.choices import choose_context
+from hybrid.runtime.cores import shared_cores, usable_cores
 from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
-from hybrid.runtime.options import EngineOptions, choose_context
+from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.placer import Placer
 from hybrid.runtime.recorded import RecordedStep, record
 from hybrid.runtime.scheduler import Scheduler
@@ -121,7 +122,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         directory.watch(predictors.path, f"hybrid profile {directory.path} --text FILE")
         guards += guard(predictors.mappings())
     touched = placer.dense_bytes_per_token(outer)
-    element = KV_FORMATS[options.kv_format].itemsize
+    element = KV_FORMATS[options.kv_format]
     recorded = record(decoder, scheduler)
     if recorded is not None and options.prefill_tokens is None:
         prefill = min(prefill, cpu.MAX_TOKENS)
@@ -225,7 +226,8 @@ def make_units(options: EngineOptions) -> dict[str, Unit]:
         return {"cpu": host_unit(cores)}
     budget, planned = options.plan.budgets.vram, options.plan.total_bytes("gpu")
     if options.second_device == "cpu":
-        return {"cpu": host_unit(max(1, cores - cores // 2)), "gpu": stand_in_unit(max(1, cores // 2), budget, planned)}
+        host, stand_in = shared_cores(cores)
+        return {"cpu": host_unit(host), "gpu": stand_in_unit(stand_in, budget, planned)}
     return {"cpu": host_unit(cores), "gpu": cuda_unit(budget, planned)}
 
 

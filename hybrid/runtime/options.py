@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hybrid.model.kv_cache import KV_FORMATS
-from hybrid.runtime.scheduler import MODES
+from hybrid.runtime.choices import check_kv_format, known_mode
 from hybrid.runtime.sizes import PREFILL_TOKENS
 from placement.plan import Mode, Plan
 from profiler.artifacts import UserError
 from profiler.predictor import PredictorSet
 from profiler.thresholds import LARGEST_CUTOFF, Loss
 from profiler.thresholds import MEND as THRESHOLDS_MEND
-
-DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True)
@@ -45,10 +42,8 @@ class EngineOptions:
     loss: Loss | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(f"mode {self.mode!r} is not known; modes are {', '.join(MODES)}")
-        if self.kv_format not in KV_FORMATS:
-            raise UserError(f"KV format {self.kv_format!r} is not known; formats are {', '.join(KV_FORMATS)}")
+        known_mode(self.mode)
+        check_kv_format(self.kv_format)
         if self.second_device is not None and self.plan is None:
             raise UserError("a second device needs a plan that says what it holds: hybrid plan DIR --vram SIZE")
         if self.prefill_tokens is not None and not 1 <= self.prefill_tokens <= PREFILL_TOKENS:
@@ -61,17 +56,3 @@ class EngineOptions:
             )
         if not all(0 <= cutoff <= LARGEST_CUTOFF for cutoff in self.cutoffs or ()):
             raise UserError("a cutoff is a finite number of at least 0")
-
-
-def choose_context(wanted: int | None, planned: int | None, trained: int) -> int:
-    """Tokens of one sequence: those asked for, else those planned for, else the model's own up to 4096.
-
-    Raises:
-        UserError: out of the range that the model was trained for, or more than was planned for.
-    """
-    context = wanted or planned or min(trained, DEFAULT_CONTEXT)
-    if not 2 <= context <= trained:
-        raise UserError(f"a context of {context} tokens is out of range: the model was trained for 2 to {trained}")
-    if planned is not None and context > planned:
-        raise UserError(f"the plan has room for {planned} tokens of context, not {context}; plan anew with --context")
-    return context

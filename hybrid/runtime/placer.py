@@ -7,7 +7,8 @@ from collections import Counter
 import torch
 
 from hybrid.model.decoder import HeadNorms, LayerParts, NormWeights, OuterParts, Projection
-from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS, LayerPages
+from hybrid.model.kv_cache import KV_DTYPES, LayerPages
+from hybrid.model.pages import PAGE_TOKENS
 from hybrid.ops.bank import RowBank
 from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.options import EngineOptions
@@ -43,7 +44,7 @@ class Placer:
         """One layer's attention, norms and pages."""
         spec, unit, name = self.spec, self.units[unit_name], f"layers.{index}"
         shape = (self.blocks, spec.n_kv_heads, PAGE_TOKENS, spec.head_dim)
-        dtype = KV_FORMATS[self.options.kv_format]
+        dtype = KV_DTYPES[self.options.kv_format]
         pages = LayerPages(unit.empty(shape, dtype, "kv"), unit.empty(shape, dtype, "kv"))
         q, k, v, o = (self._projection(name, part, unit) for part in ("q", "k", "v", "o"))
         before = self._norm(f"{name}.attn_norm", unit, "attention")

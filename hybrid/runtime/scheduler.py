@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import torch
 
@@ -20,8 +19,6 @@ from hybrid.runtime.lane import Lane
 from hybrid.runtime.unit import Unit
 from placement.plan import Mode
 from profiler.tap import GateTap, ResidualTap, Tap
-
-MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True)

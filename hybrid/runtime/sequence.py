@@ -6,7 +6,8 @@ import time
 from array import array
 from typing import Literal
 
-from hybrid.model.kv_cache import BlockAllocator, Span, pages_for
+from hybrid.model.kv_cache import BlockAllocator, Span
+from hybrid.model.pages import pages_for
 from hybrid.runtime.sampler import Sampler, SamplingParams
 from hybrid.tokenizer import TextStream, Tokenizer
 

@@ -1,19 +1,21 @@
-"""The bytes of a model as the loader places them, for placement to count with. The two are tested to agree."""
+"""The bytes of a model as the loader places them, for placement to count with. The two are tested to agree.
+
+No torch, so that a plan is made in milliseconds.
+"""
 
 from __future__ import annotations
 
-from hybrid.model.kv_cache import KV_FORMATS, PAGE_TOKENS, pages_for
-from hybrid.ops.reference import ROWS_AT_ONCE
+from hybrid.model.pages import KV_FORMATS, PAGE_TOKENS, pages_for
+from hybrid.ops.limits import NATIVE_TOKENS, ROWS_AT_ONCE
 from hybrid.spec import ModelSpec
-from hybrid.store.directory import ModelDirectory
+from hybrid.store.files import ModelFiles
 from hybrid.store.layout import POSITIONS, matrix_format
 from placement.cost import ModelSizes
 from profiler.formats import vector_bytes
-from profiler.predictor import PredictorSet
+from profiler.predictor_outline import AnyPredictors
 
 PREFILL_TOKENS = 256
 PREFILL_CHOICES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
-NATIVE_TOKENS = 16  # up to here operators widen no weights into memory
 FP32 = 4
 BUFFER_SHARE = 1 / 16  # of a budget of GPU memory that prefill may take, where that is enough for a token
 
@@ -36,7 +38,7 @@ def buffer_bytes(spec: ModelSpec, tokens: int, context: int) -> int:
 
 def cache_bytes(spec: ModelSpec, context: int, kv_format: str) -> int:
     """Bytes of one layer's keys and values for a sequence of `context` tokens, in whole pages."""
-    return pages_for(context) * PAGE_TOKENS * 2 * spec.kv_size * KV_FORMATS[kv_format].itemsize
+    return pages_for(context) * PAGE_TOKENS * 2 * spec.kv_size * KV_FORMATS[kv_format]
 
 
 def prefill_within(spec: ModelSpec, size: int, context: int) -> int:
@@ -45,10 +47,10 @@ def prefill_within(spec: ModelSpec, size: int, context: int) -> int:
 
 
 def model_sizes(
-    directory: ModelDirectory, predictors: PredictorSet | None, context: int, vram: int, kv_format: str
+    files: ModelFiles, predictors: AnyPredictors | None, context: int, vram: int, kv_format: str
 ) -> ModelSizes:
     """Everything placement has to know of a model, in bytes."""
-    spec, weight_format = directory.spec, directory.weight_format
+    spec, weight_format = files.spec, files.weight_format
     norm = spec.hidden_size * FP32 * (2 if spec.norm == "layer" else 1)
     row, mixed_row = vector_bytes(weight_format, spec.hidden_size), vector_bytes(weight_format, spec.q_size)
     weights = (spec.q_size + 2 * spec.kv_size) * row + spec.hidden_size * mixed_row
@@ -66,7 +68,7 @@ def model_sizes(
     return ModelSizes(
         n_layers=spec.n_layers,
         n_rows=spec.n_neurons,
-        row_bytes=directory.stride_bytes,
+        row_bytes=files.stride_bytes,
         row_extra_bytes=FP32 if spec.ffn_bias and not spec.gated else 0,
         weight_format=weight_format,
         gated=spec.gated,
@@ -76,7 +78,7 @@ def model_sizes(
         positions_bytes=positions if spec.positions == "learned" else 0,
         head_bytes=0 if spec.tied_embeddings else vocabulary,
         final_norm_bytes=norm,
-        kv_bytes_per_token=2 * spec.kv_size * KV_FORMATS[kv_format].itemsize,
+        kv_bytes_per_token=2 * spec.kv_size * KV_FORMATS[kv_format],
         kv_page_tokens=PAGE_TOKENS,
         buffer_bytes=buffers,
     )

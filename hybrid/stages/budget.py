@@ -15,7 +15,9 @@ import numpy as np
 
 from hybrid.runtime.engine import Engine
 from hybrid.stages.calibrate import collect, layer_thresholds, store
-from hybrid.stages.opening import find_predictors, open_engine, resolve
+from hybrid.stages.finding import find_outlines
+from hybrid.stages.model_predictors import find_predictors
+from hybrid.stages.opening import open_engine, resolve
 from hybrid.stages.price_search import BudgetSearch, Knob, Trier, price_knob, search, share_knob
 from hybrid.stages.quality import Passage, measure, parts_of, read_passages
 from hybrid.stages.texts import Corpus
@@ -108,7 +110,7 @@ def fit(
         passages, _ = read_passages(corpus, dense.context, settings.tokens)
         parts = parts_of(passages)
         reference = measure([dense], passages, lambda done, total: tell("dense", done, total))[0]
-        mode = settings.mode or ("predicted" if find_predictors(dense.directory, settings.name) else "threshold")
+        mode = settings.mode or ("predicted" if find_outlines(dense.directory, settings.name) else "threshold")
         work = _predicted if mode == "predicted" else _threshold
         fitted = stack.enter_context(work(model, dense, corpus, passages, settings, tell))
         trier = Trier(

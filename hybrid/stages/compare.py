@@ -17,7 +17,8 @@ from hybrid.runtime.engine import Engine
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.summary import summarise
-from hybrid.stages.opening import find_plan, offered_modes, open_engine, resolve
+from hybrid.stages.finding import find_plan, offered_modes
+from hybrid.stages.opening import open_engine, resolve
 from hybrid.stages.plan import baseline_plan
 from hybrid.stages.quality import evaluate, read_passages
 from hybrid.stages.texts import Corpus

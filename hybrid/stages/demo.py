@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from hybrid.stages.pack import pack
 from hybrid.stages.profile_results import make_folders, write_counts
+from hybrid.stages.shipped import CHECKPOINT, PREDICTORS, PROFILE, demo_path, is_profiled
 from hybrid.store.directory import ModelDirectory
-from hybrid.store.files import ModelFiles
-from profiler.artifacts import UserError, digest_json, directory_lock, explain_os_errors, sha256_file, write_atomic
+from profiler.artifacts import directory_lock, explain_os_errors, write_atomic
 from profiler.profile import read_profile
-
-DEMO = "demo"
-CHECKPOINT = Path(__file__).resolve().parent.parent / "demo"
-PROFILE_TEXT = CHECKPOINT / "profile.jsonl"
-CALIBRATION_TEXT = CHECKPOINT / "calibrate.jsonl"
-HELDOUT_TEXT = CHECKPOINT / "heldout.jsonl"
-PROFILE = CHECKPOINT / "profiles" / "default.safetensors"
-PREDICTORS = CHECKPOINT / "predictors" / "default.safetensors"
-
-
-def cache_directory() -> Path:
-    """Where derived files are kept: HYBRID_CACHE, else the platform's cache folder."""
-    if chosen := os.environ.get("HYBRID_CACHE"):
-        return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "hybrid"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybrid"
 
 
 def demo_directory(tell: Callable[[str], None] = lambda message: print(message, file=sys.stderr)) -> Path:
-    """The demo's model directory, made now if it is not there; named by what it is made from, so never stale."""
-    made_from = (CHECKPOINT / "model.safetensors", PROFILE, PREDICTORS)
-    missing = [file for file in made_from if not file.is_file()]
-    if missing:
-        raise UserError(
-            f"the demo model is missing from {CHECKPOINT} ({missing[0].name}); install hybrid-inference anew"
-        )
-    digest = digest_json([sha256_file(file) for file in made_from])[:12]
-    path = cache_directory() / f"demo-{digest}"
+    """The demo's model directory, made now if it is not there."""
+    path = demo_path()
     with explain_os_errors("prepare the demo model", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         tell(f"packing the demo model into {path} (once)")
         pack(CHECKPOINT, path)
-    files = ModelFiles.open_files(path)
-    profiled = files.has_profile("default") and files.has_predictors("default")
-    if not profiled:
+    if not is_profiled(path):
         put_profile(path)
     return path
 

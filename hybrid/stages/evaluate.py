@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 
 from hybrid.runtime.engine import Engine
-from hybrid.stages.opening import choose_mode, find_predictors, offered_modes, open_engine, resolve
+from hybrid.stages.finding import choose_mode, find_outlines, offered_modes
+from hybrid.stages.opening import open_engine, resolve
 from hybrid.stages.quality import (
     LARGEST_PART,
     Measured,
@@ -135,7 +136,7 @@ def _modes(directory: ModelDirectory, settings: EvaluationSettings) -> list[Mode
     """What is measured, dense first."""
     if settings.modes is None:
         return offered_modes(directory, settings.profile, settings.thresholds)
-    predictors = find_predictors(directory, settings.profile)
+    predictors = find_outlines(directory, settings.profile)
     asked = [choose_mode(mode, directory, predictors) for mode in settings.modes]
     return list(dict.fromkeys((choose_mode(REFERENCE, directory, predictors), *asked)))
 

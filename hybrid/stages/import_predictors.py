@@ -26,8 +26,9 @@ from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
 from profiler.artifacts import UserError, directory_lock
 from profiler.naming import LogitCurves, LogitTap, NamedCounts
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorSet
 from profiler.predictor_file import write_predictors
+from profiler.predictor_outline import PredictorQuality
 from profiler.profile import Profile, write_profile
 from profiler.training import predictor_quality
 

@@ -13,7 +13,7 @@ from hybrid.checkpoint.names import tensor_shapes
 from hybrid.spec import ModelSpec
 from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.evaluation_file import read_evaluation, why_stale
-from hybrid.store.files import ModelFiles
+from hybrid.store.files import ModelFiles, row_order_digest
 from hybrid.store.layout import PADDING
 from hybrid.store.manifest import DENSE_FILE
 from profiler.artifacts import UserError
@@ -101,7 +101,7 @@ def inspect(path: Path, verify: bool = False, progress: Callable[[int, int], Non
     spec = files.spec
     parameters = sum(math.prod(shape) for shape in tensor_shapes(spec).values())
     sizes = bytes_by_part(files)
-    orders = [files.neuron_ids(layer) for layer in range(spec.n_layers)]
+    orders = files.row_orders()
     return InspectReport(
         path=path,
         spec=spec,
@@ -112,8 +112,8 @@ def inspect(path: Path, verify: bool = False, progress: Callable[[int, int], Non
         bytes=sizes,
         source_digest=files.source_digest,
         pack_digest=files.pack_digest,
-        row_order_digest=files.row_order_digest(),
-        in_checkpoint_order=all((ids[:-1] < ids[1:]).all() for ids in orders),
+        row_order_digest=row_order_digest(orders),
+        in_checkpoint_order=bool((orders[:, :-1] < orders[:, 1:]).all()),
         tokenizer_files=tuple(files.tokenizer_files),
         profiles=tuple(_profile_state(files, name) for name in files.added_names("profiles")),
         predictors=tuple(files.added_names("predictors")),

@@ -7,66 +7,18 @@ from typing import Literal
 
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
-from hybrid.runtime.scheduler import MODES
-from hybrid.stages.demo import DEMO, demo_directory
-from hybrid.stages.model_predictors import read_model_predictors
-from hybrid.stages.thresholds import find_thresholds, require_thresholds
+from hybrid.stages.demo import demo_directory
+from hybrid.stages.finding import choose_mode, find_model, find_plan
+from hybrid.stages.model_predictors import find_predictors
+from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.directory import ModelDirectory
-from placement.plan import Mode, Plan
-from placement.plan_file import read_plan
+from placement.plan import Plan
 from profiler.artifacts import UserError
-from profiler.predictor import PredictorSet
 
 
 def resolve(path: str | Path) -> Path:
     """The model directory that a name or a path means; `demo` is prepared on first use."""
-    return demo_directory() if str(path) == DEMO else Path(path)
-
-
-def find_plan(directory: ModelDirectory, plan: str | Path | None) -> Plan | None:
-    """A plan by the name it has in the directory, or by its path."""
-    if plan is None:
-        return None
-    path = Path(plan)
-    if path.exists():
-        return read_plan(path)
-    if path.name != str(plan) or not directory.has_plan(path.name):
-        raise UserError(f"{directory.path} has no plan {plan}; make one with: hybrid plan {directory.path} --vram SIZE")
-    return read_plan(directory.plan_path(path.name))
-
-
-def find_predictors(directory: ModelDirectory, profile: str) -> PredictorSet | None:
-    """The predictors of a profile, or None where the model has none; refused where they are of another model."""
-    path = directory.predictors_path(profile)
-    if not path.exists():
-        return None
-    return read_model_predictors(directory, path)
-
-
-def offered_modes(directory: ModelDirectory, profile: str = "default", thresholds: str = "default") -> list[Mode]:
-    """What the model can be run in, dense first; predicted mode where the profile has predictors, and threshold mode,
-    which is lossy, where thresholds were calibrated.
-    """
-    modes: list[Mode] = ["dense"]
-    if directory.spec.has_exact_zeros:
-        modes.append("exact")
-    if find_predictors(directory, profile) is not None:
-        modes.append("predicted")
-    if find_thresholds(directory, thresholds) is not None:
-        modes.append("threshold")
-    return modes
-
-
-def choose_mode(mode: str | None, directory: ModelDirectory, predictors: PredictorSet | None) -> Mode:
-    """The mode asked for, or the cheapest one that the model offers; threshold only where it is asked for."""
-    if mode is None:
-        if predictors is not None:
-            return "predicted"
-        return "exact" if directory.spec.has_exact_zeros else "dense"
-    for known in MODES:
-        if mode == known:
-            return known
-    raise UserError(f"mode {mode!r} is not known; modes are {', '.join(MODES)}")
+    return find_model(path) or demo_directory()
 
 
 def open_engine(

@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from hybrid.model.kv_cache import KV_FORMATS
-from hybrid.runtime.options import choose_context
-from hybrid.runtime.scheduler import MODES
+from hybrid.runtime.choices import check_kv_format, choose_context, known_mode
 from hybrid.runtime.sizes import model_sizes
-from hybrid.stages.opening import choose_mode, find_predictors
+from hybrid.stages.finding import choose_mode, find_outlines
 from hybrid.stages.thresholds import require_thresholds
-from hybrid.store.directory import ModelDirectory
+from hybrid.store.files import ModelFiles, row_order_digest
+from hybrid.store.rows import Ids
 from placement.baselines import first_layers_on_gpu
 from placement.frequencies import Frequencies
 from placement.plan import Budgets, Digests, Plan
 from placement.plan_file import write_plan
-from placement.planner import make_plan
+from placement.planner import Request, make_plan
 from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
 from profiler.hardware import read_hardware
 from profiler.profile import read_profile
@@ -45,10 +42,9 @@ class PlanSettings:
     time_limit: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.kv_format not in KV_FORMATS:
-            raise UserError(f"KV format {self.kv_format!r} is not known; formats are {', '.join(KV_FORMATS)}")
-        if self.mode is not None and self.mode not in MODES:
-            raise UserError(f"mode {self.mode!r} is not known; modes are {', '.join(MODES)}")
+        check_kv_format(self.kv_format)
+        if self.mode is not None:
+            known_mode(self.mode)
 
 
 @dataclass(frozen=True)
@@ -66,33 +62,37 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
         UserError: no profile, one of another model, or a budget that does not hold the model.
     """
     hardware = read_hardware(settings.hardware)
-    with ModelDirectory.open(path) as directory:
-        mend = f"hybrid profile {path} --text FILE"
-        profile = read_profile(directory.profile_path(settings.profile), mend)
-        if profile.source_digest != directory.source_digest:
-            raise UserError(f"the profile {settings.profile!r} is of another model; make one with: {mend}")
-        predictors = find_predictors(directory, settings.profile)
-        mode = choose_mode(settings.mode, directory, predictors)
-        if mode == "predicted" and predictors is None:
-            raise UserError(f"predicted mode needs predictors; make them with: {mend}")
-        if mode == "threshold" and profile.thresholds != require_thresholds(directory, settings.thresholds).cutoffs:
-            raise UserError(
-                f"the profile {settings.profile!r} was not counted with the thresholds {settings.thresholds!r}, so it "
-                f"does not say which neurons they leave; make one with: {mend} --thresholds {settings.thresholds}"
-            )
-        context = choose_context(settings.context, None, directory.spec.max_positions)
-        neuron_ids = np.stack([directory.layer(i).neuron_ids for i in range(directory.spec.n_layers)])
-        result = make_plan(
-            name=settings.name,
-            digests=digests(directory, sha256_file(directory.profile_path(settings.profile))),
-            sizes=model_sizes(directory, predictors, context, settings.vram, settings.kv_format),
-            frequencies=Frequencies.in_row_order(profile, neuron_ids),
-            hardware=hardware,
-            budgets=Budgets(settings.vram, settings.ram, context),
-            mode=mode,
-            time_limit=settings.time_limit,
+    directory = ModelFiles.open_files(path)
+    mend = f"hybrid profile {path} --text FILE"
+    profile = read_profile(directory.profile_path(settings.profile), mend)
+    if profile.source_digest != directory.source_digest:
+        raise UserError(f"the profile {settings.profile!r} is of another model; make one with: {mend}")
+    predictors = find_outlines(directory, settings.profile)
+    mode = choose_mode(settings.mode, directory, predictors)
+    if mode == "predicted" and predictors is None:
+        raise UserError(f"predicted mode needs predictors; make them with: {mend}")
+    if mode == "threshold" and profile.thresholds != require_thresholds(directory, settings.thresholds).cutoffs:
+        raise UserError(
+            f"the profile {settings.profile!r} was not counted with the thresholds {settings.thresholds!r}, so it "
+            f"does not say which neurons they leave; make one with: {mend} --thresholds {settings.thresholds}"
         )
-        target = directory.plan_path(settings.name)
+    context = choose_context(settings.context, None, directory.spec.max_positions)
+    row_orders = directory.row_orders()
+    request = Request(
+        sizes=model_sizes(directory, predictors, context, settings.vram, settings.kv_format),
+        frequencies=Frequencies.in_row_order(profile, row_orders),
+        hardware=hardware,
+        mode=mode,
+        time_limit=settings.time_limit,
+    )
+    profile_digest = sha256_file(directory.profile_path(settings.profile))
+    result = make_plan(
+        request,
+        Budgets(settings.vram, settings.ram, context),
+        name=settings.name,
+        digests=digests(directory, row_orders, profile_digest),
+    )
+    target = directory.plan_path(settings.name)
     with directory_lock(path, "write a plan"):
         with explain_os_errors("write a plan", path):
             target.parent.mkdir(exist_ok=True)
@@ -100,17 +100,17 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
     return PlanReport(target, result)
 
 
-def baseline_plan(directory: ModelDirectory, plan: Plan, kv_format: str) -> Plan:
+def baseline_plan(directory: ModelFiles, plan: Plan, kv_format: str) -> Plan:
     """The layer-wise plan within the budgets of another plan: the first k layers on the GPU, the rest on the CPU."""
     sizes = model_sizes(directory, None, plan.budgets.context, plan.budgets.vram, kv_format)
     return first_layers_on_gpu(
-        digests=digests(directory, None),
+        digests=digests(directory, directory.row_orders(), None),
         sizes=sizes,
         hardware=read_hardware(BASELINE_HARDWARE),
         budgets=plan.budgets,
     )
 
 
-def digests(directory: ModelDirectory, profile: str | None) -> Digests:
+def digests(directory: ModelFiles, row_orders: Ids, profile: str | None) -> Digests:
     """What a plan binds to in a model directory."""
-    return Digests(directory.pack_digest, directory.row_order_digest(), profile)
+    return Digests(directory.pack_digest, row_order_digest(row_orders), profile)

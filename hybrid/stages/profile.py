@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hybrid.model.kv_cache import PAGE_TOKENS
+from hybrid.model.pages import PAGE_TOKENS
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.stages.profile_estimate import Sizes, estimate

@@ -11,8 +11,9 @@ from hybrid.stages.profile_rounds import Clock
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.files import ModelFiles
 from profiler.artifacts import explain_os_errors
-from profiler.predictor import PredictorQuality, PredictorSet
+from profiler.predictor import PredictorSet
 from profiler.predictor_file import write_predictors
+from profiler.predictor_outline import PredictorQuality
 from profiler.profile import Profile, write_profile
 from profiler.skew import Skew, hot_share, measure_skew
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -29,9 +29,7 @@ from hybrid.stages.report_drawing import (
     size_ticks,
 )
 from placement.plan import PURPOSES, Plan
-
-if TYPE_CHECKING:
-    from profiler.predictor import Trial
+from profiler.predictor_outline import Trial
 
 ROWS = "share of a layer's rows, hottest first"
 FAMILY_COLOURS = {"perceptron": BLUE, "factors": ORANGE, "gates": GREEN, "none": GREY}

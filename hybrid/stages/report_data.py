@@ -9,11 +9,12 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from hybrid.stages.finding import find_outlines
 from hybrid.stages.inspect import InspectReport, inspect
 from hybrid.stages.report_parts import Missing, plain
 from hybrid.stages.thresholds import require_thresholds
@@ -22,12 +23,10 @@ from hybrid.store.files import ModelFiles
 from placement.plan import Plan
 from placement.plan_file import read_plan
 from profiler.artifacts import UserError
+from profiler.predictor_outline import AnyPredictors
 from profiler.profile import Profile, read_profile
 from profiler.skew import SHARES, Given, across, given, mean
 from profiler.thresholds import Thresholds
-
-if TYPE_CHECKING:
-    from profiler.predictor import PredictorSet
 
 POINTS = 51  # of a curve, besides those of the hottest few percent
 BINS = 200  # of a layer's neurons in the heat map
@@ -87,7 +86,7 @@ class Predictors:
     """The predictors of a profile, their weights unread."""
 
     source: str
-    found: PredictorSet
+    found: AnyPredictors
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def collect(path: Path, profile: str = "default", plan: str = "default") -> Repo
         evaluating=evaluating,
         model=model,
         activity=_or_missing(lambda: _activity(files, profile, profiling), profiling),
-        predictors=_or_missing(lambda: _predictors(files, profile, profiling), profiling),
+        predictors=_or_missing(lambda: _predictors(files, profile), profiling),
         placed=_or_missing(lambda: _placed(files, plan, model.row_order_digest), planning),
         evaluations=every("evaluations", evaluated) or Missing("nothing has been evaluated", evaluating),
         thresholds=every("thresholds", calibrated) or Missing("no thresholds have been calibrated", calibrating),
@@ -247,17 +246,10 @@ def _activity(files: ModelFiles, name: str, mend: str) -> Activity:
     return activity(profile, f"profiles/{name}.safetensors")
 
 
-def _predictors(files: ModelFiles, name: str, mend: str) -> Predictors:
-    path, spec = files.predictors_path(name), files.spec
-    if not path.exists():
-        raise UserError(f"there are no predictors at {path}")
-    from profiler.predictor_file import read_predictors  # loads torch, which takes seconds and nothing else here needs
-
-    found = read_predictors(path, mend)
-    if found.source_digest != files.source_digest:
-        raise UserError(f"{path} was made for another checkpoint")
-    if not found.fits(spec.n_layers, spec.hidden_size, spec.n_neurons):
-        raise UserError(f"{path} has other sizes than the model")
+def _predictors(files: ModelFiles, name: str) -> Predictors:
+    found = find_outlines(files, name)
+    if found is None:
+        raise UserError(f"there are no predictors at {files.predictors_path(name)}")
     return Predictors(f"predictors/{name}.safetensors", found)
 
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from hybrid.spec import ModelSpec
 from hybrid.store.layout import FileLayout
 from hybrid.store.manifest import DENSE_FILE, MANIFEST, MEND, TOKENIZER_FILES, Manifest, layer_file
@@ -78,12 +80,13 @@ class ModelFiles:
         with LayerFile(self.path / layer_file(layer), self._layer_layout) as file:
             return file.neuron_ids()
 
+    def row_orders(self) -> Ids:
+        """int32 `[layers, n]`: the neuron of each row of every layer; see `neuron_ids`."""
+        return np.stack([self.neuron_ids(layer) for layer in range(self.spec.n_layers)])
+
     def row_order_digest(self) -> str:
-        """Digest of the order of the rows of all layers: what a plan's segments refer to."""
-        digest = hashlib.sha256()
-        for layer in range(self.spec.n_layers):
-            digest.update(self.neuron_ids(layer).astype("<i4").data)
-        return digest.hexdigest()
+        """Digest of the order of the rows of all layers as it is now."""
+        return row_order_digest(self.row_orders())
 
     def reorder_layer(self, layer: int, new_ids: Ids) -> None:
         """Rewrite a layer so that its row r holds neuron `new_ids[r]`; see `hybrid.store.rows.reorder_layer`.
@@ -165,6 +168,11 @@ class ModelFiles:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
             raise UserError(f"{name!r} is no name for one of the {folder}; use letters, digits, dots and dashes")
         return self.path / folder / f"{name}{ADDED[folder]}"
+
+
+def row_order_digest(row_orders: Ids) -> str:
+    """Digest of the order of the rows of all layers, int32 `[layers, n]`: what a plan's segments refer to."""
+    return hashlib.sha256(row_orders.astype("<i4").data).hexdigest()
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -14,7 +14,7 @@ from peers.protocol import Worker
 from peers.quiet import TOLERATED, ask_undisturbed
 
 from growth.models import Models, predictors_name
-from hybrid.model.kv_cache import PAGE_TOKENS
+from hybrid.model.pages import PAGE_TOKENS
 from profiler.artifacts import UserError, format_size
 
 MODES = ("predicted", "exact", "dense")

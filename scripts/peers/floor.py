@@ -19,7 +19,7 @@ from hybrid.store.files import ModelFiles
 from hybrid.store.layout import PADDING
 from hybrid.store.manifest import DENSE_FILE
 from profiler.formats import vector_bytes
-from profiler.predictor_file import read_predictors
+from profiler.predictor_header import read_outlines
 
 BANDWIDTH_BYTES = 2 << 30
 FP32, F16 = 4, 2
@@ -41,7 +41,7 @@ def floor_bytes(path: Path, mode: str, active: float, context: float) -> float:
         "exact": neurons * (vector + bias) + active * neurons * (parts - 1) * vector,
         "predicted": active * neurons * (parts * vector + bias),
     }[mode]
-    predictors = read_predictors(files.predictors_path("default")).nbytes if mode == "predicted" else 0
+    predictors = read_outlines(files.predictors_path("default")).nbytes if mode == "predicted" else 0
     kv = context * spec.n_layers * 2 * spec.kv_size * F16
     return dense_bytes(files) + rows + predictors + kv
 

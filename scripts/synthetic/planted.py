@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorSet
+from profiler.predictor_outline import PredictorQuality
 from profiler.profile import Counts, Profile
 from synthetic.weights import CONSTANT, PlantedWeights
 

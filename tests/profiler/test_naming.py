@@ -8,7 +8,8 @@ from profiler.artifacts import UserError
 from profiler.capture import Split, encode_magnitude
 from profiler.matrix import Matrix
 from profiler.naming import LogitCurves, LogitTap, NamedCounts, bins_for
-from profiler.predictor import EVERYTHING, NOTHING, Predictor
+from profiler.predictor import Predictor
+from profiler.predictor_outline import EVERYTHING, NOTHING
 from profiler.tap import ResidualTap
 from profiler.training import calibrate, measure, predictor_quality
 

@@ -4,7 +4,8 @@ import torch
 from profiler.artifacts import UserError
 from profiler.formats import vector_bytes
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet, Trial
+from profiler.predictor import Predictor, PredictorSet
+from profiler.predictor_outline import PredictorQuality, Trial
 
 QUALITY = PredictorQuality(tokens=100, active=0.1, named=0.12, recall=0.95, precision=0.8, mass_recall=0.99)
 

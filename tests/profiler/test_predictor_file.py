@@ -8,8 +8,10 @@ from safetensors.torch import save_file
 
 from profiler.artifacts import UserError
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet, Trial
+from profiler.predictor import Predictor, PredictorSet
 from profiler.predictor_file import read_predictors, write_predictors
+from profiler.predictor_header import read_outlines
+from profiler.predictor_outline import PredictorQuality, Trial
 
 QUALITY = PredictorQuality(tokens=100, active=0.1, named=0.12, recall=0.95, precision=0.8, mass_recall=0.99)
 
@@ -68,13 +70,20 @@ def test_every_family_comes_back_with_what_was_tried(tmp_path):
     )
     trials = ((Trial("perceptron", 32, ("q8_0", "q8_0"), 3876, 0.99, 0.1, 5000.0, chosen=True),), (), (), (), ())
     write_predictors(path, PredictorSet("digest", layers, (QUALITY,) * 5, trials))
-    back = read_predictors(path)
-    assert back.trials == trials
+    back, outlines = read_predictors(path), read_outlines(path)
+    assert back.trials == outlines.trials == trials
+    for name in ("source_digest", "quality", "nbytes"):
+        assert getattr(back, name) == getattr(outlines, name)
     x = torch.randn(9, 64)
     for one, other in zip(back.layers, layers, strict=True):
         assert (one.family, one.reads, one.threshold) == (other.family, other.reads, other.threshold)
         assert (one.nbytes, one.weight_formats) == (other.nbytes, other.weight_formats)
         assert torch.equal(one.named(x), other.named(x))
+    for outline, other in zip(outlines.layers, layers, strict=True):
+        for name in ("family", "reads", "hidden", "neurons", "threshold", "rank", "weight_formats", "nbytes"):
+            assert getattr(outline, name) == getattr(other, name), name
+        assert [(m.rows, m.columns) for m in outline.matrices] == [m.shape for m in other.matrices]
+        assert (outline.bias is None) == (other.bias is None)
 
 
 def test_files_of_version_1_are_read():
@@ -89,6 +98,10 @@ def test_files_of_version_1_are_read():
         predictor.check_finite()
         assert torch.equal(predictor.fc1.widened(slice(None)), (torch.arange(8) - 3 + seed).view(2, 4) / 8)
         assert torch.equal(predictor.fc2.widened(slice(None)), (torch.arange(10) - 4 + seed).view(5, 2) / 4)
+    outlines = read_outlines(path)
+    assert [(p.family, p.rank, p.weight_formats, p.nbytes) for p in outlines.layers] == [
+        (p.family, p.rank, p.weight_formats, p.nbytes) for p in predictors.layers
+    ]
 
 
 def test_opening_maps_the_file_and_reads_no_weights(tmp_path):
@@ -157,6 +170,11 @@ def changed(**changes) -> dict[str, str]:
         (GOOD, {"0.fc1": None}, "damaged"),
         (GOOD, {"thresholds": None}, "damaged"),
         (GOOD, {"thresholds": torch.zeros(100)}, "damaged"),
+        (GOOD, {"thresholds": torch.zeros(())}, "damaged"),
+        (GOOD, {"thresholds": torch.zeros(1, 1)}, "damaged"),
+        (GOOD, {"thresholds": torch.zeros(1, dtype=torch.int64)}, "damaged"),
+        (GOOD, {"0.fc1": torch.zeros(())}, "damaged"),
+        (GOOD | {"predictors": "[" * 100_000}, {}, "damaged"),
         (GOOD, {"thresholds": torch.tensor([float("nan")])}, "not a number"),
         (GOOD, {"0.fc2": torch.zeros(10, 4).half()}, "3 columns"),
         (GOOD, {"0.fc2": torch.zeros(10, 3)}, "float16"),
@@ -174,12 +192,13 @@ def changed(**changes) -> dict[str, str]:
         (GOOD | {"format_version": "1"}, {"0.fc2": torch.zeros(10, 3)}, "float16"),
     ],
 )
-def test_damaged_files_are_refused(tmp_path, metadata, tensors, message):
+@pytest.mark.parametrize("read", [read_predictors, read_outlines])
+def test_damaged_files_are_refused(tmp_path, metadata, tensors, message, read):
     path = tmp_path / "default.safetensors"
     good = {"0.fc1": make().fc1.data, "0.fc2": make().fc2.data, "thresholds": torch.tensor([0.25])}
     save_file({name: t for name, t in (good | tensors).items() if t is not None}, path, metadata)
     with pytest.raises(UserError, match=message):
-        read_predictors(path)
+        read(path)
 
 
 LAYER = {"family": "perceptron", "reads": "ffn_input", "shape": [10, 6], "matrices": [["f16", 6], ["f16", 3]]}
@@ -195,6 +214,8 @@ BODY_3 = {"source_digest": "d", "quality": [dict(vars(QUALITY))], "layers": [LAY
         ({"layers": [LAYER | {"reads": "tea leaves"}]}, "not known"),
         ({"layers": [LAYER | {"shape": [10]}]}, "damaged"),
         ({"layers": [LAYER | {"shape": [11, 6]}]}, "11 neurons"),
+        ({"layers": "ab"}, "damaged"),
+        ({"layers": {"0": LAYER}}, "damaged"),
         ({"layers": [LAYER | {"matrices": [["f16", 3]]}]}, "other matrices"),
         ({"layers": [LAYER | {"matrices": [["f16", 6]] * 3}]}, "damaged"),
         ({"layers": [LAYER | {"matrices": [["f16", 6], ["bf16", 3]]}]}, "bfloat16"),
@@ -202,23 +223,25 @@ BODY_3 = {"source_digest": "d", "quality": [dict(vars(QUALITY))], "layers": [LAY
         ({"trials": [[], []]}, "every layer or for none"),
     ],
 )
-def test_damaged_descriptions_are_refused(tmp_path, changes, message):
+@pytest.mark.parametrize("read", [read_predictors, read_outlines])
+def test_damaged_descriptions_are_refused(tmp_path, changes, message, read):
     path, predictor = tmp_path / "default.safetensors", make()
     tensors = {"0.fc1": predictor.fc1.data, "0.fc2": predictor.fc2.data, "thresholds": torch.tensor([0.25])}
     metadata = {"kind": "predictors", "format_version": "3"}
     save_file(tensors, path, metadata | {"predictors": json.dumps(BODY_3)})
-    assert read_predictors(path).layers[0].rank == 3
+    assert read(path).layers[0].rank == 3
     save_file(tensors, path, metadata | {"predictors": json.dumps(BODY_3 | changes)})
     with pytest.raises(UserError, match=message):
-        read_predictors(path)
+        read(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 64])
-def test_what_is_no_safetensors_file_is_refused_with_the_command(tmp_path, content):
+@pytest.mark.parametrize("read", [read_predictors, read_outlines])
+def test_what_is_no_safetensors_file_is_refused_with_the_command(tmp_path, content, read):
     path = tmp_path / "default.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError, match="make it anew with: mend it"):
-        read_predictors(path, "mend it")
+        read(path, "mend it")
 
 
 def test_missing_predictors_name_the_command(tmp_path):

@@ -163,7 +163,7 @@ GOOD = {"kind": "profile", "format_version": "1", "profile": BODY}
         (GOOD | {"format_version": "2"}, {}, "damaged"),
         (GOOD | {"format_version": "0"}, {}, "no longer read"),
         (GOOD | {"format_version": "x"}, {}, "no format version"),
-        (GOOD | {"kind": "predictors"}, {}, "not a profile"),
+        (GOOD | {"kind": "predictors"}, {}, "holds no profile"),
         ({"kind": "profile", "format_version": "1"}, {}, "damaged"),
         (GOOD | {"profile": "{"}, {}, "damaged"),
         (GOOD | {"profile": "[1]"}, {}, "damaged"),

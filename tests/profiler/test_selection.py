@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from profiler.artifacts import UserError
 from profiler.capture import LayerSamples, Split, encode_magnitude
-from profiler.predictor import Trial
+from profiler.predictor_outline import Trial
 from profiler.selection import Candidate, Target, allocate, ladder, search
 from profiler.training import Recipe, mass_at_active, measure, tune_factors
 from profiler.training_free import Gates, factors, few_bits

@@ -6,7 +6,7 @@ import json
 import demo_corpus
 import pytest
 
-from hybrid.stages.demo import CALIBRATION_TEXT, CHECKPOINT, HELDOUT_TEXT, PROFILE_TEXT
+from hybrid.stages.shipped import CALIBRATION_TEXT, CHECKPOINT, HELDOUT_TEXT, PROFILE_TEXT
 
 TEXTS = {"heldout": HELDOUT_TEXT, "profile": PROFILE_TEXT, "calibrate": CALIBRATION_TEXT}
 

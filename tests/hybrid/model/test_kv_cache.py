@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid.model.kv_cache import PAGE_TOKENS, BlockAllocator, LayerPages, Span, pages_for
+from hybrid.model.kv_cache import KV_DTYPES, BlockAllocator, LayerPages, Span
+from hybrid.model.pages import KV_FORMATS, PAGE_TOKENS, pages_for
 from profiler.artifacts import UserError
 
 
@@ -56,3 +57,7 @@ def test_blocks_are_taken_once_and_come_back():
     assert allocator.free == 2
     with pytest.raises(AssertionError):
         allocator.give_back(taken[:1])
+
+
+def test_formats_have_the_bytes_that_are_counted():
+    assert {name: dtype.itemsize for name, dtype in KV_DTYPES.items()} == KV_FORMATS

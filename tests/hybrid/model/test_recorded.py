@@ -19,7 +19,8 @@ from hybrid.runtime.sequence import Sequence
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
 from profiler.matrix import WEIGHT_FORMATS, Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorSet
+from profiler.predictor_outline import PredictorQuality
 
 TOKENS = 100
 CLOSE = 1e-4  # of the logits' scale: summation order

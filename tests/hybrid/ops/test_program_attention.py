@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid.model.kv_cache import PAGE_TOKENS, LayerPages, Span, pages_for
+from hybrid.model.kv_cache import LayerPages, Span
+from hybrid.model.pages import PAGE_TOKENS, pages_for
 from hybrid.ops import cpu, reference
 
 pytestmark = pytest.mark.usefixtures("isa")

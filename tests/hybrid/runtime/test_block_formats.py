@@ -10,12 +10,12 @@ import shutil
 
 import pytest
 
-from hybrid.stages.demo import CHECKPOINT
 from hybrid.stages.opening import open_engine
 from hybrid.stages.pack import pack
 from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
 from hybrid.stages.quality import evaluate
+from hybrid.stages.shipped import CHECKPOINT
 from hybrid.store.directory import ModelDirectory
 
 MODES = ["dense", "exact", "predicted"]

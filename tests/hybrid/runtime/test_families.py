@@ -9,8 +9,9 @@ from hybrid.runtime.sizes import model_sizes
 from hybrid.stages.pack import pack
 from hybrid.stages.plan import digests
 from hybrid.store.directory import ModelDirectory
+from placement.formulate import split_layer
 from placement.plan import Budgets, Placement
-from placement.planner import finish_plan, split_layer
+from placement.planner import finish_plan
 from profiler.hardware import read_hardware
 
 VRAM, CONTEXT = 4 << 20, 64
@@ -38,7 +39,7 @@ def half_of_each_layer(directory):
         layers=tuple(split_layer(sizes.n_rows, 50, "gpu" if i % 2 else "cpu") for i in range(sizes.n_layers)),
     )
     hardware = read_hardware("cpu-stand-in")
-    bound = digests(directory, None)
+    bound = digests(directory, directory.row_orders(), None)
     return finish_plan(placement, name="halves", digests=bound, sizes=sizes, frequencies=None, hardware=hardware)
 
 

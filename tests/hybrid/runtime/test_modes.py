@@ -116,7 +116,7 @@ def test_the_second_device_takes_exactly_the_bytes_that_the_plan_counted(demo, s
 def test_greedy_tokens_are_those_of_transformers(demo, complete):
     import transformers
 
-    from hybrid.stages.demo import CHECKPOINT
+    from hybrid.stages.shipped import CHECKPOINT
 
     oracle = transformers.AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
     prompts = ["def parse_args(", "class Stack:", "import ", "    for line in", "try:\n"]

@@ -2,6 +2,8 @@
 
 import pytest
 
+from hybrid.ops import cpu
+from hybrid.ops.limits import NATIVE_TOKENS
 from hybrid.runtime.sizes import model_sizes
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
@@ -19,6 +21,10 @@ FAMILIES = {
     "nemotron": {"mlp_bias": True, "partial_rotary_factor": 0.5},
     "falcon": {"num_ln_in_parallel_attn": 1, "bias": True},
 }
+
+
+def test_the_operators_that_widen_nothing_are_those_for_a_few_tokens():
+    assert NATIVE_TOKENS == cpu.MAX_TOKENS
 
 
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)

@@ -16,8 +16,8 @@ from hybrid.runtime.options import EngineOptions
 from hybrid.stages.calibrate import HELD_OUT, CalibrateSettings, HoldOut, calibrate
 from hybrid.stages.compare import Settings, compare
 from hybrid.stages.evaluate import EvaluationSettings, evaluate
+from hybrid.stages.finding import choose_mode
 from hybrid.stages.inspect import inspect
-from hybrid.stages.opening import choose_mode
 from hybrid.stages.pack import pack
 from hybrid.stages.plan import PlanSettings, plan
 from hybrid.stages.profile import ProfileSettings

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from hybrid.reports import evaluation_lines
-from hybrid.stages.demo import HELDOUT_TEXT
 from hybrid.stages.evaluate import EvaluationSettings, evaluate
 from hybrid.stages.inspect import inspect
 from hybrid.stages.plan import PlanSettings, plan
 from hybrid.stages.profile import ProfileSettings, profile
+from hybrid.stages.shipped import HELDOUT_TEXT
 from hybrid.store.evaluation_file import read_evaluation
 from profiler.artifacts import UserError, directory_lock
 from profiler.predictor_file import read_predictors, write_predictors

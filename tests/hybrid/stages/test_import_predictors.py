@@ -20,8 +20,8 @@ from hybrid.stages.plan import PlanSettings, plan
 from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
-from profiler.predictor import PredictorQuality
 from profiler.predictor_file import read_predictors
+from profiler.predictor_outline import PredictorQuality
 from profiler.profile import read_profile
 
 LAYERS, HIDDEN, NEURONS, RANK = 12, 60, 123, 32

@@ -17,8 +17,9 @@ from hybrid.store.files import ModelFiles
 from hybrid.store.manifest import layer_file
 from profiler.artifacts import UserError
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorSet
 from profiler.predictor_file import write_predictors
+from profiler.predictor_outline import PredictorQuality
 from profiler.profile import Profile, write_profile
 
 

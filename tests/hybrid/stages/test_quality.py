@@ -15,7 +15,8 @@ from hybrid.stages.quality import Part, Passage, evaluate, measure, measure_laye
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet
+from profiler.predictor import Predictor, PredictorSet
+from profiler.predictor_outline import PredictorQuality
 
 TEXTS = [f"The {a} fox runs over the {b} dog: {i}" * 9 for i, (a, b) in enumerate([("hot", "cold")] * 3 + [("a", "b")])]
 SHARES = PredictorQuality(1, 0.5, 0.5, 0.5, 0.5, 0.5)

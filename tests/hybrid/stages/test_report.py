@@ -29,8 +29,9 @@ from placement.plan import PURPOSES, Budgets, Digests, Expected, LayerPlan, Plan
 from placement.plan_file import write_plan
 from profiler.artifacts import UserError
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorQuality, PredictorSet, Trial
+from profiler.predictor import Predictor, PredictorSet
 from profiler.predictor_file import read_predictors, write_predictors
+from profiler.predictor_outline import PredictorQuality, Trial
 from profiler.profile import Profile, compact, write_profile
 from profiler.quality import Interval, LayerQuality, Quality
 from profiler.thresholds import LayerThreshold, Thresholds, write_thresholds

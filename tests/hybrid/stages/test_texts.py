@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.stages import text_files
-from hybrid.stages.demo import CHECKPOINT
+from hybrid.stages.shipped import CHECKPOINT
 from hybrid.stages.text_files import TextFile, read_bytes
 from hybrid.stages.texts import Corpus
 from hybrid.tokenizer import load_tokenizer

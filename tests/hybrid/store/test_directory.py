@@ -118,6 +118,8 @@ def test_reordering_changes_rows_and_the_order_and_nothing_else(copy):
             assert torch.equal(new.layer(1).rows, expected[torch.from_numpy(order).long()])
             assert torch.equal(new.layer(1).bias, bias[torch.from_numpy(order).long()])
             assert np.array_equal(new.neuron_ids(1), order)
+            assert np.array_equal(new.row_orders(), [new.layer(i).neuron_ids for i in range(new.spec.n_layers)])
+            assert np.array_equal(new.row_orders(), files.row_orders())
             assert new.pack_digest == before
             assert new.row_order_digest() == files.row_order_digest() != order_before
             new.verify()
