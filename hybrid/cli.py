@@ -38,6 +38,7 @@ from hybrid.cli_options import (
 from hybrid.cli_profile import profile_app
 from hybrid.cli_quality import compare, evaluate
 from hybrid.cli_report import report
+from hybrid.cli_simulate import simulate
 from profiler.artifacts import UserError, parse_size
 
 app = typer.Typer(
@@ -186,6 +187,7 @@ def run(
 app.command()(compare)
 app.command("eval")(evaluate)
 app.command()(report)
+app.command()(simulate)
 
 
 @app.command()

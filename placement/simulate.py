@@ -95,7 +95,7 @@ def step_seconds(
     Raises:
         UserError: as there.
     """
-    return token_seconds(sizes, frequencies, hardware, _at(placement, batch, context))
+    return token_seconds(sizes, frequencies, hardware, at(placement, batch, context))
 
 
 def prompt_seconds(
@@ -142,8 +142,8 @@ def whole_layers(sizes: ModelSizes) -> ModelSizes:
     )
 
 
-def _at(placement: Placement, batch: int, context: int) -> Placement:
+def at(placement: Placement, batch: int, context: int) -> Placement:
+    """A placement for other steps than it was made for. Of a plan, its bytes and times are left out."""
     budgets = replace(placement.budgets, batch=batch, context=context)
-    # Of a plan, what it was made for and its bytes no longer hold.
     bare = {field.name: getattr(placement, field.name) for field in fields(Placement)}
     return Placement(**{**bare, "budgets": budgets})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hybrid.runtime.choices import check_kv_format, choose_context, known_mode
 from hybrid.runtime.sizes import model_sizes
-from hybrid.stages.finding import choose_mode, find_outlines
+from hybrid.stages.finding import choose_mode, find_outlines, find_profile
 from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.files import ModelFiles, row_order_digest
 from hybrid.store.rows import Ids
@@ -18,7 +18,6 @@ from placement.plan_file import write_plan
 from placement.planner import Request, make_plan
 from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
 from profiler.hardware import read_hardware
-from profiler.profile import read_profile
 
 # What a baseline's predicted times are computed with. Its placement follows from bytes alone.
 BASELINE_HARDWARE = "cpu-stand-in"
@@ -64,9 +63,7 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
     hardware = read_hardware(settings.hardware)
     directory = ModelFiles.open_files(path)
     mend = f"hybrid profile {path} --text FILE"
-    profile = read_profile(directory.profile_path(settings.profile), mend)
-    if profile.source_digest != directory.source_digest:
-        raise UserError(f"the profile {settings.profile!r} is of another model; make one with: {mend}")
+    profile = find_profile(directory, settings.profile)
     predictors = find_outlines(directory, settings.profile)
     mode = choose_mode(settings.mode, directory, predictors)
     if mode == "predicted" and predictors is None:
