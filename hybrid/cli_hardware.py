@@ -66,7 +66,7 @@ def hardware(
         return
     if no_flash and directory is not None:
         raise UserError("--directory names the drive that --no-flash leaves out; give one of them")
-    from hybrid.stages.hardware import HardwareSettings, measure
+    from hybrid.stages.hardware import QUICK, HardwareSettings, measure
 
     settings = HardwareSettings(
         second_device=device_name(second_device),
@@ -75,7 +75,7 @@ def hardware(
         directory=directory,
         flash=not no_flash,
         output=output,
-        quick=quick,
+        scale=QUICK if quick else 1.0,
     )
     with display.stages() as tell:
         report = measure(settings, tell)

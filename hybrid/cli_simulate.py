@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid import display
-from hybrid.cli_options import JsonOption, KvFormat, KvOption, Mode, PlanOption
+from hybrid.cli_options import JsonOption, KvFormat, KvOption, Mode, PlanOption, ThresholdsOption, model_directory
 from hybrid.reports import table
 from profiler.artifacts import UserError, format_size, parse_size
 from profiler.formats import WEIGHT_FORMATS
@@ -28,8 +28,8 @@ def simulate(
     hardware: Annotated[
         list[str] | None,
         typer.Option(
-            help="A machine that hybrid knows, or a JSON file; may be given several times. By default this machine, "
-            "once it was measured."
+            metavar="NAME",
+            help="A machine of `hybrid hardware --list`, or a file; may be given several times. By default this one.",
         ),
     ] = None,
     plan: PlanOption = None,
@@ -37,10 +37,12 @@ def simulate(
         bool, typer.Option("--baselines", help="Layer-wise offload too, in every form, within the same memory.")
     ] = False,
     vram: Annotated[
-        str | None, typer.Option(help="Bytes that the GPU may hold, such as 8GiB; by default its memory less 1 GiB.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Bytes that the GPU may hold, such as 8GiB; by default the machine's."),
     ] = None,
     ram: Annotated[
-        str | None, typer.Option(help="Bytes that host memory may hold; by default the machine's less 1 GiB.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Bytes that host memory may hold; by default another machine's."),
     ] = None,
     batch: Annotated[
         list[int] | None, typer.Option(min=1, help="Sequences at once; may be given several times.")
@@ -50,9 +52,10 @@ def simulate(
     ] = None,
     mode: Annotated[Mode | None, typer.Option(help="What is computed for a token, where no plan says it.")] = None,
     weight_format: Annotated[
-        str, typer.Option("--format", metavar="NAME", help=f"Of a shape's weights: {', '.join(WEIGHT_FORMATS)}.")
-    ] = "f16",
+        str | None, typer.Option("--format", metavar="NAME", help=f"Of a shape's weights: {', '.join(WEIGHT_FORMATS)}.")
+    ] = None,
     profile: Annotated[str, typer.Option(help="The profile that counts.")] = "default",
+    thresholds: ThresholdsOption = "default",
     kv_format: KvOption = KvFormat.f16,
     list_shapes: Annotated[
         bool, typer.Option("--list", help="Show the shapes that hybrid knows; predict nothing.")
@@ -87,19 +90,10 @@ def simulate(
         mode=None if mode is None else mode.value,
         weight_format=weight_format,
         profile=profile,
+        thresholds=thresholds,
         kv_format=kv_format.value,
     )
-    if shape is not None:
-        report = simulate_shape(shape, settings)
-    else:
-        from hybrid.stages.finding import find_model
-
-        found = find_model(str(model))
-        if found is None:  # the demo is made on first use, for which torch is needed
-            from hybrid.stages.opening import resolve
-
-            found = resolve(str(model))
-        report = simulate_directory(found, settings)
+    report = simulate_directory(model_directory(model), settings) if model else simulate_shape(str(shape), settings)
     display.show(as_json, report, lambda: simulate_lines(report))
 
 
@@ -114,18 +108,10 @@ def show_shapes(as_json: bool) -> None:
         display.write_json([asdict(shape) for shape in shapes])
         return
     header = ["shape", "layers", "hidden", "FFN", "parameters", "active", "80 % from"]
-    rows = [
-        [
-            s.name,
-            str(s.layers),
-            str(s.hidden),
-            str(s.ffn),
-            f"{s.weights / 1e9:.1f} G",
-            f"{s.active:.0%}",
-            f"{s.hot_share:.0%}",
-        ]
-        for s in shapes
-    ]
+    rows = []
+    for s in shapes:
+        sizes = [str(size) for size in (s.layers, s.hidden, s.ffn)]
+        rows.append([s.name, *sizes, f"{s.weights / 1e9:.1f} G", f"{s.active:.0%}", f"{s.hot_share:.0%}"])
     display.write("\n".join(table(header, rows)) + "\n")
 
 
@@ -133,21 +119,21 @@ def simulate_lines(report: SimulateReport) -> list[str]:
     """A table for each machine."""
     lines = [f"{report.model} in {report.weight_format}, mode {report.mode}: {report.kind}"]
     for machine in report.machines:
-        predictions = [p for p in report.predictions if p.hardware == machine.name]
-        lines += ["", *machine_lines(machine, predictions[0]), "", *table(HEADER, [row(p) for p in predictions])]
-        problems = dict.fromkeys((p.plan, p.problem) for p in predictions if p.problem)
+        lines += ["", *machine_lines(machine), "", *table(HEADER, [row(p) for p in machine.predictions])]
+        problems = dict.fromkeys((p.plan, p.problem) for p in machine.predictions if p.problem)
         lines += [f"{plan}: {problem}" for plan, problem in problems]
     if not all(machine.measured for machine in report.machines):
         lines += ["", "Figures that were not measured are data sheets' and estimates, of which engines may reach less."]
     return lines
 
 
-def machine_lines(machine: Machine, first: Prediction) -> list[str]:
+def machine_lines(machine: Machine) -> list[str]:
     """Which machine, and what of its memory is used."""
+    first = machine.predictions[0]
     figures = "its figures were measured" if machine.measured else "its figures were not measured"
     ram = "RAM not limited" if first.ram is None else f"{format_size(first.ram)} of RAM"
     gpu = f"{format_size(first.vram)} of GPU memory" if first.vram else "no GPU"
-    return [f"predicted for {machine.name} ({figures}), {gpu}, {ram}"]
+    return [f"predicted for {machine.name} ({figures}): {gpu}, {ram}", *(f"note: {note}" for note in machine.notes)]
 
 
 def row(prediction: Prediction) -> list[str]:

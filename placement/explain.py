@@ -82,11 +82,11 @@ def _binding(request: Request, plan: Plan, more: tuple[More, ...]) -> str:
     memory = max(gains, key=lambda name: gains[name])
     if plan.total_bytes("flash"):
         return f"RAM: {format_size(plan.total_bytes('flash'))} of neurons are left on flash"
+    if not plan.budgets.vram:
+        return "the speed of the CPU's memory: there is no GPU"
     if gains[memory] > request.gap:
         return f"{'GPU memory' if memory == 'vram' else 'RAM'}: more of it makes a faster plan"
     expected = plan.expected
-    if not plan.budgets.vram:
-        return "the speed of the CPU's memory: there is no GPU"
     if expected.cpu_bytes == 0:
         return "the speed of the GPU's memory: everything is there"
     return "the balance of both units: memory is left, and moving more to the GPU would not be faster"

@@ -61,7 +61,7 @@ def make_plan(request: Request, budgets: Budgets, *, name: str, digests: Digests
         sizes=request.sizes,
         frequencies=request.frequencies,
         hardware=request.hardware,
-        solver=report if budgets.vram else None,
+        solver=report,
     )
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from placement.cost import ModelSizes
 from placement.frequencies import Frequencies
+from placement.plan import MOST_ROWS, check_number, check_whole
 from placement.skewed import firing_shares, skewed_frequencies
 from profiler.artifacts import UserError
 from profiler.formats import vector_bytes
 
 PAPERS = Path(__file__).parent / "papers.json"
-KV_BYTES = 2  # fp16
-NORM_BYTES = 4  # fp32
+FP16, FP32 = 2, 4
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,13 @@ class ModelShape:
     predictor_share: float
     named_over_active: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "ffn", "heads", "kv_heads", "head_dim", "vocab"):
+            check_whole(name, getattr(self, name), 1, MOST_ROWS)
+        for name in ("active", "hot_share", "predictor_share"):
+            check_number(name, getattr(self, name), 1.0)
+        check_number("named_over_active", self.named_over_active, 100.0)
+
     @property
     def row_weights(self) -> int:
         """Weights of one neuron: gate, up and down, or up and down."""
@@ -63,10 +70,13 @@ class ModelShape:
         tables = 1 if self.tied else 2
         return self.layers * (self.attention_weights + self.ffn * self.row_weights) + tables * self.vocab * self.hidden
 
-    def sizes(self, weight_format: str = "f16", *, predictors: bool = True, neurons_per_row: int = 1) -> ModelSizes:
+    def sizes(
+        self, weight_format: str = "f16", *, predictors: bool = True, neurons_per_row: int = 1, kv_bytes: int = FP16
+    ) -> ModelSizes:
         """The model in bytes, without biases and work buffers, predictors in the weights' format.
 
-        neurons_per_row: neurons that are placed as one row, where rows one by one would only cost time.
+        neurons_per_row: neurons that are placed as one row, where rows one by one would only cost time. kv_bytes: of a
+        key's or a value's number.
 
         Raises:
             UserError: rows of so many neurons do not make up the FFN, or vectors of the format the hidden size.
@@ -79,7 +89,7 @@ class ModelShape:
             weights = self.predictor_share * self.weights / self.layers
             predictor = round(weights / self.hidden * vector)
         table = self.vocab * vector
-        norm = self.hidden * NORM_BYTES
+        norm = self.hidden * FP32
         return ModelSizes(
             n_layers=self.layers,
             n_rows=self.ffn // neurons_per_row,
@@ -91,7 +101,7 @@ class ModelShape:
             embeddings_bytes=table,
             head_bytes=0 if self.tied else table,
             final_norm_bytes=norm,
-            kv_bytes_per_token=2 * self.kv_heads * self.head_dim * KV_BYTES,
+            kv_bytes_per_token=2 * self.kv_heads * self.head_dim * kv_bytes,
             buffer_bytes=0,
         )
 

@@ -12,7 +12,7 @@ from profiler.artifacts import UserError
 
 # From a hard disk's scattered reads to beyond any memory there is; no quotient of bytes and bandwidth overflows.
 BANDWIDTHS = (1e4, 1e15)
-FLOPS = (1e6, 1e18)
+FLOPS = (1e3, 1e18)
 LONGEST_DELAY = 10.0
 MOST_CONTENTION = 100.0
 MOST_BYTES = 1 << 60

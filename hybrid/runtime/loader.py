@@ -15,7 +15,7 @@ from hybrid.model.pages import KV_FORMATS, pages_for
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.runtime.choices import check_same_model, choose_context
-from hybrid.runtime.cores import shared_cores, usable_cores
+from hybrid.runtime.cores import require_cores, shared_cores, usable_cores
 from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions
@@ -152,8 +152,8 @@ def check_plan(directory: ModelDirectory, plan: Plan) -> None:
     """Refuse a plan that was made for another model, or that no engine runs."""
     check_same_model(directory, plan)
     mend = f"make one with: hybrid plan {directory.path} --vram SIZE"
-    if any(s.streamed or s.resident == "flash" for layer in plan.layers for s in layer.segments):
-        raise UserError(f"the plan keeps rows on flash or streams them, which only simulation knows; {mend}")
+    if any(s.streamed for layer in plan.layers for s in layer.segments):
+        raise UserError(f"the plan streams rows to the GPU for every token, which only simulation knows; {mend}")
 
 
 def check_cache(spec: ModelSpec, options: EngineOptions, layers: int) -> None:
@@ -217,15 +217,22 @@ def unguard(guards: list[int]) -> None:
 
 
 def make_units(options: EngineOptions) -> dict[str, Unit]:
-    """The host, and what the plan's GPU is here; a stand-in shares the host's cores evenly."""
-    cores = options.threads or usable_cores()
-    if options.plan is None or options.plan.budgets.vram == 0:
-        return {"cpu": host_unit(cores)}
-    budget, planned = options.plan.budgets.vram, options.plan.total_bytes("gpu")
-    if options.second_device == "cpu":
-        host, stand_in = shared_cores(cores)
-        return {"cpu": host_unit(host), "gpu": stand_in_unit(stand_in, budget, planned)}
-    return {"cpu": host_unit(cores), "gpu": cuda_unit(budget, planned)}
+    """The host, and what the plan's GPU is here; a stand-in shares the host's cores evenly, unless each has its own.
+
+    Raises:
+        UserError: a GPU is missing or full, or the process may not run on the cores that units are to have.
+    """
+    plan, threads = options.plan, options.threads or usable_cores()
+    require_cores([core for cores in options.cores.values() for core in cores])
+    host = options.slowdown.get("cpu", 1.0), options.cores.get("cpu", ())
+    theirs = options.slowdown.get("gpu", 1.0), options.cores.get("gpu", ())
+    if plan is None or plan.budgets.vram == 0:
+        return {"cpu": host_unit(threads, *host)}
+    budget, planned = plan.budgets.vram, plan.total_bytes("gpu")
+    if options.second_device != "cpu":
+        return {"cpu": host_unit(threads, *host), "gpu": cuda_unit(budget, planned)}
+    shares = shared_cores(threads)
+    return {"cpu": host_unit(shares[0], *host), "gpu": stand_in_unit(shares[1], budget, planned, *theirs)}
 
 
 def whole_on_host(layers: int, rows: int) -> tuple[LayerPlan, ...]:

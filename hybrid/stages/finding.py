@@ -13,7 +13,6 @@ from placement.plan_file import read_plan
 from profiler.artifacts import UserError
 from profiler.predictor_header import Outline, read_outlines
 from profiler.predictor_outline import AnyPredictors, PredictorSetOutline
-from profiler.profile import Profile, read_profile
 
 
 def find_model(path: str | Path) -> Path | None:
@@ -34,19 +33,6 @@ def find_plan(files: ModelFiles, plan: str | Path | None) -> Plan | None:
     if path.name != str(plan) or not files.has_plan(path.name):
         raise UserError(f"{files.path} has no plan {plan}; make one with: hybrid plan {files.path} --vram SIZE")
     return read_plan(files.plan_path(path.name))
-
-
-def find_profile(files: ModelFiles, profile: str) -> Profile:
-    """The counts of that name.
-
-    Raises:
-        UserError: there are none, or they are of another model.
-    """
-    mend = f"hybrid profile {files.path} --text FILE"
-    found = read_profile(files.profile_path(profile), mend)
-    if found.source_digest != files.source_digest:
-        raise UserError(f"the profile {profile!r} is of another model; make one with: {mend}")
-    return found
 
 
 def find_outlines(files: ModelFiles, profile: str) -> PredictorSetOutline[Outline] | None:

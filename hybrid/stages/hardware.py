@@ -20,13 +20,13 @@ from hybrid.stages.hardware_machine import TIMES_THE_CACHE, Delays, Setup, descr
 from hybrid.stages.hardware_units import UnitFigures, measure_units
 from hybrid.stages.hardware_weights import Shape
 from profiler.artifacts import UserError, explain_os_errors, format_size
-from profiler.drive import SCRATCH, DriveReport, measure_drive
+from profiler.drive import LEAST_SCRATCH, SCRATCH, DriveReport, measure_drive
 from profiler.formats import WEIGHT_FORMATS
 from profiler.hardware import Hardware, write_hardware
 
 # Seconds of measuring, without what making weights and writing the scratch file take.
 UNITS, DRIVE, LINK, OVERHEAD, HAND_OVER = 32.0, 6.0, 2.0, 2.0, 4.0
-QUICK = 0.2  # of those, for a first look
+QUICK = 0.2  # of those, for a first look: a quarter of a minute
 LARGE_SPREAD = 0.15
 Tell = Callable[[str, int, int], None]
 
@@ -36,7 +36,7 @@ class HardwareSettings:
     """second_device: what the GPU is; None takes a CUDA device where there is one, else describes the CPU alone.
     threads: of the CPU, None as the engine chooses. directory: a folder on the drive that models lie on; None takes the
     cache's. flash: whether the drive is timed. output: the file; None keeps it where `this_machine` finds it.
-    quick: a fifth of the time, for a first look. shape: of the operators; None takes a 7B model's.
+    scale: of the time that it takes, QUICK for a first look. shape: of the operators; None takes a 7B model's.
     """
 
     second_device: SecondDevice | None = None
@@ -45,7 +45,7 @@ class HardwareSettings:
     directory: Path | None = None
     flash: bool = True
     output: Path | None = None
-    quick: bool = False
+    scale: float = 1.0
     shape: Shape | None = None
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class HardwareSettings:
 
     def seconds(self, full: float) -> float:
         """What is spent on something that deserves so many seconds."""
-        return full * QUICK if self.quick else full
+        return full * self.scale
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class HardwareReport:
 
 
 def measure(settings: HardwareSettings, tell: Tell = lambda stage, done, total: None) -> HardwareReport:
-    """Time everything and write it: in about a minute, or a quarter of one if `quick`.
+    """Time everything and write it: in about a minute.
 
     Raises:
         UserError: there is no such device, the file cannot be written, the drive cannot be measured.
@@ -132,7 +132,7 @@ def _drive(settings: HardwareSettings, tell: Tell) -> DriveReport:
     if folder is None:
         folder = cache_directory()
         folder.mkdir(parents=True, exist_ok=True)
-    size = SCRATCH // 4 if settings.quick else SCRATCH
+    size = max(LEAST_SCRATCH, int(settings.scale * SCRATCH))
     return measure_drive(folder, settings.seconds(DRIVE), size, tell=partial(tell, "drive"))
 
 

@@ -102,7 +102,7 @@ def make_step(near: Unit, shape: StepShape, far: Unit | None = None, lane: Lane 
 
 def _outer(unit: Unit, shape: StepShape) -> OuterParts:
     embeddings = _matrix(unit, VOCABULARY, shape.hidden)
-    return OuterParts(embeddings, None, _norm(unit, shape.hidden), embeddings, unit)
+    return OuterParts(embeddings, None, _norm(unit, shape.hidden), embeddings, unit, unit)
 
 
 def _layer(unit: Unit, shape: StepShape) -> LayerParts:
