@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid import display
-from hybrid.cli_options import Device, JsonOption, ThreadsOption, device_name
+from hybrid.cli_options import Device, JsonOption, SlowdownOption, ThreadsOption, device_name, parse_slowdown
 from hybrid.reports import table
 from profiler.artifacts import UserError, format_size
 from profiler.formats import WEIGHT_FORMATS
@@ -41,6 +41,7 @@ def hardware(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write there; by default where `hybrid plan` finds it."),
     ] = None,
+    slowdown: SlowdownOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="A quarter of the time, and less certain.")] = False,
     list_shipped: Annotated[
         bool, typer.Option("--list", help="Show the machines that hybrid knows without measuring; measure nothing.")
@@ -75,6 +76,7 @@ def hardware(
         directory=directory,
         flash=not no_flash,
         output=output,
+        slowdown=parse_slowdown(slowdown),
         scale=QUICK if quick else 1.0,
     )
     with display.stages() as tell:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from hybrid.cache import cache_directory
 from hybrid.runtime.cores import usable_cores
 from hybrid.runtime.memory import available_memory
+from hybrid.runtime.options import check_cores, check_slowdown
 from hybrid.runtime.this_machine import SecondDevice, measured_path
 from hybrid.stages.hardware_delays import measure_hand_over, measure_link, measure_overhead
 from hybrid.stages.hardware_machine import TIMES_THE_CACHE, Delays, Setup, describe, preferred_format, prepare
@@ -36,6 +37,7 @@ class HardwareSettings:
     """second_device: what the GPU is; None takes a CUDA device where there is one, else describes the CPU alone.
     threads: of the CPU, None as the engine chooses. directory: a folder on the drive that models lie on; None takes the
     cache's. flash: whether the drive is timed. output: the file; None keeps it where `this_machine` finds it.
+    slowdown, cores: of `EngineOptions`, for figures of such an engine; they belong into a file of their own.
     scale: of the time that it takes, QUICK for a first look. shape: of the operators; None takes a 7B model's.
     """
 
@@ -45,6 +47,8 @@ class HardwareSettings:
     directory: Path | None = None
     flash: bool = True
     output: Path | None = None
+    slowdown: Mapping[str, float] = field(default_factory=dict)
+    cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     scale: float = 1.0
     shape: Shape | None = None
 
@@ -55,6 +59,13 @@ class HardwareSettings:
             raise UserError(f"{what}; formats are {', '.join(WEIGHT_FORMATS)}")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise UserError(f"{self.threads} threads make no sense; give 1 to 1024, or leave it to the machine")
+        check_slowdown(self.slowdown, self.second_device)
+        check_cores(self.cores, self.threads, self.second_device)
+        if (self.slowdown or self.cores) and self.output is None:
+            raise UserError(
+                "figures of units that are slowed or have cores of their own are not those that plans are made with by "
+                "default: name a file for them with --output"
+            )
 
     def seconds(self, full: float) -> float:
         """What is spent on something that deserves so many seconds."""
@@ -93,7 +104,8 @@ def measure(settings: HardwareSettings, tell: Tell = lambda stage, done, total: 
     device = settings.second_device or ("cuda" if torch.cuda.is_available() else None)
     path = settings.output or measured_path(device, settings.threads)
     require_writable(path)
-    setup = prepare(device, settings.threads or usable_cores(), settings.shape)
+    threads = settings.threads or usable_cores()
+    setup = prepare(device, threads, settings.shape, settings.scale, settings.slowdown, settings.cores)
     drive = _drive(settings, tell) if settings.flash else None
     figures = measure_units(setup.units, settings.formats, setup.shape, settings.seconds(UNITS), tell)
     delays = _delays(settings, setup, figures, tell)
@@ -139,7 +151,7 @@ def _drive(settings: HardwareSettings, tell: Tell) -> DriveReport:
 def _delays(settings: HardwareSettings, setup: Setup, figures: UnitFigures, tell: Tell) -> Delays:
     near, far = setup.near, setup.far
     tell("delays", 0, 3)
-    link = measure_link(near.unit, setup.shape.least // 4, settings.seconds(LINK))
+    link = measure_link(near.unit, 2 * (setup.cache or 0), settings.seconds(LINK))
     tell("delays", 1, 3)
     seconds = settings.seconds(OVERHEAD) / len(setup.used)
     overheads = {used.unit.name: measure_overhead(used.unit, used.threads, seconds) for used in setup.used}

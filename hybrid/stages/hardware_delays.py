@@ -10,12 +10,12 @@ import torch
 
 from hybrid.runtime.lane import ThreadLane
 from hybrid.runtime.unit import Unit
-from hybrid.stages.hardware_step import HEAD_DIM, StepShape, make_step
+from hybrid.stages.hardware_step import HEAD_DIM, StepModel, StepShape
 from hybrid.stages.hardware_weights import complete
 from profiler.timing import Call, Case, intercept, spread, time_cases
 
 ROUNDS = 8
-LINK_BYTES = 64 << 20
+LINK_BYTES = (64 << 20, 512 << 20)  # copied at least, and at most
 SMALL = 128  # width of a model of which one thread has next to nothing to read; its projections are shared by two
 FEW_ROWS = 8  # with next to no work, on two units
 MANY_LAYERS, FEW_LAYERS = 16, 4  # of steps that take little, and of steps that take a while
@@ -40,8 +40,8 @@ class Link:
 
 
 def measure_link(other: Unit, least: int, seconds: float) -> Link:
-    """Time copies of at least `least` bytes between the host's memory, pinned for a GPU, and another unit's."""
-    size = max(LINK_BYTES, least)
+    """Time copies of `least` bytes or so between the host's memory, pinned for a GPU, and another unit's."""
+    size = min(max(LINK_BYTES[0], least), LINK_BYTES[1])
     on_gpu = other.device.type == "cuda"
     host = torch.ones(size, dtype=torch.uint8, pin_memory=on_gpu)  # zeros that nobody wrote take no memory
     far = torch.ones(size, dtype=torch.uint8, device=other.device)
@@ -68,7 +68,7 @@ def measure_overhead(unit: Unit, threads: int, seconds: float) -> float:
         StepShape(MANY_LAYERS, width, width, rows := FEW_ROWS * max(1, threads), rows)
         for width in (base, base * 3 // 2, base * 2)
     ]
-    cases = {shape: Case(make_step(unit, shape)) for shape in shapes}
+    cases = {shape: Case(StepModel(unit, shape).step()) for shape in shapes}
     timings = time_cases(cases, seconds / len(cases), ROUNDS)
     times = [timings[shape].seconds / shape.operators for shape in shapes]
     return intercept([float(shape.nbytes) for shape in shapes], times)
@@ -77,17 +77,17 @@ def measure_overhead(unit: Unit, threads: int, seconds: float) -> float:
 def measure_hand_over(near: Unit, far: Unit, hidden: int, neurons: int, speed: float, seconds: float) -> Measurement:
     """Seconds that a layer takes more because some of its rows are computed on the other unit.
 
-    Steps of two equal models take turns, whose layers are attention that takes a while and next to no rows: beside the
-    attention in one model, half of them on the far unit in the other.
+    Two steps of a model take turns, whose layers are attention that takes a while and next to no rows: beside the
+    attention in one step, half of them on the far unit in the other.
 
     speed: bytes per second that the near unit's projections read.
     """
     wanted = BETWEEN * speed / (4 * 2 * hidden)  # rows of four projections in 16 bits
     attended = max(HEAD_DIM, min(hidden, round(wanted)) // HEAD_DIM * HEAD_DIM)
     shape = StepShape(FEW_LAYERS, hidden, attended, FEW_ROWS, neurons)
-    lane = ThreadLane()
+    lane, model = ThreadLane(), StepModel(near, shape)
     try:
-        cases = {"whole": Case(make_step(near, shape)), "split": Case(make_step(near, shape, far, lane))}
+        cases = {"whole": Case(model.step()), "split": Case(model.step(far, lane))}
         timings = time_cases(cases, seconds / 2, ROUNDS)
     finally:
         lane.close()

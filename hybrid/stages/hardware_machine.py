@@ -6,15 +6,16 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from types import MappingProxyType
 
 import torch
 
 from hybrid.ops import cpu
-from hybrid.runtime.cores import shared_cores
+from hybrid.runtime.cores import require_cores, shared_cores
 from hybrid.runtime.memory import available_memory, total_memory
 from hybrid.runtime.processor import last_level_cache, processor_name
 from hybrid.runtime.this_machine import SecondDevice, machine_key
-from hybrid.runtime.unit import cuda_unit, host_unit, stand_in_unit
+from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit
 from hybrid.stages.hardware_delays import Link, Measurement
 from hybrid.stages.hardware_units import Measured, UnitFigures
 from hybrid.stages.hardware_weights import Shape
@@ -24,7 +25,10 @@ from profiler.hardware import Hardware
 from profiler.speeds import ComputeUnit, Speed
 
 UNKNOWN_CACHE = 64 << 20  # bytes that are assumed where the system does not tell
-TIMES_THE_CACHE = 8  # what weights take: of what is read again in turn, a cache keeps at most an eighth
+TIMES_THE_CACHE = 8  # what weights take at least: of what is read again in turn, a cache keeps at most an eighth
+# And about what a model takes: scattered 4-bit rows were read at 20 GB/s from 256 MiB and at 15 from 2 GiB, where
+# translating addresses takes memory of its own.
+SPREAD_OVER = 2 << 30
 SHARE_OF_MEMORY = 8  # of what is free: weights of one format on one unit take at most one such part
 BUDGET = 1 << 50  # of a unit that is only measured
 PREFERRED = ("f16", "bf16")  # whose figures stand for formats that were not measured
@@ -33,11 +37,12 @@ PREFERRED = ("f16", "bf16")  # whose figures stand for formats that were not mea
 @dataclass(frozen=True)
 class Setup:
     """What is measured. device: what the GPU is, None for the CPU alone. units: those whose operators are timed. near,
-    far: between which work is handed over. cache: bytes of the largest last level of caches, None if unknown.
+    far: between which work is handed over. slowdown: of units by name, where they are slowed. cache: bytes of the
+    largest last level of caches, None if unknown.
     """
 
     device: SecondDevice | None
-    cores: int
+    slowdown: Mapping[str, float]
     units: tuple[Measured, ...]
     near: Measured
     far: Measured
@@ -59,26 +64,44 @@ class Delays:
     hand_over: Measurement
 
 
-def prepare(device: SecondDevice | None, cores: int, shape: Shape | None) -> Setup:
-    """The units: as the engine shares cores among them, and the host with 1, 2, 4 and more threads up to all.
+def prepare(
+    device: SecondDevice | None,
+    threads: int,
+    shape: Shape | None,
+    scale: float = 1.0,
+    slowdown: Mapping[str, float] = MappingProxyType({}),
+    cores: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> Setup:
+    """The units: as the engine shares threads among them, and the host with 1, 2, 4 and more of them up to all.
+
+    shape: of operators; None takes a 7B model's, spread over so much memory that no cache helps, less where `scale` is.
+    slowdown, cores: of `EngineOptions`; with them the host is measured as it is used alone.
 
     Raises:
-        UserError: no CUDA device where one is asked for, or no memory for a stand-in.
+        UserError: no CUDA device where one is asked for, no memory for a stand-in, or cores that are not to be used.
     """
-    shares = (cores, 0) if device == "cuda" else shared_cores(cores)
-    near = Measured(cuda_unit(BUDGET, 0) if device == "cuda" else stand_in_unit(shares[1], BUDGET), shares[1], True)
-    far = Measured(host_unit(shares[0]), shares[0], True)
-    used = (far, near) if device else (Measured(host_unit(cores), cores, True),)
-    counts = {1 << power for power in range(cores.bit_length())} | {cores}  # 1, 2, 4, … and all
-    others = (Measured(host_unit(count), count, False) for count in sorted(counts - {used[0].threads}))
+    require_cores([core for of_unit in cores.values() for core in of_unit])
+    host, theirs = ((slowdown.get(name, 1.0), cores.get(name, ())) for name in ("cpu", "gpu"))
+    shares = (threads, 0) if device == "cuda" else shared_cores(threads)
+    near = _measured(cuda_unit(BUDGET, 0) if device == "cuda" else stand_in_unit(shares[1], BUDGET, 0, *theirs))
+    far = _measured(host_unit(shares[0], *host))
+    used = (far, near) if device else (_measured(host_unit(threads, *host)),)
+    counts = {1 << power for power in range(threads.bit_length())} | {threads}  # 1, 2, 4, … and all
+    if slowdown or cores:
+        counts = set()
+    others = (_measured(host_unit(count), used=False) for count in sorted(counts - {used[0].threads}))
     caches = [last_level_cache()]
     if device == "cuda":
         caches.append(getattr(torch.cuda.get_device_properties(0), "L2_cache_size", None))
     cache = max((size for size in caches if size), default=None)
     if shape is None:
-        least = TIMES_THE_CACHE * (cache or UNKNOWN_CACHE)
+        least = max(TIMES_THE_CACHE * (cache or UNKNOWN_CACHE), int(scale * SPREAD_OVER))
         shape = Shape(min(least, available_memory() // SHARE_OF_MEMORY))
-    return Setup(device, cores, (*used, *others), near, far, cache, shape)
+    return Setup(device, dict(slowdown), (*used, *others), near, far, cache, shape)
+
+
+def _measured(unit: Unit, used: bool = True) -> Measured:
+    return Measured(unit, 0 if unit.pool is None else unit.pool.threads, used)
 
 
 def describe(
@@ -129,18 +152,25 @@ def _description(setup: Setup, drive: DriveReport | None) -> str:
     program = f"hybrid {version('hybrid-inference')}"
     words = [f"Measured on {day} by {program}: {processor_name()} ({cpu.isa()}), {memory} of memory."]
     if setup.device == "cuda":
-        words.append(f"The GPU is an {torch.cuda.get_device_name(0)}; {setup.far.threads} threads on the CPU.")
+        words.append(f"The GPU is an {torch.cuda.get_device_name(0)}; {_threads(setup.far)} on the CPU.")
     elif setup.device == "cpu":
         words.append(
-            "The GPU is a stand-in made of ordinary memory: "
-            f"{setup.near.threads} of {setup.cores} threads are its own, {setup.far.threads} the CPU's."
+            "The GPU is a stand-in made of ordinary memory, "
+            f"with {_threads(setup.near)} of its own beside {_threads(setup.far)} of the CPU."
         )
     else:
         words.append(
-            f"There is no GPU: both units are the CPU with {setup.cores} threads, and in turns they do what they do "
-            "together; a hand-over is that of a stand-in made of ordinary memory."
+            f"There is no GPU: both units are the CPU with {_threads(setup.used[0])}, and in turns they do what they "
+            "do together; a hand-over is that of a stand-in made of ordinary memory."
         )
+    if setup.slowdown:
+        ratios = " and ".join(f"the {name} {ratio:g} times" for name, ratio in setup.slowdown.items())
+        words.append(f"Slowed on purpose: {ratios}.")
     if drive is not None:
         how = "past the page cache" if drive.direct else "the page cache dropped before each round"
         words.append(f"Flash: random reads on {drive.file_system}, {how}.")
     return " ".join(words)
+
+
+def _threads(measured: Measured) -> str:
+    return f"{measured.threads} thread{'s' * (measured.threads != 1)}"

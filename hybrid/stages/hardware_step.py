@@ -73,31 +73,39 @@ class StepShape:
         )
 
 
-def make_step(near: Unit, shape: StepShape, far: Unit | None = None, lane: Lane | None = None) -> Call:
-    """One token's step in mode predicted, where all rows are named; complete when it returns.
+class StepModel:
+    """A model on a unit. All of its layers have the same weights, so that times differ by nothing but what is asked."""
 
-    The first half of each layer's rows lies beside its attention, the other half there too, or on the far unit, to
-    which the lane leads.
-    """
-    decoder = Decoder(shape.spec, _outer(near, shape), [_layer(near, shape) for _ in range(shape.layers)])
-    half = shape.rows // 2
-    banks = [_bank(near, shape, 0, half), _bank(far or near, shape, half, shape.rows - half)]
-    ids = torch.arange(shape.neurons, dtype=torch.int32, device=near.device)
-    named = RowPredictor(Predictor.none(shape.hidden, shape.neurons), ids, near.linear)
-    split = SplitLayer(near, far, banks[:1] if far else banks, banks[1:] if far else [], named, None)
-    scheduler = Scheduler([split] * shape.layers, "predicted", False, lane)
-    recorded = record(decoder, scheduler)
-    step, activity = Step([0], [Span(array("q", [0]), 0, 1)]), Activity()
+    def __init__(self, near: Unit, shape: StepShape) -> None:
+        self.near, self.shape = near, shape
+        self.decoder = Decoder(shape.spec, _outer(near, shape), [_layer(near, shape)] * shape.layers)
+        ids = torch.arange(shape.neurons, dtype=torch.int32, device=near.device)
+        self._named = RowPredictor(Predictor.none(shape.hidden, shape.neurons), ids, near.linear)
 
-    @torch.inference_mode()
-    def call() -> None:
-        if recorded is not None:
-            recorded.run(step, activity)
-        else:
-            decoder.forward(EagerOperators(decoder.spec, step, scheduler.feed_forward))
-        complete(near)
+    def step(self, far: Unit | None = None, lane: Lane | None = None) -> Call:
+        """One token's step in mode predicted, where all rows are named; complete when it returns.
 
-    return call
+        The first half of each layer's rows lies beside its attention, the other half there too, or on the far unit, to
+        which the lane leads.
+        """
+        near, shape, half = self.near, self.shape, self.shape.rows // 2
+        first, rest = _bank(near, shape, 0, half), _bank(far or near, shape, half, shape.rows - half)
+        banks = ([first], [rest]) if far else ([first, rest], [])
+        scheduler = Scheduler(
+            [SplitLayer(near, far, *banks, self._named, None)] * shape.layers, "predicted", False, lane
+        )
+        decoder, recorded = self.decoder, record(self.decoder, scheduler)
+        step, activity = Step([0], [Span(array("q", [0]), 0, 1)]), Activity()
+
+        @torch.inference_mode()
+        def call() -> None:
+            if recorded is not None:
+                recorded.run(step, activity)
+            else:
+                decoder.forward(EagerOperators(decoder.spec, step, scheduler.feed_forward))
+            complete(near)
+
+        return call
 
 
 def _outer(unit: Unit, shape: StepShape) -> OuterParts:

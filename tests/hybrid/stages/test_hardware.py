@@ -1,5 +1,6 @@
 """The stage that measures a machine, on tiny shapes: all is there, legal, and found again. Nothing asserts a time."""
 
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -35,8 +36,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def poolless():
     """A unit that computes as a GPU does, by torch's operators and not from recorded programs."""
-    unit = Unit("gpu", torch.device("cpu"), 1, in_place=False, budget=1 << 40)
-    unit.pool = None
+    unit = Unit("gpu", torch.device("cpu"), None, in_place=False, budget=1 << 40)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more of them only wait for one another here
     yield unit
@@ -70,6 +70,19 @@ def test_a_stand_in_is_measured_as_the_gpu_and_found_again(cache) -> None:
     assert this_machine("cpu") == machine == read_hardware(report.path)
     assert {stage for stage, _, _ in heard} == {*WEIGHT_FORMATS, "delays"}
     assert machine.flash == () and any("drive" in note for note in report.notes)
+
+
+def test_units_may_be_slowed_and_have_cores_for_figures_of_such_an_engine(cache, tmp_path) -> None:
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    pinned = {"gpu": (cores[0],), "cpu": (cores[1],)} if len(cores) > 1 else {}
+    settings = replace(FAST, second_device="cpu", slowdown={"cpu": 8.0}, cores=pinned, output=tmp_path / "slow.json")
+    machine = measure(replace(settings, formats=("f16",))).hardware
+    assert "the cpu 8 times" in machine.description
+    assert {r.threads for r in machine.readings if r.unit == "cpu"} == {
+        1 if pinned else shared_cores(usable_cores())[0]
+    }
+    assert read_hardware(tmp_path / "slow.json") == machine
+    assert this_machine("cpu") is None
 
 
 def test_the_cpu_alone_gains_nothing_from_two_units(cache, monkeypatch) -> None:
@@ -156,6 +169,9 @@ def test_one_core_is_shared_by_both_units() -> None:
         ({"formats": ("f16", "q5_k")}, "'q5_k' is not a format of weights; formats are bf16"),
         ({"formats": ()}, "each once"),
         ({"formats": ("f16", "f16")}, "each once"),
+        ({"slowdown": {"cpu": 4.0}, "second_device": "cpu"}, "name a file for them with --output"),
+        ({"cores": {"cpu": (0,), "gpu": (1,)}, "second_device": "cpu"}, "name a file for them with --output"),
+        ({"slowdown": {"cpu": 4.0}}, "use a plan with --second-device cpu"),
         ({"threads": 0}, "0 threads make no sense"),
         ({"threads": 5000}, "5000 threads make no sense"),
     ],
