@@ -17,6 +17,7 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_calibrate import calibrate
+from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
 from hybrid.cli_options import (
     ContextOption,
@@ -28,16 +29,19 @@ from hybrid.cli_options import (
     ModelArgument,
     NoMmapOption,
     PlanOption,
+    SlowdownOption,
     ThreadsOption,
     ThresholdsOption,
     WeightFormat,
     device_name,
     model_directory,
+    parse_slowdown,
 )
+from hybrid.cli_plan import plan
 from hybrid.cli_profile import profile_app
 from hybrid.cli_quality import compare, evaluate
 from hybrid.cli_report import report
-from profiler.artifacts import UserError, parse_size
+from profiler.artifacts import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,44 +80,10 @@ app.add_typer(profile_app, name="profile")
 
 app.command()(calibrate)
 app.command("import-predictors")(import_predictors)
+app.command()(hardware)
 
 
-@app.command()
-def plan(
-    model: ModelArgument,
-    vram: Annotated[str, typer.Option(help="Bytes that the GPU may hold, such as 8GiB.")],
-    ram: Annotated[str | None, typer.Option(help="Bytes that host memory may hold; not limited by default.")] = None,
-    context: ContextOption = None,
-    mode: Annotated[Mode | None, typer.Option(help="The mode that the plan is for.")] = None,
-    hardware: Annotated[str, typer.Option(help="A machine that hybrid knows, or a JSON file.")] = "cpu-stand-in",
-    name: Annotated[str, typer.Option(help="Name of the plan in the directory.")] = "default",
-    profile_name: Annotated[str, typer.Option("--profile", help="The profile that counts.")] = "default",
-    thresholds: ThresholdsOption = "default",
-    kv_format: KvOption = KvFormat.f16,
-    time_limit: Annotated[float, typer.Option(min=0.0, help="Seconds that the solver may take.")] = 10.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Solve for where each neuron lives within a budget of memory.
-
-    Example: hybrid plan demo --vram 7MiB
-    """
-    from hybrid.stages.plan import PlanSettings
-    from hybrid.stages.plan import plan as run_stage
-
-    settings = PlanSettings(
-        vram=parse_size(vram),
-        ram=None if ram is None else parse_size(ram),
-        context=context,
-        mode=None if mode is None else mode.value,
-        hardware=hardware,
-        name=name,
-        profile=profile_name,
-        thresholds=thresholds,
-        kv_format=kv_format.value,
-        time_limit=time_limit,
-    )
-    report = run_stage(model_directory(model), settings)
-    display.show(as_json, report, lambda: reports.plan_lines(report))
+app.command()(plan)
 
 
 @app.command()
@@ -128,6 +98,7 @@ def run(
     thresholds: ThresholdsOption = "default",
     plan: PlanOption = None,
     device: DeviceOption = None,
+    slowdown: SlowdownOption = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that hold this probability.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample from so many likeliest tokens; 0 for all.")] = 0,
@@ -166,6 +137,7 @@ def run(
         mmap=not no_mmap,
         profile=profile,
         thresholds=thresholds,
+        slowdown=parse_slowdown(slowdown),
     ) as llm:
         show = (lambda text: None) if as_json else display.write
         pieces = llm.stream(prompt, params)

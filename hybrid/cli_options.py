@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from profiler.artifacts import UserError
 
 
 class Mode(str, Enum):
@@ -51,6 +54,15 @@ DeviceOption = Annotated[
     Device | None,
     typer.Option("--second-device", help="What a plan's GPU is here: `cuda`, or `cpu` for a stand-in made of memory."),
 ]
+SlowdownOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slowdown",
+        metavar="UNIT=RATIO",
+        help="With the stand-in: have `gpu` or `cpu` take so many times as long for all that it computes, such as "
+        "cpu=4, to imitate units of unequal speed; may be given once for each.",
+    ),
+]
 ContextOption = Annotated[int | None, typer.Option(min=2, help="Tokens of one sequence, prompt and output.")]
 KvOption = Annotated[KvFormat, typer.Option(help="How keys and values are stored.")]
 ThreadsOption = Annotated[
@@ -66,6 +78,25 @@ NoMmapOption = Annotated[
 TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
 
 ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]
+
+
+def parse_slowdown(given: list[str] | None) -> dict[str, float]:
+    """Ratios by unit, of the form that `--slowdown` takes; the engine says which make sense.
+
+    Raises:
+        UserError: one is not a name and a number, or a name comes twice.
+    """
+    found: dict[str, float] = {}
+    for text in given or []:
+        unit, _, ratio = text.partition("=")
+        try:
+            number = float(ratio)
+        except ValueError:
+            number = math.nan
+        if unit in found or math.isnan(number):
+            raise UserError(f"a slowdown is gpu=RATIO or cpu=RATIO, once for each, such as cpu=4; not {text!r}")
+        found[unit] = number
+    return found
 
 
 def model_directory(model: str) -> Path:

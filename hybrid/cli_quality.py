@@ -18,9 +18,11 @@ from hybrid.cli_options import (
     ModelArgument,
     NoMmapOption,
     PlanOption,
+    SlowdownOption,
     ThreadsOption,
     ThresholdsOption,
     device_name,
+    parse_slowdown,
 )
 from profiler.artifacts import UserError
 
@@ -52,6 +54,7 @@ def compare(
     text: HeldOutOption = None,
     plan: PlanOption = None,
     device: DeviceOption = None,
+    slowdown: SlowdownOption = None,
     tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=2, help="Tokens to decode after each prompt.")] = 48,
     prompts: Annotated[int, typer.Option(min=1, help="Prompts, taken from the text.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of timing.")] = 3,
@@ -81,6 +84,7 @@ def compare(
         kv_format=kv_format.value,
         threads=threads,
         mmap=not no_mmap,
+        slowdown=parse_slowdown(slowdown),
     )
     with display.stages() as tell:
         result = run_stage(model, texts, settings, tell)

@@ -8,7 +8,7 @@ with LLM("demo") as llm:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -59,6 +59,8 @@ class LLM:
             into memory of this process when the model is opened.
         profile: the name of the profile whose predictors are used.
         thresholds: the name of the thresholds that mode threshold uses; see `hybrid calibrate`.
+        slowdown: with the stand-in, how many times as long `gpu` or `cpu` takes for all that it computes, 1 to 100: two
+            equal parts of a machine then imitate unequal ones. Results are the same.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
@@ -79,6 +81,7 @@ class LLM:
         mmap: bool = True,
         profile: str = "default",
         thresholds: str = "default",
+        slowdown: Mapping[str, float] | None = None,
     ) -> None:
         self._engine: Engine = open_engine(
             path,
@@ -92,6 +95,7 @@ class LLM:
             mmap=mmap,
             profile=profile,
             thresholds=thresholds,
+            slowdown=slowdown,
         )
 
     @property

@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     from hybrid.stages.evaluate import EvaluationReport
     from hybrid.stages.inspect import InspectReport
     from hybrid.stages.pack import PackReport
-    from hybrid.stages.plan import PlanReport
     from hybrid.stages.profile_results import ProfileReport
     from hybrid.stages.report import ReportResult
     from hybrid.store.evaluation_file import ModeEvaluation
-    from placement.plan import Memory
     from profiler.quality import Quality
 
 FEW_LAYERS = 12  # that are shown without being asked for
@@ -125,30 +123,6 @@ def budget_lines(report: BudgetReport) -> list[str]:
     ]
 
 
-def plan_lines(report: PlanReport) -> list[str]:
-    """Where every byte goes, and how good the split is known to be."""
-    plan, solver = report.plan, report.plan.solver
-    total = len(plan.layers) * plan.n_rows
-    on_gpu = sum(plan.gpu_rows(i) for i in range(len(plan.layers)))
-    lines = [f"{report.path}: {plan.mode} mode on {plan.hardware}, context {plan.budgets.context}"]
-    memories: tuple[Memory, ...] = ("gpu", "ram")
-    for memory in memories:
-        taken = plan.bytes[memory]
-        parts = ", ".join(f"{purpose} {format_size(size)}" for purpose, size in taken.items() if size)
-        budget = plan.budgets.vram if memory == "gpu" else plan.budgets.ram
-        limit = "" if budget is None else f" of {format_size(budget)}"
-        lines.append(f"{memory:>4}: {format_size(sum(taken.values()))}{limit} ({parts})")
-    rows = ", ".join(str(plan.gpu_rows(i)) for i in range(len(plan.layers)))
-    lines.append(f"rows on the gpu: {on_gpu:,} of {total:,} ({on_gpu / total:.1%}); by layer {rows}")
-    if solver is not None:
-        gap = "unknown gap" if solver.gap is None else f"gap {solver.gap:.2%}"
-        lines.append(f"solver: {solver.name}, {solver.status}, {gap}, {solver.seconds:.2f} s")
-        lines += [f"warning: {warning}" for warning in solver.warnings]
-    seconds = plan.expected.token_seconds
-    lines.append(f"by the nominal figures of {plan.hardware}, memory traffic alone allows {1 / seconds:.0f} tokens/s")
-    return lines
-
-
 def report_lines(result: ReportResult) -> list[str]:
     """What was written, and what the page could not show."""
     folder = f"; {len(result.png)} PNG files in {result.png[0].parent}" if result.png else ""
@@ -169,6 +143,8 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
         f"rows computed per token: {rows}",
         f"{format_size(summary.bytes_per_token)} touched per token",
     ]
+    if summary.flash_bytes:
+        speed.append(f"{format_size(summary.flash_bytes)} of neurons left on flash, which page faults fetch")
     if summary.hidden_share is not None:
         speed.append(f"{summary.hidden_share:.0%} of the smaller side hidden by the other")
     host = summary.memory["cpu"]

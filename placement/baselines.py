@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from placement.cost import ModelSizes, account
 from placement.formulate import split_layer
-from placement.plan import Budgets, Digests, LayerPlan, Placement, Plan
+from placement.plan import Budgets, Digests, LayerPlan, Placement, Plan, Residence, Segment, Unit
 from placement.planner import finish_plan
 from profiler.hardware import Hardware
 
@@ -49,6 +49,33 @@ def attention_on_gpu(*, digests: Digests, sizes: ModelSizes, hardware: Hardware,
     """
     placement = _placement(sizes, budgets, [split_layer(sizes.n_rows, 0, "gpu")] * sizes.n_layers)
     return _finish(_with_ends(sizes, placement), "attention-on-gpu", digests, sizes, hardware)
+
+
+def streamed(*, digests: Digests, sizes: ModelSizes, hardware: Hardware, budgets: Budgets) -> Plan:
+    """Attention on the GPU, and every layer's rows copied there from RAM for each token.
+
+    Raises:
+        UserError: the attention and one layer's rows do not fit on the GPU, or the rest in RAM.
+    """
+    return _all_elsewhere("ram", "streamed", digests, sizes, hardware, budgets)
+
+
+def reloaded(*, digests: Digests, sizes: ModelSizes, hardware: Hardware, budgets: Budgets) -> Plan:
+    """Every layer's rows read from flash for each token: by the GPU where there is one, else by the CPU (naive reload).
+
+    Raises:
+        UserError: no figures of a drive; or what is beside the rows does not fit.
+    """
+    return _all_elsewhere("flash", "reloaded", digests, sizes, hardware, budgets)
+
+
+def _all_elsewhere(
+    memory: Residence, name: str, digests: Digests, sizes: ModelSizes, hardware: Hardware, budgets: Budgets
+) -> Plan:
+    unit: Unit = "gpu" if budgets.vram else "cpu"
+    layer = LayerPlan(unit, (Segment(0, sizes.n_rows, memory, unit),))
+    placement = _placement(sizes, budgets, [layer] * sizes.n_layers)
+    return _finish(_with_ends(sizes, placement), name, digests, sizes, hardware)
 
 
 def _placement(sizes: ModelSizes, budgets: Budgets, layers: Sequence[LayerPlan]) -> Placement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from placement.plan import (
     MOST_BATCH,
@@ -93,11 +94,10 @@ class ModelSizes:
 
 
 def account(sizes: ModelSizes, placement: Placement) -> Bytes:
-    """Exact bytes that a placement takes of GPU memory and of RAM, for each of `PURPOSES`.
+    """Exact bytes that a placement takes of GPU memory, RAM and flash, for each of `PURPOSES`.
 
     Predictors count only where they are used (sparse, mode predicted). Work buffers count in RAM always, and on the GPU
-    where it computes anything; to those on the GPU comes a place for the largest layer's streamed rows. Rows on flash
-    take neither memory.
+    where it computes anything; to those on the GPU comes a place for the largest layer's streamed rows.
 
     Raises:
         UserError: the placement is not one of this model.
@@ -109,7 +109,7 @@ def account(sizes: ModelSizes, placement: Placement) -> Bytes:
         )
     if sizes.tied and placement.head != placement.embeddings:
         raise UserError("the plan parts the head from the embeddings, and in this model they are one table")
-    taken: Bytes = {"gpu": dict.fromkeys(PURPOSES, 0), "ram": dict.fromkeys(PURPOSES, 0)}
+    taken: Bytes = {memory: dict.fromkeys(PURPOSES, 0) for memory in get_args(Memory)}
     taken[_memory(placement.embeddings)]["embeddings"] += sizes.embeddings_bytes + sizes.positions_bytes
     taken[_memory(placement.head)]["head"] += sizes.head_bytes
     taken[_memory(placement.head)]["norms"] += sizes.final_norm_bytes
@@ -121,8 +121,7 @@ def account(sizes: ModelSizes, placement: Placement) -> Bytes:
         if uses_predictors(placement):
             dense["predictors"] += sizes.predictor_bytes[number]
         for segment in layer.segments:
-            if segment.resident != "flash":
-                taken[segment.resident]["neurons"] += segment.rows * sizes.whole_row_bytes
+            taken[segment.resident]["neurons"] += segment.rows * sizes.whole_row_bytes
     taken["ram"]["buffers"] = sizes.buffer_bytes
     if _gpu_computes(placement):
         taken["gpu"]["buffers"] = (

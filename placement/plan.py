@@ -14,7 +14,7 @@ from profiler.artifacts import UserError, format_size
 
 Unit = Literal["gpu", "cpu"]
 Residence = Literal["gpu", "ram", "flash"]
-Memory = Literal["gpu", "ram"]
+Memory = Literal["gpu", "ram", "flash"]
 Mode = Literal["dense", "exact", "predicted", "threshold"]
 Objective = Literal["latency", "impact"]
 SolverName = Literal["highs", "cbc", "greedy"]
@@ -255,7 +255,7 @@ class Plan(Placement):
         check_text("hardware", self.hardware, r"(?s).{1,200}")
         check_text("hardware digest", self.hardware_digest, "[0-9a-f]{64}")
         if not isinstance(self.bytes, dict) or set(self.bytes) != set(get_args(Memory)):
-            raise UserError("plan: bytes should be given for gpu and ram")
+            raise UserError("plan: bytes should be given for gpu, ram and flash")
         for memory, purposes in self.bytes.items():
             if not isinstance(purposes, dict) or set(purposes) != set(PURPOSES):
                 raise UserError(f"plan: bytes on {memory} should be given for {', '.join(PURPOSES)}")

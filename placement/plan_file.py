@@ -9,7 +9,7 @@ from typing import Any
 from placement.plan import Budgets, Digests, Expected, LayerPlan, Plan, Segment, SolverReport
 from profiler.artifacts import UserError, from_json, read_json, write_json
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 MEND = "hybrid plan DIR --vram SIZE"
 
 

@@ -37,6 +37,10 @@ class Request:
                 f"{(sizes.n_layers, sizes.n_rows)}; profile it anew with: hybrid profile DIR --text FILE"
             )
 
+    def seconds(self, placement: Placement) -> float:
+        """Predicted seconds of a decode step."""
+        return token_seconds(self.sizes, self.frequencies, self.hardware, placement).token_seconds
+
 
 def make_plan(request: Request, budgets: Budgets, *, name: str, digests: Digests) -> Plan:
     """A plan that keeps its budgets to the byte.
@@ -57,7 +61,7 @@ def make_plan(request: Request, budgets: Budgets, *, name: str, digests: Digests
         sizes=request.sizes,
         frequencies=request.frequencies,
         hardware=request.hardware,
-        solver=report if budgets.vram else None,
+        solver=report,
     )
 
 

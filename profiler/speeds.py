@@ -10,12 +10,13 @@ from typing import Any, Literal, get_args
 
 from profiler.artifacts import UserError
 
-# Beyond any memory there is, and wide enough that no quotient of bytes and bandwidth overflows.
-BANDWIDTHS = (1e6, 1e15)
-FLOPS = (1e6, 1e18)
+# From a hard disk's scattered reads to beyond any memory there is; no quotient of bytes and bandwidth overflows.
+BANDWIDTHS = (1e4, 1e15)
+FLOPS = (1e3, 1e18)
 LONGEST_DELAY = 10.0
 MOST_CONTENTION = 100.0
 MOST_BYTES = 1 << 60
+MOST_SPREAD = 1e6
 Access = Literal["dense", "rows"]
 
 
@@ -24,15 +25,17 @@ class Speed:
     """Bytes of weights per second that a unit's operators read in one format.
 
     dense: rows one after the other, as projections and the head do. rows: a tenth of the rows, here and there, as the
-    sparse FFN does for what a predictor names.
+    sparse FFN does for what a predictor names. flops: as the unit's, in this format; None where only that is known.
     """
 
     dense: float
     rows: float
+    flops: float | None = None
 
     def __post_init__(self) -> None:
         check_bandwidth("dense", self.dense)
         check_bandwidth("rows", self.rows)
+        check_flops(self.flops)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class ComputeUnit:
     bandwidth: bytes per second that its operators read from that memory, in formats that `speeds` does not name.
     overhead: seconds that starting and ending one operator of a layer costs, whatever its size.
     contention: how many times longer its work takes while the other unit works too; 1 where they share nothing.
-    flops: floating-point operations per second of its products with many tokens; None where memory is the only limit.
+    flops: floating-point operations per second of its products with many tokens, in formats that `speeds` has none
+        for; None where memory is the only limit.
     memory: bytes it has in all, for plans without a budget of their own; None where that is not known.
     """
 
@@ -58,8 +62,7 @@ class ComputeUnit:
         check_delay("overhead", self.overhead)
         if not is_number(self.contention) or not 1 <= self.contention <= MOST_CONTENTION:
             raise UserError(f"hardware: contention should be 1 to {MOST_CONTENTION:g}, not {self.contention!r:.40}")
-        if self.flops is not None and (not is_number(self.flops) or not FLOPS[0] <= self.flops <= FLOPS[1]):
-            raise UserError(f"hardware: flops should be {FLOPS[0]:.0e} to {FLOPS[1]:.0e}, not {self.flops!r:.40}")
+        check_flops(self.flops)
         if self.memory is not None:
             check_bytes("memory", self.memory)
         if not all(isinstance(name, str) and isinstance(speed, Speed) for name, speed in self.speeds.items()):
@@ -69,12 +72,16 @@ class ComputeUnit:
         """How fast weights of a format are read."""
         return self.speeds.get(weight_format) or Speed(self.bandwidth, self.bandwidth)
 
+    def products(self, weight_format: str) -> float | None:
+        """Floating-point operations per second of products with many tokens; None where memory is the only limit."""
+        return self.speed(weight_format).flops or self.flops
+
     @property
     def figures(self) -> list[Any]:
         """All that times depend on, as JSON."""
-        speeds = [[name, float(s.dense), float(s.rows)] for name, s in sorted(self.speeds.items())]
-        flops = None if self.flops is None else float(self.flops)
-        return [float(self.bandwidth), float(self.overhead), float(self.contention), flops, speeds]
+        speeds = [[name, float(s.dense), float(s.rows), s.flops and float(s.flops)] for name, s in self.speeds.items()]
+        flops = self.flops and float(self.flops)
+        return [float(self.bandwidth), float(self.overhead), float(self.contention), flops, sorted(speeds)]
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,8 @@ class FlashSpeed:
 class Reading:
     """One measurement: what a unit's operators read per second.
 
-    beside: while the other unit worked too. threads: of the unit, 0 where that means nothing.
+    beside: while the other unit worked too. threads: of the unit, 0 where that means nothing. spread: what lies between
+    the quartiles of its rounds, as a share of their median.
     """
 
     unit: str
@@ -104,6 +112,7 @@ class Reading:
     threads: int
     beside: bool
     bandwidth: float
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         if self.unit not in ("gpu", "cpu") or self.access not in get_args(Access):
@@ -113,6 +122,8 @@ class Reading:
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= 1 << 16:
             raise UserError(f"hardware: threads should be a whole number, not {self.threads!r:.40}")
         check_bandwidth("bandwidth", self.bandwidth)
+        if not is_number(self.spread) or not 0 <= self.spread <= MOST_SPREAD:
+            raise UserError(f"hardware: spread should be 0 to {MOST_SPREAD:g}, not {self.spread!r:.40}")
 
 
 def interpolate(known: Sequence[tuple[float, float]], at: float) -> float:
@@ -135,6 +146,12 @@ def check_bandwidth(name: str, value: Any) -> None:
     lowest, highest = BANDWIDTHS
     if not is_number(value) or not lowest <= value <= highest:
         raise UserError(f"hardware: {name} should be {lowest:.0e} to {highest:.0e} bytes per second, not {value!r:.40}")
+
+
+def check_flops(value: Any) -> None:
+    """Refuse what is no number of operations per second; None is left open."""
+    if value is not None and (not is_number(value) or not FLOPS[0] <= value <= FLOPS[1]):
+        raise UserError(f"hardware: flops should be {FLOPS[0]:.0e} to {FLOPS[1]:.0e}, not {value!r:.40}")
 
 
 def check_delay(name: str, value: Any) -> None:

@@ -40,8 +40,8 @@ from peers.rounds import Options
 from peers.rounds import measure as measure_with_peer
 from synthetic.shape import PRESETS, Shape
 
+from hybrid.cache import cache_directory
 from hybrid.ops.cpu import MAX_TOKENS
-from hybrid.stages.shipped import cache_directory
 from profiler.artifacts import UserError, write_atomic
 
 TABLES = ("sparsity", "context", "batch", "overshoot")

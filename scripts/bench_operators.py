@@ -37,6 +37,7 @@ from rich.table import Table
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.runtime.cores import usable_cores
+from hybrid.runtime.processor import processor_name
 
 console = Console()
 
@@ -139,13 +140,6 @@ def bench(hidden: int, neurons: int, active: float, layers: int, threads: int, r
     ]
 
 
-def processor() -> str:
-    """The processor's name, which Python knows on macOS and Linux tells in a file."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     """Measure, print a table, and write the figures where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -181,7 +175,7 @@ def main() -> None:
     speedup = by_name["torch gather"] / by_name["native predicted"]
     console.print(f"native predicted is {speedup:.1f} times as fast as torch gather")
     if options.json:
-        machine = {"processor": processor(), "machine": platform.machine(), "torch": torch.__version__}
+        machine = {"processor": processor_name(), "machine": platform.machine(), "torch": torch.__version__}
         body = {
             "options": {k: v for k, v in vars(options).items() if k != "json"} | {"layers": layers},
             "isa": cpu.isa(),

@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from synthetic.shape import PRESETS, Shape
 
-from hybrid.stages.shipped import cache_directory
+from hybrid.cache import cache_directory
 from profiler.artifacts import UserError, write_atomic
 
 PEER = "llama.cpp"

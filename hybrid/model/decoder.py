@@ -20,6 +20,7 @@ from profiler.matrix import Matrix
 class ComputeUnit(Protocol):
     """Where weights lie and who multiplies with them: `pool` are the threads of a unit in host memory."""
 
+    device: torch.device
     pool: Pool | None
 
     def linear(self, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
@@ -73,7 +74,8 @@ class OuterParts:
     positions: Matrix | None  # [positions + offset, hidden], learned positions only
     final_norm: NormWeights
     head: Matrix  # [vocab, hidden]
-    head_unit: ComputeUnit
+    embeddings_unit: ComputeUnit
+    head_unit: ComputeUnit  # the final norm is there too
 
 
 class Operators(Protocol):
@@ -82,8 +84,8 @@ class Operators(Protocol):
     def embed(self, outer: OuterParts) -> torch.Tensor:
         """The tokens' embeddings `[tokens, hidden]`, learned positions included."""
 
-    def follow(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
-        """The state where the norm's weights are."""
+    def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
+        """The state where a unit is, which computes what comes next."""
 
     def norm(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
         """The normalised state."""
@@ -115,12 +117,12 @@ class Decoder:
         x = ops.embed(self.outer)
         for index in range(len(self.layers)):
             x = self.layer(ops, index, x)
-        return ops.norm(ops.follow(x, self.outer.final_norm), self.outer.final_norm)
+        return ops.norm(ops.follow(x, self.outer.head_unit), self.outer.final_norm)
 
     def layer(self, ops: Operators, index: int, x: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: the state after a layer, of the state before it. Fills the layer's pages."""
         layer = self.layers[index]
-        x = ops.follow(x, layer.attention_norm)
+        x = ops.follow(x, layer.unit)
         normalised = ops.norm(x, layer.attention_norm)
         q, k, v = ops.project(layer.unit, normalised, (layer.q, layer.k, layer.v))
         (mixed,) = ops.project(layer.unit, ops.attend(layer, q, k, v), (layer.o,))

@@ -10,7 +10,7 @@ import torch
 from hybrid.model.decoder import ComputeUnit, LayerParts, NormWeights, OuterParts, Projection
 from hybrid.model.kv_cache import Span
 from hybrid.model.rotary import inverse_frequencies
-from hybrid.ops import reference
+from hybrid.ops import cpu, reference
 from hybrid.spec import ModelSpec
 
 FeedForward = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]  # see `Operators.feed_forward`
@@ -34,26 +34,31 @@ class EagerOperators:
 
     def __init__(self, spec: ModelSpec, step: Step, feed_forward: FeedForward) -> None:
         self.spec, self.step, self.feed_forward = spec, step, feed_forward
+        self._pool: cpu.Pool | None = None  # of the unit that the state followed
         self._positions = torch.tensor(step.positions)
         self._frequencies = inverse_frequencies(spec) if spec.positions == "rope" else None
 
     def embed(self, outer: OuterParts) -> torch.Tensor:
         """See `Operators`."""
         device = outer.embeddings.device
-        x = reference.embed(outer.embeddings, torch.tensor(self.step.token_ids, device=device))
-        if outer.positions is not None:
-            x = x + reference.embed(outer.positions, (self._positions + self.spec.position_offset).to(device))
+        with cpu.as_slow_as(outer.embeddings_unit.pool):
+            x = reference.embed(outer.embeddings, torch.tensor(self.step.token_ids, device=device))
+            if outer.positions is not None:
+                places = (self._positions + self.spec.position_offset).to(device)
+                x = x + reference.embed(outer.positions, places)
         return x
 
-    def follow(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
+    def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
         """See `Operators`."""
-        return x.to(norm.weight.device)
+        self._pool = unit.pool
+        return x.to(unit.device)
 
     def norm(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
         """See `Operators`."""
-        if self.spec.norm == "rms":
-            return reference.rms_norm(x, norm.weight, self.spec.norm_eps)
-        return reference.layer_norm(x, norm.weight, norm.bias, self.spec.norm_eps)
+        with cpu.as_slow_as(self._pool):
+            if self.spec.norm == "rms":
+                return reference.rms_norm(x, norm.weight, self.spec.norm_eps)
+            return reference.layer_norm(x, norm.weight, norm.bias, self.spec.norm_eps)
 
     def project(self, unit: ComputeUnit, x: torch.Tensor, projections: Sequence[Projection]) -> list[torch.Tensor]:
         """See `Operators`."""
@@ -61,6 +66,15 @@ class EagerOperators:
 
     def attend(self, layer: LayerParts, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """See `Operators`."""
+        with cpu.as_slow_as(self._pool):
+            return self._attend(layer, q, k, v)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """See `Operators`."""
+        with cpu.as_slow_as(self._pool):
+            return x + y
+
+    def _attend(self, layer: LayerParts, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         spec, tokens = self.spec, len(q)
         q = q.view(tokens, spec.n_heads, spec.head_dim)
         k, v = (t.view(tokens, spec.n_kv_heads, spec.head_dim) for t in (k, v))
@@ -78,7 +92,3 @@ class EagerOperators:
             mixed.append(reference.attention(q[here], keys, values, span.first_position, spec.sliding_window))
             at += span.count
         return torch.cat(mixed).reshape(tokens, spec.q_size)
-
-    def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """See `Operators`."""
-        return x + y

@@ -4,6 +4,8 @@ Operators check their arguments and raise ValueError, and release the interprete
 and `linear` keep no pointer after they return; a `Program` keeps those it was given. The caller keeps the memory alive.
 """
 
+from collections.abc import Sequence
+
 BF16: int
 F16: int
 Q8_0: int
@@ -17,16 +19,58 @@ GELU: int
 GELU_TANH: int
 DRELU: int
 MAX_TOKENS: int
+MAX_SLOWDOWN: float
 
 # Of a matrix in a program: address, bytes from row to row, format, outputs, bias (0 without one), outputs' buffer.
 MatrixArguments = tuple[int, int, int, int, int, int]
 
 class Pool:
-    """Persistent threads, of which the calling one is the first; calls from several threads take turns."""
+    """Persistent threads, of which the calling one is the first; calls from several threads take turns.
 
-    def __init__(self, threads: int) -> None: ...
+    It stands for a unit: what is computed with it takes `slowdown` times as long as it did, and is computed on `cores`
+    (numbers of CPUs; none leaves threads where they are). The calling thread is there while it computes, and afterwards
+    where it was before.
+    """
+
+    def __init__(self, threads: int, slowdown: float = 1.0, cores: Sequence[int] = ()) -> None: ...
     @property
     def threads(self) -> int: ...
+    @property
+    def slowdown(self) -> float: ...
+    @property
+    def cores(self) -> list[int]: ...
+    @property
+    def waits(self) -> int:
+        """Pieces of work that were followed by a wait, because the pool is slowed."""
+
+    @property
+    def worked_seconds(self) -> float:
+        """What those took."""
+
+    @property
+    def waited_seconds(self) -> float:
+        """What was waited after them: never less than slowdown - 1 times as long."""
+
+    def linger(self, seconds: float) -> None:
+        """Wait as after a piece of work that took so long and ended now."""
+
+class Signal:
+    """A count that one thread raises and another waits for, without the interpreter lock."""
+
+    def __init__(self) -> None: ...
+    def notify(self) -> None:
+        """Count one more."""
+
+    def wait(self, times: int) -> None:
+        """Return once so many were counted in all; nothing interrupts it."""
+
+    def wait_for(self, times: int, seconds: float) -> bool:
+        """As `wait`, but at most about so long; whether they were counted."""
+
+class Lane:
+    """A thread that programs are handed over to, one at a time."""
+
+    def __init__(self) -> None: ...
 
 class Program:
     """Operators of one step, recorded once. Buffers are fp32 `[MAX_TOKENS, width]`; a run uses their first tokens."""
@@ -92,9 +136,22 @@ class Program:
         activations: int = 0,
         activations_stride: int = 0,
     ) -> None: ...
+    def computed_by(self, pool: Pool) -> None:
+        """Operators recorded without a pool belong to this one's unit from here on: to its cores, and its slowness."""
+
+    def hand_over(self, lane: Lane, far: Program) -> None:
+        """Start another program with the same step on the lane's thread."""
+
+    def join(self, lane: Lane) -> None:
+        """Wait for what was handed over; raises what it raised, once for the whole run."""
+
     @property
     def seconds(self) -> dict[str, float]:
         """What all runs took, by kind of operator."""
+
+    @property
+    def overlap(self) -> tuple[float, float, float]:
+        """Seconds of all runs between hand-overs and joins: of this program, of the other, waiting for the other."""
 
     def run(self, tokens: int, ids: int, positions: int, blocks: int) -> float:
         """One step; the seconds that it took."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from array import array
+from collections.abc import Iterator
 
 import torch
 
@@ -21,13 +24,16 @@ except ImportError as error:
         "needs a C++17 compiler, or install hybrid from a wheel"
     ) from error
 
+Lane = _native.Lane
 Pool = _native.Pool
 Program = _native.Program
+Signal = _native.Signal
 guard_mapping = _native.guard_mapping
 unguard_mapping = _native.unguard_mapping
 isa = _native.isa
 
 MAX_TOKENS = _native.MAX_TOKENS
+MAX_SLOWDOWN = _native.MAX_SLOWDOWN
 WEIGHT_FORMATS = {"bf16": _native.BF16, "f16": _native.F16, "q8_0": _native.Q8_0, "q4_0": _native.Q4_0}
 MATRIX_FORMATS = {**WEIGHT_FORMATS, "b1": _native.B1}
 PAGE_FORMATS = {torch.bfloat16: _native.BF16, torch.float16: _native.F16, torch.float32: _native.F32}
@@ -85,7 +91,8 @@ def sparse_ffn(
     if gates is not None or cutoff is not None or not 1 <= tokens <= MAX_TOKENS:
         cutoff = bank.cutoff if cutoff is None else cutoff
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
-        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
+        with as_slow_as(pool):
+            return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
     y = torch.empty_like(x)
     counts = array("q", (0, 0))
     _native.sparse_ffn(
@@ -125,7 +132,8 @@ def linear(pool: Pool, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | Non
     tokens = _tokens(x, weight.columns)
     check_bias(weight, bias)
     if not 1 <= tokens <= MAX_TOKENS:
-        return reference.linear(x, weight, bias)
+        with as_slow_as(pool):
+            return reference.linear(x, weight, bias)
     y = torch.empty(tokens, weight.rows)
     _native.linear(
         pool,
@@ -140,6 +148,18 @@ def linear(pool: Pool, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | Non
         y.data_ptr(),
     )
     return y
+
+
+@contextlib.contextmanager
+def as_slow_as(pool: Pool | None) -> Iterator[None]:
+    """What torch computes for a pool's unit takes as long as the pool's slowdown makes it take; None changes nothing.
+
+    The native operators see to that themselves.
+    """
+    began = time.perf_counter()
+    yield
+    if pool is not None and pool.slowdown > 1:
+        pool.linger(time.perf_counter() - began)
 
 
 def greatest(row: torch.Tensor) -> int | None:

@@ -18,6 +18,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from hybrid.runtime.control_groups import control_groups, read
+from profiler.artifacts import UserError
 
 CPUS = "sys/devices/system/cpu"
 # What makes a performance core, as a share of the best. Capacity counts work per second: small Arm cores have 0.2 to
@@ -39,6 +40,28 @@ def usable_cores(root: Path = Path("/"), allowed: Collection[int] | None = None)
     cores = count_cores(root, performance_cpus(root, allowed or os.sched_getaffinity(0)))
     quota = cpu_quota(root)
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def shared_cores(cores: int) -> tuple[int, int]:
+    """Threads of the host, and of a second device made of ordinary memory, that share so many cores evenly."""
+    return max(1, cores - cores // 2), max(1, cores // 2)
+
+
+def require_cores(cores: Collection[int]) -> None:
+    """Refuse CPUs that this process may not run on.
+
+    Raises:
+        UserError: one of them is not among those of its affinity, or the system keeps threads on no CPUs at all.
+    """
+    if not cores:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise UserError("this system does not keep threads on given cores; leave the cores out")
+    allowed = os.sched_getaffinity(0)
+    missing = sorted(set(cores) - allowed)
+    if missing:
+        names, known = (", ".join(str(cpu) for cpu in cpus) for cpus in (missing, sorted(allowed)))
+        raise UserError(f"this process may not run on CPU {names}; it may on {known}")
 
 
 def performance_cpus(root: Path, allowed: Collection[int]) -> set[int]:

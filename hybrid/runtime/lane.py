@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,10 @@ from typing import Protocol
 
 import torch
 
+from hybrid.ops import cpu
+
 Work = Callable[[], torch.Tensor]
+INTERRUPTIBLE = 0.1  # seconds of waiting between two looks for an interrupt
 
 
 class Lane(Protocol):
@@ -28,11 +32,16 @@ class Lane(Protocol):
 
 
 class ThreadLane:
-    """A lane over one thread. A failure in the worker is kept, completes the hand-over, and is raised by `join`."""
+    """A lane over one thread. A failure in the worker is kept, completes the hand-over, and is raised by `join`.
+
+    Both sides wait for each other without the interpreter lock, and watch for a while before they sleep: waking a
+    sleeper takes as long as a small layer's rows.
+    """
 
     def __init__(self) -> None:
         self.busy_seconds = 0.0
-        self._changed = threading.Condition()
+        self._given, self._done = cpu.Signal(), cpu.Signal()
+        self._submitted = 0
         self._work: Work | None = None
         self._result: torch.Tensor | None = None
         self._error: BaseException | None = None
@@ -43,20 +52,20 @@ class ThreadLane:
 
     def submit(self, work: Work) -> None:
         """Hand the work to the worker thread."""
-        with self._changed:
-            assert not self._pending, "the lane holds one piece of work at a time"
-            if self._closed:
-                raise RuntimeError("the lane is closed")
-            self._work, self._pending = work, True
-            self._changed.notify_all()
+        assert not self._pending, "the lane holds one piece of work at a time"
+        if self._closed:
+            raise RuntimeError("the lane is closed")
+        self._work, self._pending = work, True
+        self._submitted += 1
+        self._given.notify()
 
     def join(self) -> torch.Tensor:
         """The result of the work submitted last."""
-        with self._changed:
-            assert self._pending, "nothing was submitted"
-            self._changed.wait_for(lambda: self._result is not None or self._error is not None)
-            result, error = self._result, self._error
-            self._result, self._error, self._pending = None, None, False
+        assert self._pending, "nothing was submitted"
+        while not self._done.wait_for(self._submitted, INTERRUPTIBLE):
+            pass
+        result, error = self._result, self._error
+        self._result, self._error, self._pending = None, None, False
         if error is not None:
             raise error
         assert result is not None
@@ -64,26 +73,22 @@ class ThreadLane:
 
     def close(self) -> None:
         """End the worker; what was submitted but not joined is finished and dropped."""
-        with self._changed:
+        if not self._closed:
             self._closed = True
-            self._changed.notify_all()
+            self._given.notify()
         self._worker.join()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._work is not None or self._closed)
-                work, self._work = self._work, None
+        for turn in itertools.count(1):
+            self._given.wait(turn)
+            work, self._work = self._work, None
             if work is None:
                 return
-            result: torch.Tensor | None = None
-            error: BaseException | None = None
             began = time.perf_counter()
             try:
-                result = work()
+                self._result = work()
             except BaseException as caught:
-                error = caught
-            with self._changed:
-                self.busy_seconds += time.perf_counter() - began
-                self._result, self._error = result, error
-                self._changed.notify_all()
+                self._error = caught
+            self.busy_seconds += time.perf_counter() - began
+            del work  # with all that it holds, before somebody goes on with that
+            self._done.notify()

@@ -15,7 +15,7 @@ from hybrid.model.pages import KV_FORMATS, pages_for
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.runtime.choices import choose_context
-from hybrid.runtime.cores import usable_cores
+from hybrid.runtime.cores import require_cores, shared_cores, usable_cores
 from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions
@@ -155,8 +155,8 @@ def check_plan(directory: ModelDirectory, plan: Plan) -> None:
         raise UserError(f"the plan was made for another model than {directory.path}; {mend}")
     if plan.digests.row_order != directory.row_order_digest():
         raise UserError(f"the rows of {directory.path} were profiled anew since the plan was made; {mend}")
-    if any(s.streamed or s.resident == "flash" for layer in plan.layers for s in layer.segments):
-        raise UserError(f"the plan keeps rows on flash or streams them, which only simulation knows; {mend}")
+    if any(s.streamed for layer in plan.layers for s in layer.segments):
+        raise UserError(f"the plan streams rows to the GPU for every token, which only simulation knows; {mend}")
 
 
 def check_cache(spec: ModelSpec, options: EngineOptions, layers: int) -> None:
@@ -220,14 +220,22 @@ def unguard(guards: list[int]) -> None:
 
 
 def make_units(options: EngineOptions) -> dict[str, Unit]:
-    """The host, and what the plan's GPU is here; a stand-in shares the host's cores evenly."""
-    cores = options.threads or usable_cores()
-    if options.plan is None or options.plan.budgets.vram == 0:
-        return {"cpu": host_unit(cores)}
-    budget, planned = options.plan.budgets.vram, options.plan.total_bytes("gpu")
-    if options.second_device == "cpu":
-        return {"cpu": host_unit(max(1, cores - cores // 2)), "gpu": stand_in_unit(max(1, cores // 2), budget, planned)}
-    return {"cpu": host_unit(cores), "gpu": cuda_unit(budget, planned)}
+    """The host, and what the plan's GPU is here; a stand-in shares the host's cores evenly, unless each has its own.
+
+    Raises:
+        UserError: a GPU is missing or full, or the process may not run on the cores that units are to have.
+    """
+    plan, threads = options.plan, options.threads or usable_cores()
+    require_cores([core for cores in options.cores.values() for core in cores])
+    host = options.slowdown.get("cpu", 1.0), options.cores.get("cpu", ())
+    theirs = options.slowdown.get("gpu", 1.0), options.cores.get("gpu", ())
+    if plan is None or plan.budgets.vram == 0:
+        return {"cpu": host_unit(threads, *host)}
+    budget, planned = plan.budgets.vram, plan.total_bytes("gpu")
+    if options.second_device != "cpu":
+        return {"cpu": host_unit(threads, *host), "gpu": cuda_unit(budget, planned)}
+    shares = shared_cores(threads)
+    return {"cpu": host_unit(shares[0], *host), "gpu": stand_in_unit(shares[1], budget, planned, *theirs)}
 
 
 def whole_on_host(layers: int, rows: int) -> tuple[LayerPlan, ...]:

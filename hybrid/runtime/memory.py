@@ -19,6 +19,18 @@ def available_memory(root: Path = Path("/")) -> int:
     return max(0, min([int(psutil.virtual_memory().available), *rooms]))
 
 
+def total_memory(root: Path = Path("/")) -> int:
+    """Bytes of host memory in all: what the system has, within the limits of the process's control groups."""
+    limits = [limit for folder in control_groups(root, "memory") if (limit := group_limit(folder)) is not None]
+    return min([int(psutil.virtual_memory().total), *limits])
+
+
+def group_limit(folder: Path) -> int | None:
+    """Bytes that one control group of version 2 or 1 may take; None where it sets no limit."""
+    texts = [read(folder / name) for name in ("memory.max", "memory.limit_in_bytes")]
+    return next((int(text) for text in texts if text.isdecimal()), None)
+
+
 def group_room(folder: Path) -> int | None:
     """Bytes that one control group of version 2 or 1 leaves; None where it sets no limit."""
     stat = dict(line.partition(" ")[::2] for line in read(folder / "memory.stat").splitlines())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
+from hybrid.ops import cpu
 from hybrid.runtime.choices import check_kv_format, known_mode
 from hybrid.runtime.sizes import PREFILL_TOKENS
-from placement.plan import Mode, Plan
+from placement.plan import Mode, Plan, Unit
 from profiler.artifacts import UserError
 from profiler.predictor import PredictorSet
 from profiler.thresholds import LARGEST_CUTOFF, Loss
@@ -25,7 +27,10 @@ class EngineOptions:
     native operators where all of the model is in host memory, more by torch's matrix products; None takes what is
     faster. mmap: the model's files are used in place and read when they are used; else all is read into memory at once.
     cutoffs: of mode threshold, for each layer the magnitude up to which its activations count as zero; loss: what is
-    known of what that costs.
+    known of what that costs. slowdown: of a stand-in and its host, how many times as long everything takes that a unit
+    computes, so that two equal halves of a machine stand for unequal units; results stay the same to the last bit.
+    cores: numbers of the CPUs that a unit computes on, with as many threads; a thread that calls the engine is there
+    while it computes, and back where it was when a step ends.
     """
 
     mode: Mode
@@ -40,6 +45,8 @@ class EngineOptions:
     mmap: bool = True
     cutoffs: tuple[float, ...] | None = None
     loss: Loss | None = None
+    slowdown: Mapping[str, float] = field(default_factory=dict)
+    cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known_mode(self.mode)
@@ -56,3 +63,41 @@ class EngineOptions:
             )
         if not all(0 <= cutoff <= LARGEST_CUTOFF for cutoff in self.cutoffs or ()):
             raise UserError("a cutoff is a finite number of at least 0")
+        check_slowdown(self.slowdown, self.second_device)
+        check_cores(self.cores, self.threads, self.second_device)
+
+
+def check_slowdown(slowdown: Mapping[str, float], second_device: str | None) -> None:
+    """Refuse a slowdown that is no ratio, of no unit, or of what is not imitated."""
+    for unit, ratio in slowdown.items():
+        check_unit(unit)
+        if not 1 <= ratio <= cpu.MAX_SLOWDOWN:
+            raise UserError(f"a unit takes 1 to {cpu.MAX_SLOWDOWN:g} times as long as it does, not {ratio:g} times")
+    if slowdown and second_device != "cpu":
+        raise UserError(
+            "a slowdown makes the stand-in and its host as unequal as a GPU and a CPU, and nothing else is slowed: "
+            "use a plan with --second-device cpu, or leave --slowdown out"
+        )
+
+
+def check_cores(cores: Mapping[str, tuple[int, ...]], threads: int | None, second_device: str | None) -> None:
+    """Refuse cores that say nothing, say it twice, or are of a unit that does not compute on cores."""
+    for unit in cores:
+        check_unit(unit)
+    if not cores:
+        return
+    if threads is not None:
+        raise UserError("a unit has as many threads as cores: give either threads or cores")
+    if second_device != "cpu" and "gpu" in cores:
+        raise UserError("only a stand-in computes on cores of the CPU: use a plan with second_device='cpu'")
+    if second_device == "cpu" and len(cores) < len(get_args(Unit)):
+        raise UserError("give cores to both units, gpu and cpu: one without would compute on the other's")
+    named = [core for of_unit in cores.values() for core in of_unit]
+    if not all(cores.values()) or len(set(named)) < len(named):
+        raise UserError("each unit needs a core or more of its own, which no other one has")
+
+
+def check_unit(unit: str) -> None:
+    """Refuse what is not a unit's name."""
+    if unit not in get_args(Unit):
+        raise UserError(f"{unit!r} is no unit; units are {' and '.join(get_args(Unit))}")

@@ -38,7 +38,8 @@ class Placer:
         head = embeddings
         if not spec.tied_embeddings:
             head = head_unit.place_matrix(self.directory.matrix("head.weight"), "head")
-        return OuterParts(embeddings, positions, self._norm("final_norm", head_unit, "norms"), head, head_unit)
+        norm = self._norm("final_norm", head_unit, "norms")
+        return OuterParts(embeddings, positions, norm, head, embeddings_unit, head_unit)
 
     def attention(self, index: int, unit_name: str) -> LayerParts:
         """One layer's attention, norms and pages."""

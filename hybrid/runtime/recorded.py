@@ -1,15 +1,14 @@
-"""A decode step recorded once as native programs, and run with one call (or a few, where layers are split).
+"""A decode step recorded once as a native program, and run with one call.
 
 The decoder is walked once with a `Recorder` in the place of operators: instead of computing, each call appends the
-native operator to a program, over buffers that all layers share. Running the program then is the whole step; Python
-takes part only where a layer's rows lie on two units and the lane hands work over.
+native operator to a program, over buffers that all layers share. Running the program then is the whole step. Where a
+layer's rows lie on two units, those of the other unit are a program of their own, which goes over a native lane.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -17,17 +16,16 @@ from hybrid.model.decoder import ComputeUnit, Decoder, LayerParts, NormWeights, 
 from hybrid.model.eager import Step
 from hybrid.model.rotary import inverse_frequencies
 from hybrid.ops import cpu
+from hybrid.ops.bank import RowBank
 from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.scheduler import Scheduler, SplitLayer
 from hybrid.runtime.unit import Unit
 from hybrid.spec import ModelSpec
 
-HandOver = Callable[[int], None]  # computes for so many tokens what needs Python
-
 
 class Recorder:
-    """Appends to programs what a decoder asks for; see `hybrid.model.decoder.Operators`.
+    """Appends to a program what a decoder asks for; see `hybrid.model.decoder.Operators`.
 
     activations: fp32 `[MAX_TOKENS, rows]`, where each layer leaves what multiplies its down vectors, for who wants to
     see it; None shows nothing.
@@ -35,24 +33,24 @@ class Recorder:
 
     def __init__(self, spec: ModelSpec, scheduler: Scheduler, activations: torch.Tensor | None = None) -> None:
         self.spec, self.scheduler = spec, scheduler
-        self.pieces: list[cpu.Program | HandOver] = []
         self.counts = {"gpu": array("q", (0, 0)), "cpu": array("q", (0, 0))}
         self.kept: list[object] = []  # memory that programs hold by address
         self._buffers: dict[tuple[str, int], torch.Tensor] = {}
         self._activations = activations
         self.ffn_input: torch.Tensor | None = None  # the buffer that the FFN recorded last reads
         self._ahead: dict[int, torch.Tensor] = {}  # by layer, what the layer before it names
-        self._program = self.begin()
+        self._lane: cpu.Lane | None = None  # where a layer is split
+        self._program = cpu.Program()
 
     def begin(self) -> cpu.Program:
         """Another program, to which all is appended from now on."""
         self._program = cpu.Program()
-        self.pieces.append(self._program)
         return self._program
 
     def embed(self, outer: OuterParts) -> torch.Tensor:
         """See `Operators`. What belongs to a step and not to a layer is computed here too: the rotary angles."""
         spec, y, table = self.spec, self.state, outer.embeddings
+        self._program.computed_by(_pool(outer.embeddings_unit))
         address, stride, weight_format, *_ = cpu.matrix_arguments(table)
         self._program.embed(address, stride, weight_format, table.columns, y.data_ptr())
         self.kept.append(table)
@@ -77,8 +75,9 @@ class Recorder:
         """fp32 `[MAX_TOKENS, hidden]`: what `embed` fills and each layer takes and leaves."""
         return self._buffer("state", self.spec.hidden_size)
 
-    def follow(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
+    def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
         """See `Operators`: all units are in host memory here."""
+        self._program.computed_by(_pool(unit))
         return x
 
     def norm(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
@@ -126,9 +125,9 @@ class Recorder:
         self.ffn_input = x
         named = self._named(index, x, residual) if self.scheduler.mode == "predicted" else None
         if layer.far_banks:
-            self._hand_over(layer, x, named, y)
+            self._on_both(layer, x, named, y)
         else:
-            self._near_rows(layer, x, named, y)
+            self._rows(self._program, layer.near, layer.near_banks, x, named, y)
         if layer.down_bias is not None:
             self._program.add_vector(layer.down_bias.data_ptr(), x.shape[1], y.data_ptr())
             self.kept.append(layer.down_bias)
@@ -169,24 +168,38 @@ class Recorder:
         self.kept.append(rows)
         return named
 
-    def _near_rows(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None, y: torch.Tensor) -> None:
-        counts = self.counts[layer.near.name].buffer_info()[0]
-        for i, bank in enumerate(layer.near_banks):
+    def _on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None, y: torch.Tensor) -> None:
+        """As `Scheduler.on_both`: the other unit's rows go over the lane while this one computes its own."""
+        assert layer.far is not None, "rows elsewhere have a unit"
+        far, lane = cpu.Program(), self._lane or cpu.Lane()
+        far_y = self._buffer("of the other unit", x.shape[1]) if layer.near_banks else y
+        self._rows(far, layer.far, layer.far_banks, x, named, far_y)
+        self._program.hand_over(lane, far)
+        self._rows(self._program, layer.near, layer.near_banks, x, named, y)
+        self._program.join(lane)
+        if layer.near_banks:
+            self._program.add(y.data_ptr(), far_y.data_ptr(), x.shape[1], y.data_ptr())
+        self._lane = lane
+
+    def _rows(
+        self,
+        program: cpu.Program,
+        unit: Unit,
+        banks: Sequence[RowBank],
+        x: torch.Tensor,
+        named: torch.Tensor | None,
+        y: torch.Tensor,
+    ) -> None:
+        """Fill `y` with what a unit's banks add."""
+        counts = self.counts[unit.name].buffer_info()[0]
+        for i, bank in enumerate(banks):
             here = 0 if named is None else named.data_ptr() + bank.first_row
             stride = 0 if named is None else named.shape[1]
             skip, bias = self.scheduler.skip_inactive, bank.addresses[1]
             arguments = (*cpu.bank_arguments(bank), skip, bias, x.data_ptr(), here, stride, i > 0)
             shown = (0, 0) if self._activations is None else _columns_from(self._activations, bank.first_row)
-            self._program.sparse_ffn(_pool(layer.near), *arguments, y.data_ptr(), counts, *shown)
+            program.sparse_ffn(_pool(unit), *arguments, y.data_ptr(), counts, *shown)
             self.kept += [bank.memory, self._activations]
-
-    def _hand_over(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None, y: torch.Tensor) -> None:
-        def compute(tokens: int) -> None:
-            both = self.scheduler.on_both(layer, x[:tokens], None if named is None else named[:tokens])
-            y[:tokens] = both
-
-        self.pieces.append(compute)
-        self.begin()
 
     def _angles(self) -> tuple[torch.Tensor, torch.Tensor]:
         half = self.spec.rotary_size // 2
@@ -204,8 +217,10 @@ class RecordedStep:
 
     def __init__(self, decoder: Decoder, scheduler: Scheduler) -> None:
         recorder = Recorder(decoder.spec, scheduler)
+        self._program: cpu.Program | None = recorder.begin()
         self._hidden = decoder.forward(recorder)
         self._recorder: Recorder | None = recorder
+        self._overlap = (0.0, 0.0, 0.0)  # of the runs so far
         head, unit = decoder.outer.head, decoder.outer.head_unit
         self._picked = torch.zeros(cpu.MAX_TOKENS, head.columns)
         self._logits = torch.zeros(cpu.MAX_TOKENS, head.rows)
@@ -221,17 +236,18 @@ class RecordedStep:
         Raises:
             RuntimeError: the step is closed.
         """
-        if self._recorder is None:
+        if self._recorder is None or self._program is None:
             raise RuntimeError("this model was closed; its memory is gone")
         tokens = len(step.token_ids)
         ids, positions = array("q", step.token_ids), array("q", step.positions)
         tables = array("q", [s.blocks.buffer_info()[0] for s in step.spans for _ in range(s.count)])
         addresses = [values.buffer_info()[0] for values in (ids, positions, tables)]
-        for piece in self._recorder.pieces:
-            if isinstance(piece, cpu.Program):
-                activity.native_seconds += piece.run(tokens, *addresses)
-            else:
-                piece(tokens)
+        activity.native_seconds += self._program.run(tokens, *addresses)
+        before, self._overlap = self._overlap, self._program.overlap
+        near, far, wait = (now - then for now, then in zip(self._overlap, before, strict=True))
+        activity.near_seconds += near
+        activity.far_seconds += far
+        activity.wait_seconds += wait
         for unit, counts in self._recorder.counts.items():
             rows = activity.rows(unit)
             rows.gated += counts[0]
@@ -254,23 +270,20 @@ class RecordedStep:
         return self._logits[:tokens]
 
     def seconds(self) -> dict[str, float]:
-        """What native operators took so far, by kind, the head as one of its own."""
-        assert self._recorder is not None and self._head is not None
-        total: defaultdict[str, float] = defaultdict(float)
-        for piece in self._recorder.pieces:
-            for kind, seconds in (piece.seconds if isinstance(piece, cpu.Program) else {}).items():
-                total[kind] += seconds
-        return {**total, "head": sum(self._head.seconds.values())}
+        """What native operators of this thread took so far, by kind, the head as one of its own."""
+        assert self._program is not None and self._head is not None
+        return {**self._program.seconds, "head": sum(self._head.seconds.values())}
 
     def close(self) -> None:
         """Forget the programs and the memory that they hold."""
-        self._recorder = self._head = None
+        self._recorder = self._program = self._head = None
 
 
 def record(decoder: Decoder, scheduler: Scheduler) -> RecordedStep | None:
     """The recorded step of a model whose layers are all in host memory; None for others."""
-    units = [decoder.outer.head_unit, *(layer.unit for layer in decoder.layers)]
-    if any(unit.pool is None for unit in units) or decoder.outer.embeddings.device.type != "cpu":
+    outer = decoder.outer
+    units = [outer.embeddings_unit, outer.head_unit, *(layer.unit for layer in decoder.layers)]
+    if any(unit.pool is None for unit in units):
         return None
     return RecordedStep(decoder, scheduler)
 

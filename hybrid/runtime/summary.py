@@ -20,6 +20,7 @@ class RunSummary:
     not all in host memory.
     memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,
     `resident` and `proportional` bytes of this process (RSS and PSS: shared pages count in part).
+    flash_bytes: neurons that the plan leaves on flash, where page faults fetch them.
     warning: what users of a lossy mode are told; loss: what was measured of it, if anything was.
     """
 
@@ -33,6 +34,7 @@ class RunSummary:
     hidden_share: float | None
     native_share: float
     memory: dict[str, dict[str, int]]
+    flash_bytes: int = 0
     warning: str | None = None
     loss: Loss | None = None
 
@@ -70,6 +72,7 @@ def summarise(engine: Engine) -> RunSummary:
         hidden_share=activity.hidden_share,
         native_share=activity.native_seconds / activity.seconds if activity.seconds else 0.0,
         memory=memory,
+        flash_bytes=options.plan.total_bytes("flash") if options.plan else 0,
         warning=loss_label(options.loss, engine.directory.path) if options.mode == "threshold" else None,
         loss=options.loss,
     )

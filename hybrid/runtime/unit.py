@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -27,16 +27,19 @@ HUGE_PAGES_FROM = 16 << 20
 class Unit:
     """Memory with a budget, and the operators that run there.
 
-    name: `gpu` or `cpu`, as plans call it; a stand-in for a GPU is named `gpu` too. threads: of its native pool.
+    name: `gpu` or `cpu`, as plans call it; a stand-in for a GPU is named `gpu` too. pool: its threads, where it is made
+    of host memory.
     """
 
-    def __init__(self, name: str, device: torch.device, threads: int, *, in_place: bool, budget: int | None) -> None:
+    def __init__(
+        self, name: str, device: torch.device, pool: cpu.Pool | None, *, in_place: bool, budget: int | None
+    ) -> None:
         self.name = name
         self.device = device
         self.in_place = in_place
         self.budget = budget
         self.used: Counter[str] = Counter()
-        self.pool = cpu.Pool(threads) if device.type == "cpu" else None
+        self.pool = pool
 
     @property
     def total(self) -> int:
@@ -128,15 +131,19 @@ class Unit:
         self.used.clear()
 
 
-def host_unit(threads: int) -> Unit:
-    """The CPU, with rows used in place."""
-    return Unit("cpu", torch.device("cpu"), threads, in_place=True, budget=None)
+def host_unit(threads: int, slowdown: float = 1.0, cores: Sequence[int] = ()) -> Unit:
+    """The CPU, with rows used in place; with `cores`, by as many threads. See `EngineOptions`."""
+    pool = cpu.Pool(len(cores) or threads, slowdown, cores)
+    return Unit("cpu", torch.device("cpu"), pool, in_place=True, budget=None)
 
 
-def stand_in_unit(threads: int, budget: int, planned: int = 0) -> Unit:
+def stand_in_unit(
+    threads: int, budget: int, planned: int = 0, slowdown: float = 1.0, cores: Sequence[int] = ()
+) -> Unit:
     """A second device made of ordinary memory, `planned` bytes of which must be free; it has threads of its own."""
     require_memory(planned, available_memory(), "host memory")
-    return Unit("gpu", torch.device("cpu"), threads, in_place=False, budget=budget)
+    pool = cpu.Pool(len(cores) or threads, slowdown, cores)
+    return Unit("gpu", torch.device("cpu"), pool, in_place=False, budget=budget)
 
 
 def cuda_unit(budget: int, planned: int) -> Unit:
@@ -148,4 +155,4 @@ def cuda_unit(budget: int, planned: int) -> Unit:
     if not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device here; use --device cpu, or --second-device cpu for a stand-in")
     require_memory(planned, torch.cuda.mem_get_info()[0], "GPU memory")
-    return Unit("gpu", torch.device("cuda"), 1, in_place=False, budget=budget)
+    return Unit("gpu", torch.device("cuda"), None, in_place=False, budget=budget)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -36,7 +36,7 @@ class Settings:
     """What is compared: decode `tokens` after each of `prompts` prompts taken from the text, `rounds` times.
 
     plan: the hybrid placement; None keeps everything on the CPU, and the baseline there too. text_tokens: how much of
-    the text the quality is measured on; None for all of it.
+    the text the quality is measured on; None for all of it. slowdown: of `EngineOptions`.
     """
 
     plan: str | None = None
@@ -49,6 +49,7 @@ class Settings:
     kv_format: str = "f16"
     threads: int | None = None
     mmap: bool = True
+    slowdown: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def _open(model: Path, mode: Mode, placement: Plan | None, settings: Settings, b
         kv_format=settings.kv_format,
         threads=settings.threads,
         mmap=settings.mmap,
+        slowdown=settings.slowdown,
         beside=beside,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -36,11 +37,13 @@ def open_engine(
     thresholds: str = "default",
     cutoffs: tuple[float, ...] | None = None,
     prefill_tokens: int | None = None,
+    slowdown: Mapping[str, float] | None = None,
+    cores: Mapping[str, tuple[int, ...]] | None = None,
     beside: Engine | None = None,
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
-    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens: of `EngineOptions`.
+    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, slowdown, cores: of `EngineOptions`.
     beside: an open engine of the same model; what it has read into memory for `mmap=False` is used, not read again.
 
     Raises:
@@ -72,6 +75,8 @@ def open_engine(
             prefill_tokens=prefill_tokens,
             cutoffs=cutoffs,
             loss=loss,
+            slowdown=slowdown or {},
+            cores=cores or {},
         )
         return Engine(directory, options)
     except BaseException:

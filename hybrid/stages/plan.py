@@ -4,55 +4,72 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from hybrid.runtime.choices import check_kv_format, choose_context, known_mode
 from hybrid.runtime.sizes import model_sizes
+from hybrid.runtime.this_machine import SecondDevice
 from hybrid.stages.finding import choose_mode, find_outlines
+from hybrid.stages.plan_defaults import NOMINAL, Given, ram_note, resolve
 from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.files import ModelFiles, row_order_digest
 from hybrid.store.rows import Ids
 from placement.baselines import first_layers_on_gpu
+from placement.explain import Explanation, explain
 from placement.frequencies import Frequencies
-from placement.plan import Budgets, Digests, Plan
+from placement.plan import MOST_BATCH, Budgets, Digests, Objective, Plan, SolverName
 from placement.plan_file import write_plan
 from placement.planner import Request, make_plan
 from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
 from profiler.hardware import read_hardware
 from profiler.profile import read_profile
 
-# What a baseline's predicted times are computed with. Its placement follows from bytes alone.
-BASELINE_HARDWARE = "cpu-stand-in"
-
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """vram, ram: bytes, ram None for no limit. context: tokens, None for the model's own up to 4096. hardware: a
-    shipped name or a file. mode: None takes predicted where there are predictors. time_limit: seconds of the solver.
+    """What a plan is for. vram, ram, hardware: see `plan_defaults.resolve`. context: tokens of a sequence, None for the
+    model's own up to 4096. mode: None takes predicted where there are predictors. batch: sequences that decode
+    together. second_device: whose figures, where `hardware` names none. solver: None for the best there is.
+    time_limit: seconds of the solver. explain: also solve with more memory, and predict layer-wise offload.
     """
 
-    vram: int
+    vram: int | None = None
     ram: int | None = None
     context: int | None = None
     mode: str | None = None
-    hardware: str = "cpu-stand-in"
+    batch: int = 1
+    objective: Objective = "latency"
+    hardware: str | None = None
+    second_device: SecondDevice | None = None
     name: str = "default"
     profile: str = "default"
     thresholds: str = "default"
     kv_format: str = "f16"
+    solver: SolverName | None = None
     time_limit: float = 10.0
+    explain: bool = False
 
     def __post_init__(self) -> None:
         check_kv_format(self.kv_format)
         if self.mode is not None:
             known_mode(self.mode)
+        if not 1 <= self.batch <= MOST_BATCH:
+            raise UserError(f"a batch is 1 to {MOST_BATCH} sequences, not {self.batch}")
+        if self.objective not in get_args(Objective):
+            raise UserError(f"objective {self.objective!r} is not known; there are {', '.join(get_args(Objective))}")
 
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan and the file that it was written to."""
+    """A plan and the file that it was written to. measured: the machine's figures were measured on it. notes: where
+    figures and budgets come from, and what may go wrong. explanation: where it was asked for.
+    """
 
     path: Path
     plan: Plan
+    measured: bool
+    notes: tuple[str, ...]
+    explanation: Explanation | None
 
 
 def plan(path: Path, settings: PlanSettings) -> PlanReport:
@@ -61,9 +78,30 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
     Raises:
         UserError: no profile, one of another model, or a budget that does not hold the model.
     """
-    hardware = read_hardware(settings.hardware)
+    given = resolve(settings.hardware, settings.second_device, settings.vram, settings.ram)
     directory = ModelFiles.open_files(path)
-    mend = f"hybrid profile {path} --text FILE"
+    request, digests = read_request(directory, settings, given)
+    context = choose_context(settings.context, None, directory.spec.max_positions)
+    budgets = Budgets(given.vram, given.ram, context, settings.batch)
+    result = make_plan(request, budgets, name=settings.name, digests=digests)
+    explanation = explain(request, result) if settings.explain else None
+    target = directory.plan_path(settings.name)
+    with directory_lock(path, "write a plan"):
+        with explain_os_errors("write a plan", path):
+            target.parent.mkdir(exist_ok=True)
+        write_plan(target, result)
+    crowded = ram_note(result.total_bytes("ram")) if settings.hardware is None and given.ram is None else None
+    notes = given.notes if crowded is None else (*given.notes, crowded)
+    return PlanReport(target, result, given.hardware.measured, notes, explanation)
+
+
+def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) -> tuple[Request, Digests]:
+    """The model as placement sees it, and what a plan of it binds to.
+
+    Raises:
+        UserError: no profile, one of another model, or one that does not serve the mode.
+    """
+    mend = f"hybrid profile {directory.path} --text FILE"
     profile = read_profile(directory.profile_path(settings.profile), mend)
     if profile.source_digest != directory.source_digest:
         raise UserError(f"the profile {settings.profile!r} is of another model; make one with: {mend}")
@@ -79,34 +117,28 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
     context = choose_context(settings.context, None, directory.spec.max_positions)
     row_orders = directory.row_orders()
     request = Request(
-        sizes=model_sizes(directory, predictors, context, settings.vram, settings.kv_format),
+        sizes=model_sizes(directory, predictors, context, given.vram, settings.kv_format),
         frequencies=Frequencies.in_row_order(profile, row_orders),
-        hardware=hardware,
+        hardware=given.hardware,
         mode=mode,
+        objective=settings.objective,
         time_limit=settings.time_limit,
+        solver=settings.solver,
     )
     profile_digest = sha256_file(directory.profile_path(settings.profile))
-    result = make_plan(
-        request,
-        Budgets(settings.vram, settings.ram, context),
-        name=settings.name,
-        digests=digests(directory, row_orders, profile_digest),
-    )
-    target = directory.plan_path(settings.name)
-    with directory_lock(path, "write a plan"):
-        with explain_os_errors("write a plan", path):
-            target.parent.mkdir(exist_ok=True)
-        write_plan(target, result)
-    return PlanReport(target, result)
+    return request, digests(directory, row_orders, profile_digest)
 
 
 def baseline_plan(directory: ModelFiles, plan: Plan, kv_format: str) -> Plan:
-    """The layer-wise plan within the budgets of another plan: the first k layers on the GPU, the rest on the CPU."""
+    """The layer-wise plan within the budgets of another plan: the first k layers on the GPU, the rest on the CPU.
+
+    Its placement follows from bytes alone; the time that it predicts is by nominal figures.
+    """
     sizes = model_sizes(directory, None, plan.budgets.context, plan.budgets.vram, kv_format)
     return first_layers_on_gpu(
         digests=digests(directory, directory.row_orders(), None),
         sizes=sizes,
-        hardware=read_hardware(BASELINE_HARDWARE),
+        hardware=read_hardware(NOMINAL),
         budgets=plan.budgets,
     )
 

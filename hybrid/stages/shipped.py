@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
+from hybrid.cache import cache_directory
 from hybrid.store.files import ModelFiles
 from profiler.artifacts import UserError, digest_json, sha256_file
 
@@ -16,15 +15,6 @@ CALIBRATION_TEXT = CHECKPOINT / "calibrate.jsonl"
 HELDOUT_TEXT = CHECKPOINT / "heldout.jsonl"
 PROFILE = CHECKPOINT / "profiles" / "default.safetensors"
 PREDICTORS = CHECKPOINT / "predictors" / "default.safetensors"
-
-
-def cache_directory() -> Path:
-    """Where derived files are kept: HYBRID_CACHE, else the platform's cache folder."""
-    if chosen := os.environ.get("HYBRID_CACHE"):
-        return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "hybrid"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hybrid"
 
 
 def demo_path() -> Path:

@@ -93,7 +93,7 @@ def test_sampling_is_repeatable_by_seed(hybrid, demo):
 def test_plan_then_run_on_the_stand_in_then_compare(hybrid, demo_copy, text):
     code, out, _ = hybrid("plan", demo_copy, "--vram", "8MiB", "--context", 256)
     assert code == 0
-    assert "solver:" in out
+    assert "latency: optimal" in out
     code, out, err = hybrid("run", demo_copy, "class Stack:", "-n", 8, "--second-device", "cpu")
     assert code == 0
     assert "on the gpu" in err
@@ -183,7 +183,7 @@ def test_a_plan_for_more_memory_than_there_is_is_refused(hybrid, refused, demo_c
 
 
 def test_a_budget_that_is_too_small_says_what_is_missing(refused, demo):
-    message = refused("plan", demo, "--vram", "1MiB")
+    message = refused("plan", demo, "--vram", "1MiB", "--ram", "8MiB")
     assert "missing" in message
     assert "attention" in message
     assert "not a size" in refused("plan", demo, "--vram", "lots")
@@ -272,7 +272,7 @@ def test_a_killed_profile_leaves_a_directory_that_works(hybrid, demo_copy, text,
         running.send_signal(sent)
         _, err = running.communicate(timeout=120)
         assert "Traceback" not in err
-        assert running.returncode in (0, 130, -signal.SIGKILL)
+        assert running.returncode in (0, 130, -sent)  # -SIGINT: sent before Python had begun
         assert hybrid("inspect", demo_copy, "--verify")[0] == 0
         assert hybrid("run", demo_copy, "def ", "-n", 8, "--mode", "exact")[1] == before
         assert hybrid("run", demo_copy, "def ", "-n", 8, "--mode", "predicted")[0] == 0

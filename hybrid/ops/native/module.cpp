@@ -5,11 +5,14 @@
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
+#include <chrono>
 #include <string>
+#include <utility>
 
 #include "checks.hpp"
 #include "dispatch.hpp"
 #include "guard.hpp"
+#include "signal.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -20,6 +23,7 @@ using hybrid::Pool;
 using hybrid::require;
 
 constexpr int max_threads = 1024;
+constexpr double max_slowdown = 100;
 
 hybrid::Workspace& workspace() {
   thread_local hybrid::Workspace memory;
@@ -40,6 +44,7 @@ void sparse_ffn(Pool& pool, uintptr_t rows, int64_t stride_bytes, int64_t n_rows
   const hybrid::Shown shown = hybrid::shown(activations, activations_stride, n_rows);
   const nb::gil_scoped_release released;
   hybrid::Team team(pool);
+  const Pool::Piece piece(pool);
   const hybrid::Counts total = hybrid::sparse_ffn(team, workspace(), bank, in, static_cast<int>(tokens),
                                                   reinterpret_cast<const uint8_t*>(named), named_stride, out, shown);
   found[0] = total.gated;
@@ -54,7 +59,23 @@ void linear(Pool& pool, uintptr_t weight, int64_t stride_bytes, int weight_forma
   const float* in = hybrid::array<const float>(x, "x");
   const nb::gil_scoped_release released;
   hybrid::Team team(pool);
+  const Pool::Piece piece(pool);
   hybrid::linear(team, workspace(), in, in_features, static_cast<int>(tokens), &matrix, 1);
+}
+
+// For what a unit computed without its pool, and which ended now.
+void linger(Pool& pool, double seconds) {
+  require(seconds >= 0 && seconds < 1e6, "seconds should be a duration");
+  const nb::gil_scoped_release released;
+  const Pool::Turn turn(pool);
+  const hybrid::Clock::time_point ended = hybrid::Clock::now();
+  pool.linger(ended - std::chrono::duration_cast<hybrid::Clock::duration>(std::chrono::duration<double>(seconds)), ended);
+}
+
+bool wait_for(hybrid::Signal& signal, uint64_t times, double seconds) {
+  require(seconds >= 0 && seconds < 1e6, "seconds should be a duration");
+  const nb::gil_scoped_release released;
+  return signal.wait(times, std::chrono::duration<double>(seconds));
 }
 
 // For the tests: runs tasks that only count themselves; the one numbered `failing` throws. Returns how many ran.
@@ -93,6 +114,7 @@ NB_MODULE(_native, m) {
   m.attr("GELU_TANH") = static_cast<int>(hybrid::gelu_tanh);
   m.attr("DRELU") = static_cast<int>(hybrid::drelu);
   m.attr("MAX_TOKENS") = hybrid::max_tokens;
+  m.attr("MAX_SLOWDOWN") = max_slowdown;
 
   m.def("isa", [] { return std::string(hybrid::kernels().name); });
   m.def("supported_isas", &hybrid::supported_isas);
@@ -100,12 +122,27 @@ NB_MODULE(_native, m) {
 
   nb::class_<Pool>(m, "Pool")
       .def("__init__",
-           [](Pool* self, int64_t threads) {
+           [](Pool* self, int64_t threads, double slowdown, hybrid::Cores cores) {
              require(threads >= 1 && threads <= max_threads, "threads should be 1 to 1024");
-             new (self) Pool(static_cast<int>(threads));
+             require(slowdown >= 1 && slowdown <= max_slowdown, "slowdown should be 1 to 100");
+             require(cores.empty() || hybrid::threads_can_be_pinned, "threads cannot be pinned to cores on this system");
+             for (int core : cores) require(core >= 0 && core <= hybrid::max_core, "cores should be numbers of CPUs");
+             new (self) Pool(static_cast<int>(threads), slowdown, std::move(cores));
            },
-           "threads"_a)
-      .def_prop_ro("threads", &Pool::threads);
+           "threads"_a, "slowdown"_a = 1.0, "cores"_a = hybrid::Cores())
+      .def("linger", &linger, "seconds"_a)
+      .def_prop_ro("threads", &Pool::threads)
+      .def_prop_ro("slowdown", &Pool::slowdown)
+      .def_prop_ro("cores", &Pool::cores)
+      .def_prop_ro("waits", &Pool::waits)
+      .def_prop_ro("worked_seconds", &Pool::worked)
+      .def_prop_ro("waited_seconds", &Pool::waited);
+  nb::class_<hybrid::Signal>(m, "Signal")
+      .def(nb::init<>())
+      .def("notify", &hybrid::Signal::notify)
+      .def("wait", nb::overload_cast<uint64_t>(&hybrid::Signal::wait), "times"_a,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("wait_for", &wait_for, "times"_a, "seconds"_a);
   m.def("_count_tasks", &count_tasks, "pool"_a, "tasks"_a, "failing"_a = -1);
 
   m.def("sparse_ffn", &sparse_ffn, "pool"_a, "rows"_a, "stride_bytes"_a, "n_rows"_a, "hidden"_a, "weight_format"_a,

@@ -79,6 +79,11 @@ void sparse_ffn(Program& program, Pool& pool, uintptr_t rows, int64_t stride_byt
                      array<int64_t>(counts, "counts"), hybrid::shown(activations, activations_stride, n_rows));
 }
 
+void hand_over(Program& program, hybrid::Lane& lane, Program& far) {
+  require(&program != &far, "a program cannot be handed over to itself");
+  program.hand_over(lane, far);
+}
+
 nb::dict seconds(const Program& program) {
   nb::dict all;
   for (int kind = 0; kind < Program::kinds; ++kind) {
@@ -103,6 +108,7 @@ double run(Program& program, int64_t tokens, uintptr_t ids, uintptr_t positions,
 }  // namespace
 
 void bind_program(nb::module_& m) {
+  nb::class_<hybrid::Lane>(m, "Lane").def(nb::init<>());
   nb::class_<Program>(m, "Program")
       .def(nb::init<>())
       .def("embed",
@@ -167,6 +173,13 @@ void bind_program(nb::module_& m) {
       .def("sparse_ffn", &sparse_ffn, "pool"_a, "rows"_a, "stride_bytes"_a, "n_rows"_a, "hidden"_a, "weight_format"_a,
            "gated"_a, "activation"_a, "cutoff"_a, "skip_inactive"_a, "bias"_a, "x"_a, "named"_a, "named_stride"_a,
            "more"_a, "y"_a, "counts"_a, "activations"_a = 0, "activations_stride"_a = 0, nb::keep_alive<1, 2>())
+      .def("computed_by", &Program::computed_by, "pool"_a, nb::keep_alive<1, 2>())
+      .def("hand_over", &hand_over, "lane"_a, "far"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+      .def("join", &Program::join, "lane"_a, nb::keep_alive<1, 2>())
       .def_prop_ro("seconds", &seconds)
+      .def_prop_ro("overlap",
+                   [](const Program& p) {
+                     return std::make_tuple(p.overlap().near, p.overlap().far, p.overlap().wait);
+                   })
       .def("run", &run, "tokens"_a, "ids"_a, "positions"_a, "blocks"_a);
 }

@@ -1,8 +1,5 @@
 #include "pool.hpp"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cassert>
@@ -13,71 +10,15 @@
 #include <utility>
 #include <vector>
 
+#include "watch.hpp"
+
 namespace hybrid {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-// How long a worker watches for the next job before it sleeps: longer than what lies between two tokens of a decode
-// loop (sampling, in the interpreter), because waking a sleeper costs tens of microseconds.
-constexpr std::chrono::microseconds watch_time{400};
-// How often a thread that waits offers its core to others: seldom enough to cost nothing where nobody wants it.
-constexpr std::chrono::microseconds yield_interval{10};
-constexpr int pauses_per_look = 16;  // at the clock: 0.3 to 1 us
 
 // The low half of a claim counts what is left of a job, the high half is its number.
 constexpr int job_shift = 32;
 constexpr uint64_t count_mask = (uint64_t{1} << job_shift) - 1;
 constexpr int claims_per_thread = 16;  // about; the more there are, the less one slow thread delays the end
-
-void pause_briefly() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("isb");  // as long as a pause of x86; `yield` does nothing on most cores
-#endif
-}
-
-// Waits busily until done(), at most `limit`, timed by the clock because a pause is 10 to 140 cycles long, depending on
-// the processor. Returns whether done() held.
-template <class Done>
-bool watch(Clock::duration limit, const Done& done) {
-  if (done()) return true;
-  const Clock::time_point start = Clock::now();
-  Clock::time_point yielded = start;
-  for (;;) {
-    for (int i = 0; i < pauses_per_look; ++i) {
-      pause_briefly();
-      if (done()) return true;
-    }
-    const Clock::time_point now = Clock::now();
-    if (now - start >= limit) return false;
-    if (now - yielded >= yield_interval) {
-      std::this_thread::yield();
-      yielded = Clock::now();
-    }
-  }
-}
-
-std::atomic<unsigned> forks{0};
-// Registered when the library is loaded, not on first use: a fork could meet that half done.
-[[maybe_unused]] const int fork_handler =
-    pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
-
-// Signals meant for the program go to its own threads; faults still reach the thread that caused them.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    for (int fault : {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP}) sigdelset(&all, fault);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_;
-};
 
 }  // namespace
 
@@ -100,7 +41,7 @@ struct Pool::State {
   alignas(64) std::atomic<int> sleepers{0};  // changes seldom, so that the caller has it at hand
   std::atomic<bool> stopping{false};
   const uint64_t share;  // one claim takes so small a part of what is left
-  const unsigned generation = forks.load(std::memory_order_relaxed);
+  const unsigned generation = forks();
 
   alignas(64) std::mutex turn;
   uint64_t expected = 0;  // of `finished`, when the last job ended
@@ -111,11 +52,14 @@ struct Pool::State {
   std::condition_variable wake;
   std::vector<std::thread> workers;
 
-  explicit State(int threads) : share(uint64_t{claims_per_thread} * threads) {
+  State(int threads, const Cores& cores) : share(uint64_t{claims_per_thread} * threads) {
     const SignalsBlocked blocked;
     workers.reserve(threads - 1);
     try {
-      for (int i = 1; i < threads; ++i) workers.emplace_back([this] { work(); });
+      for (int i = 1; i < threads; ++i) {
+        workers.emplace_back([this] { work(); });
+        pin(workers.back(), cores);
+      }
     } catch (...) {
       stop();
       throw;
@@ -189,22 +133,37 @@ struct Pool::State {
   }
 };
 
-Pool::Pool(int threads) : threads_(threads), state_(new State(threads)) {}
+Pool::Pool(int threads, double slowdown, Cores cores)
+    : threads_(threads), slowdown_(slowdown), cores_(std::move(cores)), state_(new State(threads, cores_)) {}
 
 Pool::~Pool() {
   State* const state = state_.load(std::memory_order_acquire);
-  if (state->generation == forks.load(std::memory_order_relaxed)) delete state;  // else its threads are the parent's
+  if (state->generation == forks()) delete state;  // else its threads are the parent's
 }
 
 // In a child the threads are the parent's, and a lock may be held by one of them for ever: all of it is left behind.
 // No lock here, for the same reason.
 Pool::State& Pool::revive() {
   State* state = state_.load(std::memory_order_acquire);
-  if (state->generation == forks.load(std::memory_order_relaxed)) return *state;
-  State* const fresh = new State(threads_);
+  if (state->generation == forks()) return *state;
+  State* const fresh = new State(threads_, cores_);
   if (state_.compare_exchange_strong(state, fresh, std::memory_order_acq_rel, std::memory_order_acquire)) return *fresh;
   delete fresh;  // another thread of the child was first
   return *state;
+}
+
+Clock::time_point Pool::linger(Clock::time_point began, Clock::time_point ended) {
+  if (slowdown_ == 1) return ended;
+  const auto worked = ended - began;
+  const auto now = wait_until(ended + std::chrono::ceil<Clock::duration>((slowdown_ - 1) * worked));
+  const auto add = [](std::atomic<double>& sum, Clock::duration more) {  // one writer at a time: who has the turn
+    sum.store(sum.load(std::memory_order_relaxed) + std::chrono::duration<double>(more).count(),
+              std::memory_order_relaxed);
+  };
+  add(worked_, worked);
+  add(waited_, now - ended);
+  waits_.store(waits_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  return now;
 }
 
 Pool::Turn::Turn(Pool& pool) : state_(pool.revive()), lock_(state_.turn) {}

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <functional>
-#include <list>
+#include <optional>
+#include <utility>
 #include <vector>
 
+#include "lane.hpp"
 #include "operators.hpp"
 
 namespace hybrid {
@@ -45,6 +47,9 @@ struct Pages {
 // Every buffer is [max_tokens, ...] floats and belongs to the caller, as do the weights; both outlive the program.
 class Program {
  public:
+  // Operators that need no pool belong, from here on, to this one's unit: they are computed on its cores, as slowly as it is.
+  void computed_by(Pool& pool) { unit_ = &pool; }
+
   void embed(const Table& table, float* y);
   void add_positions(const Table& table, int64_t offset, float* y);
   // Cosines and sines of each token's rotary angles, [tokens, half] each, from `half` frequencies.
@@ -60,25 +65,44 @@ class Program {
   // The first of a layer's banks writes y, the others add to it. `counts` [2] is added to.
   void sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uint8_t* named, int64_t named_stride, bool more,
                   float* y, int64_t* counts, Shown shown = {});
+  // Another program with the same step on the lane's thread, from here to the join; it outlives this one.
+  void hand_over(Lane& lane, Program& far);
+  void join(Lane& lane);
 
   void run(const Step& step);
+  void run(const Step& step, Workspace& workspace, Seat& seat);  // with another thread's memory, on cores that it keeps
 
-  enum Kind { embeddings, norms, positions, linears, pages, attentions, sums, predictors, feed_forwards, kinds };
+  enum Kind { embeddings, norms, positions, linears, pages, attentions, sums, predictors, feed_forwards, joins, kinds };
   static const char* name(Kind kind);
   double seconds(Kind kind) const { return seconds_[kind]; }  // that operators of this kind took in all runs
 
+  // Seconds of all runs between hand-overs and joins: what this program took, what the other one took, and how long this
+  // one then waited.
+  struct Overlap {
+    double near = 0, far = 0, wait = 0;
+  };
+  const Overlap& overlap() const { return overlap_; }
+
  private:
+  using Run = std::function<void(const Step&)>;
   struct Operator {
     Kind kind;
-    std::function<void(const Step&)> run;
+    Pool* pool;  // of the unit that it belongs to, if it is known
+    Run run;
   };
-  Team& team(Pool& pool);  // during a run
+  void append(Kind kind, Pool* pool, Run run) { operators_.push_back({kind, pool, std::move(run)}); }
 
   std::vector<Operator> operators_;
-  std::vector<Pool*> pools_;
-  std::list<Team> teams_;  // one for each pool, while it runs
+  Pool* unit_ = nullptr;
   double seconds_[kinds] = {};
-  Workspace workspace_;
+  Overlap overlap_;
+  Workspace own_workspace_;
+
+  // During a run:
+  Workspace* workspace_ = nullptr;
+  std::optional<Team> team_;   // of the unit whose operator runs
+  Lane* under_way_ = nullptr;  // handed over to and not joined yet
+  Clock::time_point handed_over_;
 };
 
 }  // namespace hybrid

@@ -1,18 +1,21 @@
 """A mode is a function of one token, and the same one in prefill, batch and decode; on the shipped, trained model."""
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
 
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.summary import summarise
 from hybrid.stages.opening import open_engine
 from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
 from hybrid.stages.quality import evaluate
 from hybrid.store.directory import ModelDirectory
+from profiler.hardware import read_hardware, write_hardware
 from profiler.predictor_file import read_predictors
+from profiler.speeds import FlashSpeed
 
 MODES = ["dense", "exact", "predicted"]
 CLOSE = 2e-4  # of logits whose spread is of the order of ten, with fp32 pages: what summation order explains
@@ -25,6 +28,21 @@ def split_plan(demo, tmp_path_factory):
     report = make_plan(demo, PlanSettings(vram=8 << 20, context=256, name="split-for-tests", kv_format="f32"))
     assert any(0 < report.plan.gpu_rows(i) < report.plan.n_rows for i in range(len(report.plan.layers)))
     return report.plan
+
+
+def test_rows_left_on_flash_are_computed_where_they_lie(demo, heldout, tmp_path):
+    machine = replace(read_hardware("cpu-stand-in"), flash=(FlashSpeed(4096, 1, 1e8),))
+    write_hardware(tmp_path / "machine.json", machine)
+    settings = PlanSettings(
+        vram=0, ram=10 << 20, context=256, hardware=str(tmp_path / "machine.json"), name="flash", kv_format="f32"
+    )
+    plan = make_plan(demo, settings).plan
+    assert plan.total_bytes("flash") > 0
+    assert any("flash" in warning for warning in plan.solver.warnings)
+    with open_engine(demo, kv_format="f32") as whole, open_engine(demo, plan=plan, kv_format="f32") as split:
+        ids = text_ids(whole, heldout, 60)
+        assert (whole.logits(ids) - split.logits(ids)).abs().max().item() < CLOSE
+        assert summarise(split).flash_bytes == plan.total_bytes("flash")
 
 
 def text_ids(engine, heldout, count):
@@ -91,7 +109,7 @@ def test_a_sequence_generates_the_same_alone_and_in_a_batch(demo, complete, mode
 @pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_split_over_two_units_gives_the_logits_of_one(demo, heldout, split_plan, mode, one_by_one):
-    placement = dataclasses.replace(split_plan, mode=mode)
+    placement = replace(split_plan, mode=mode)
     with (
         open_engine(demo, mode=mode, context=256, kv_format="f32") as one,
         open_engine(demo, mode=mode, plan=placement, device="cpu", kv_format="f32") as two,

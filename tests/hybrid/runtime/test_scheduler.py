@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.runtime.lane import ThreadLane
 from hybrid.runtime.scheduler import Scheduler, SplitLayer
@@ -18,7 +19,7 @@ class Waiting(Unit):
     """A host unit that computes only once an event is set, and tells when it was asked to."""
 
     def __init__(self, asked, allowed):
-        super().__init__("cpu", torch.device("cpu"), 1, in_place=True, budget=None)
+        super().__init__("cpu", torch.device("cpu"), cpu.Pool(1), in_place=True, budget=None)
         self.asked, self.allowed = asked, allowed
 
     def sparse_ffn(self, *arguments):
@@ -31,7 +32,7 @@ class Failing(Unit):
     """A host unit whose operator raises."""
 
     def __init__(self):
-        super().__init__("cpu", torch.device("cpu"), 1, in_place=True, budget=None)
+        super().__init__("cpu", torch.device("cpu"), cpu.Pool(1), in_place=True, budget=None)
 
     def sparse_ffn(self, *arguments):
         raise ValueError("the rows could not be computed")

@@ -1,0 +1,146 @@
+"""The units of this machine as the engine uses them, to be measured; and its description, once they are."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import torch
+
+from hybrid.ops import cpu
+from hybrid.runtime.cores import shared_cores
+from hybrid.runtime.memory import available_memory, total_memory
+from hybrid.runtime.processor import last_level_cache, processor_name
+from hybrid.runtime.this_machine import SecondDevice, machine_key
+from hybrid.runtime.unit import cuda_unit, host_unit, stand_in_unit
+from hybrid.stages.hardware_delays import Link, Measurement
+from hybrid.stages.hardware_units import Measured, UnitFigures
+from hybrid.stages.hardware_weights import Shape
+from profiler.artifacts import format_size
+from profiler.drive import DriveReport
+from profiler.hardware import Hardware
+from profiler.speeds import ComputeUnit, Speed
+
+UNKNOWN_CACHE = 64 << 20  # bytes that are assumed where the system does not tell
+TIMES_THE_CACHE = 8  # what weights take: of what is read again in turn, a cache keeps at most an eighth
+SHARE_OF_MEMORY = 8  # of what is free: weights of one format on one unit take at most one such part
+BUDGET = 1 << 50  # of a unit that is only measured
+PREFERRED = ("f16", "bf16")  # whose figures stand for formats that were not measured
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured. device: what the GPU is, None for the CPU alone. units: those whose operators are timed. near,
+    far: between which work is handed over. cache: bytes of the largest last level of caches, None if unknown.
+    """
+
+    device: SecondDevice | None
+    cores: int
+    units: tuple[Measured, ...]
+    near: Measured
+    far: Measured
+    cache: int | None
+    shape: Shape
+
+    @property
+    def used(self) -> tuple[Measured, ...]:
+        """Units as the engine runs them, whose figures are kept."""
+        return tuple(measured for measured in self.units if measured.used)
+
+
+@dataclass(frozen=True)
+class Delays:
+    """What does not grow with weights, in seconds. overheads: of units by name."""
+
+    link: Link
+    overheads: Mapping[str, float]
+    hand_over: Measurement
+
+
+def prepare(device: SecondDevice | None, cores: int, shape: Shape | None) -> Setup:
+    """The units: as the engine shares cores among them, and the host with 1, 2, 4 and more threads up to all.
+
+    Raises:
+        UserError: no CUDA device where one is asked for, or no memory for a stand-in.
+    """
+    shares = (cores, 0) if device == "cuda" else shared_cores(cores)
+    near = Measured(cuda_unit(BUDGET, 0) if device == "cuda" else stand_in_unit(shares[1], BUDGET), shares[1], True)
+    far = Measured(host_unit(shares[0]), shares[0], True)
+    used = (far, near) if device else (Measured(host_unit(cores), cores, True),)
+    counts = {1 << power for power in range(cores.bit_length())} | {cores}  # 1, 2, 4, … and all
+    others = (Measured(host_unit(count), count, False) for count in sorted(counts - {used[0].threads}))
+    caches = [last_level_cache()]
+    if device == "cuda":
+        caches.append(getattr(torch.cuda.get_device_properties(0), "L2_cache_size", None))
+    cache = max((size for size in caches if size), default=None)
+    if shape is None:
+        least = TIMES_THE_CACHE * (cache or UNKNOWN_CACHE)
+        shape = Shape(min(least, available_memory() // SHARE_OF_MEMORY))
+    return Setup(device, cores, (*used, *others), near, far, cache, shape)
+
+
+def describe(
+    setup: Setup, threads: int | None, figures: UnitFigures, delays: Delays, drive: DriveReport | None
+) -> Hardware:
+    """The machine's figures. threads: where they were chosen.
+
+    A hand-over is the synchronisation of PowerInfer as well: results of both units are made one by joining and adding.
+    The CPU alone is described as two units that are both the CPU and that, together, do what they do in turns. So there
+    is a time for every plan, and none is better for computing on both.
+    """
+    slowdown = figures.contention()
+    units = {}
+    for name, speeds in figures.speeds.items():
+        preferred = speeds[preferred_format(speeds)]
+        memory = total_memory() if name == "cpu" else None
+        if name == "gpu" and setup.device == "cuda":
+            memory = torch.cuda.mem_get_info()[1]
+        overhead = delays.overheads[name]
+        units[name] = ComputeUnit(preferred.dense, overhead, slowdown[name], preferred.flops, memory, speeds)
+    if setup.device is None:
+        units["cpu"] = replace(units["cpu"], contention=2.0)
+        units["gpu"] = replace(units["cpu"], memory=None)
+    key = machine_key(threads)
+    return Hardware(
+        name=key.name if setup.device is None else f"{key.name}-{setup.device}",
+        description=_description(setup, drive),
+        gpu=units["gpu"],
+        cpu=units["cpu"],
+        link_bandwidth=delays.link.there,
+        back_bandwidth=delays.link.back,
+        hand_over=delays.hand_over.value,
+        sync=delays.hand_over.value,
+        measured=True,
+        flash=() if drive is None else drive.speeds,
+        readings=tuple(figures.readings),
+    )
+
+
+def preferred_format(speeds: Mapping[str, Speed]) -> str:
+    """The format whose figures stand for those that were not measured: a 16-bit one, else the first."""
+    return next((name for name in PREFERRED if name in speeds), next(iter(speeds)))
+
+
+def _description(setup: Setup, drive: DriveReport | None) -> str:
+    day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    memory = format_size(total_memory())
+    program = f"hybrid {version('hybrid-inference')}"
+    words = [f"Measured on {day} by {program}: {processor_name()} ({cpu.isa()}), {memory} of memory."]
+    if setup.device == "cuda":
+        words.append(f"The GPU is an {torch.cuda.get_device_name(0)}; {setup.far.threads} threads on the CPU.")
+    elif setup.device == "cpu":
+        words.append(
+            "The GPU is a stand-in made of ordinary memory: "
+            f"{setup.near.threads} of {setup.cores} threads are its own, {setup.far.threads} the CPU's."
+        )
+    else:
+        words.append(
+            f"There is no GPU: both units are the CPU with {setup.cores} threads, and in turns they do what they do "
+            "together; a hand-over is that of a stand-in made of ordinary memory."
+        )
+    if drive is not None:
+        how = "past the page cache" if drive.direct else "the page cache dropped before each round"
+        words.append(f"Flash: random reads on {drive.file_system}, {how}.")
+    return " ".join(words)
