@@ -19,7 +19,7 @@ from profiler.speeds import ComputeUnit
 
 @dataclass(frozen=True)
 class Best:
-    """The best of all choices. by_attentions: the least cost with so many attentions on the GPU, inf where none fits."""
+    """The best of all choices. by_attentions: least costs with so many attentions on the GPU, inf where none fits."""
 
     cost: float
     choice: Choice | None
@@ -102,7 +102,7 @@ def make_request(
         usual = {
             "sizes": make_sizes(),
             "frequencies": make_frequencies(),
-            "hardware": make_hardware(),
+            "hardware": make_hardware(hand_over=1e-6, overhead=(1e-7, 2e-7)),
             "mode": "predicted",
             "gap": 0.0,
         }
@@ -148,7 +148,24 @@ def hard() -> PlacementProblem:
     attention, ends = (DenseParts(np.zeros(n, dtype=np.int64), np.tile([0.0, 1e3], (n, 1))) for n in (12, 2))
     nothing = np.zeros_like(impact)
     return PlacementProblem(
-        "impact", groups, 1, nothing, impact, None, 0, 0, 0, 0, False, 0, (600,) * 12, attention, ends, False, 2100, None
+        "impact",
+        groups,
+        1,
+        nothing,
+        impact,
+        None,
+        0,
+        0,
+        0,
+        0,
+        False,
+        0,
+        (600,) * 12,
+        attention,
+        ends,
+        False,
+        2100,
+        None,
     )
 
 
@@ -235,7 +252,9 @@ def _layer_states(problem: PlacementProblem, layer: int) -> list[tuple[int, int,
 def _try_all(problem: PlacementProblem) -> Best:
     layers = len(problem.least)
     states = [_layer_states(problem, layer) for layer in range(layers)]
-    grids = [np.meshgrid(*column, indexing="ij") for column in zip(*(zip(*s, strict=True) for s in states), strict=True)]
+    grids = [
+        np.meshgrid(*column, indexing="ij") for column in zip(*(zip(*s, strict=True) for s in states), strict=True)
+    ]
     units, _, _, costs, on_gpu, in_ram = (np.stack(grid) for grid in grids)
     best, found = math.inf, None
     by_attentions = [math.inf] * (layers + 1)

@@ -149,7 +149,9 @@ def test_impact_is_what_is_not_on_the_gpu(
     on_gpu = Choice(everything, everything, (1,) * 3, 1, 1)
     assert problem.cost(on_gpu) == pytest.approx(0)
     assert problem.cost(replace(on_gpu, cuts=nothing)) == pytest.approx(active.sum())
-    assert problem.cost(replace(on_gpu, cuts=(1, 0, 4))) == pytest.approx(active.sum() - active[0, :64].sum() - active[2].sum())
+    assert problem.cost(replace(on_gpu, cuts=(1, 0, 4))) == pytest.approx(
+        active.sum() - active[0, :64].sum() - active[2].sum()
+    )
     # A dense part counts as the rows that what it reads would fill, whatever its neighbours do.
     attention = 10_001 + 1_001 + 64 * 32
     assert problem.cost(replace(on_gpu, attention=(1, 0, 1))) == pytest.approx(attention / 192)
@@ -169,9 +171,7 @@ def test_flash_needs_figures_of_a_drive(
     make_hardware: Callable[..., Hardware],
 ) -> None:
     with pytest.raises(UserError, match="has no figures of a drive"):
-        formulate(
-            make_sizes(), make_frequencies(), make_hardware(), Budgets(0, 0, 64), "exact", "latency", flash=True
-        )
+        formulate(make_sizes(), make_frequencies(), make_hardware(), Budgets(0, 0, 64), "exact", "latency", flash=True)
 
 
 def test_least_rows_by_hand(make_sizes: Callable[..., ModelSizes], make_hardware: Callable[..., Hardware]) -> None:

@@ -45,7 +45,9 @@ def test_a_solver_alone_finds_the_best_of_all_a_thousand_times(
 
 
 @pytest.mark.parametrize("solver", ["highs", "cbc"])
-def test_a_known_choice_is_where_a_solver_starts(small_problem: Small, try_all: Callable[..., Any], solver: Any) -> None:
+def test_a_known_choice_is_where_a_solver_starts(
+    small_problem: Small, try_all: Callable[..., Any], solver: Any
+) -> None:
     for seed in range(15):
         problem, best = small_problem(seed), try_all(small_problem(seed))
         if best.choice is not None:
