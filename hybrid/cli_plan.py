@@ -142,12 +142,11 @@ def plan_lines(report: PlanReport) -> list[str]:
 
 
 def _bytes_lines(plan: Plan) -> list[str]:
-    limits = {"gpu": plan.budgets.vram, "ram": plan.budgets.ram, "flash": None}
     memories: list[Memory] = [memory for memory in plan.bytes if any(plan.bytes[memory].values())]
     purposes = [purpose for purpose in plan.bytes["ram"] if any(plan.bytes[m][purpose] for m in memories)]
     rows = [[purpose, *(_size(plan.bytes[m][purpose]) for m in memories)] for purpose in purposes]
     rows.append(["total", *(_size(plan.total_bytes(m)) for m in memories)])
-    budgets = ["-" if limits[m] is None else format_size(limits[m] or 0) for m in memories]
+    budgets = ["-" if plan.budget(m) is None else format_size(plan.budget(m) or 0) for m in memories]
     return table(["bytes of", *memories], [*rows, ["budget", *budgets]])
 
 

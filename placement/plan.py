@@ -269,6 +269,15 @@ class Plan(Placement):
                     f"{total - budget} bytes"
                 )
 
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """The memories that hold anything or have a budget: the GPU's and RAM always, flash where rows stay there."""
+        return ("gpu", "ram", "flash") if self.total_bytes("flash") else ("gpu", "ram")
+
+    def budget(self, memory: Memory) -> int | None:
+        """Bytes that a memory may hold; None without a limit."""
+        return {"gpu": self.budgets.vram, "ram": self.budgets.ram, "flash": None}[memory]
+
     def total_bytes(self, memory: Memory) -> int:
         """Bytes taken of one memory, for all purposes."""
         return sum(self.bytes[memory].values())

@@ -28,11 +28,12 @@ from hybrid.stages.report_drawing import (
     short_size,
     size_ticks,
 )
-from placement.plan import PURPOSES, Plan
+from placement.plan import PURPOSES, Memory, Plan
 from profiler.predictor_outline import Trial
 
 ROWS = "share of a layer's rows, hottest first"
 FAMILY_COLOURS = {"perceptron": BLUE, "factors": ORANGE, "gates": GREEN, "none": GREY}
+MEMORY_NAMES: dict[Memory, str] = {"gpu": "GPU", "ram": "RAM", "flash": "flash"}
 PLACES = ("GPU", "RAM, streamed to the GPU", "RAM", "flash")
 PLACE_COLOURS = dict(zip(PLACES, (BLUE, SKY, ORANGE, GREY), strict=True))
 PURPOSE_COLOURS = dict(zip(PURPOSES, (BLUE, SKY, GREEN, GREY, PURPLE, VERMILION, "#b9b9b9", ORANGE), strict=True))
@@ -123,21 +124,22 @@ def rows_by_place(plan: Plan) -> dict[str, list[int]]:
 
 def bytes_placed(plan: Plan) -> Figure:
     """What each memory holds, by purpose, and its budget."""
+    memories = plan.memories
     figure, ax = axes("What each memory holds", "bytes", "", height=2.6)
     ax.grid(visible=False, axis="y")
+    before = [0] * len(memories)
     for purpose in PURPOSES:
-        sizes = [plan.bytes[memory][purpose] for memory in ("gpu", "ram")]
-        if not any(sizes):
-            continue
-        before = [sum(plan.bytes[memory][p] for p in PURPOSES[: PURPOSES.index(purpose)]) for memory in ("gpu", "ram")]
-        ax.barh([0, 1], sizes, left=before, height=0.6, color=PURPOSE_COLOURS[purpose], label=purpose)
+        sizes = [plan.bytes[memory][purpose] for memory in memories]
+        if any(sizes):
+            ax.barh(range(len(memories)), sizes, left=before, height=0.6, color=PURPOSE_COLOURS[purpose], label=purpose)
+        before = [low + size for low, size in zip(before, sizes, strict=True)]
     ink = mpl.rcParams["text.color"]
-    for y, budget in enumerate((plan.budgets.vram, plan.budgets.ram)):
+    for y, budget in enumerate(plan.budget(memory) for memory in memories):
         if budget:
             label = "budget" if y == 0 else None
             ax.plot([budget] * 2, [y - 0.4, y + 0.4], color=ink, linestyle="--", linewidth=1.4, label=label)
-    ax.set_yticks([0, 1], ["GPU", "RAM"])
-    ax.set_ylim(1.5, -0.5)
+    ax.set_yticks(range(len(memories)), [MEMORY_NAMES[memory] for memory in memories])
+    ax.set_ylim(len(memories) - 0.5, -0.5)
     ax.set_xlim(left=0)
     size_ticks(ax.xaxis, ax.get_xlim()[1])
     legend_below(figure, ax, 4)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from hybrid.stages.report_choices import PLACES, bytes_placed, chosen_sizes, rows_by_place, rows_placed, tried
+from hybrid.stages.report_choices import (
+    MEMORY_NAMES,
+    PLACES,
+    bytes_placed,
+    chosen_sizes,
+    rows_by_place,
+    rows_placed,
+    tried,
+)
 from hybrid.stages.report_data import Activity, Placed, Predictors, ReportData
 from hybrid.stages.report_drawing import Picture
 from hybrid.stages.report_parts import NOTHING, Missing, Section, Table, count, plain, share
@@ -18,7 +26,7 @@ from hybrid.stages.report_pictures import (
     hotness_of_domain,
     sparsity,
 )
-from placement.plan import PURPOSES, Memory
+from placement.plan import PURPOSES
 from profiler.artifacts import format_size
 from profiler.skew import SHARES, Given
 
@@ -241,15 +249,15 @@ def _predictor_tables(found: Predictors, trials: Sequence[Sequence[object]], sou
 
 def _plan_tables(found: Placed) -> tuple[Table, ...]:
     plan = found.plan
-    memories: tuple[Memory, ...] = ("gpu", "ram")
+    memories = plan.memories
     sizes = [[purpose, *(format_size(plan.bytes[memory][purpose]) for memory in memories)] for purpose in PURPOSES]
     sizes.append(["together", *(format_size(plan.total_bytes(memory)) for memory in memories)])
-    budgets = [plan.budgets.vram, plan.budgets.ram]
+    budgets = [plan.budget(memory) for memory in memories]
     sizes.append(["budget", *("not limited" if budget is None else format_size(budget) for budget in budgets)])
     used = rows_by_place(plan)
     places = [place for place in PLACES if any(used[place])]
     rows = [[str(i), *(count(used[place][i]) for place in places)] for i in range(len(plan.layers))]
     return (
-        Table(f"Bytes by purpose. {found.source}.", ["", "GPU", "RAM"], sizes),
+        Table(f"Bytes by purpose. {found.source}.", ["", *(MEMORY_NAMES[memory] for memory in memories)], sizes),
         Table(f"Rows of each layer. {found.source}.", ["layer", *places], rows),
     )
