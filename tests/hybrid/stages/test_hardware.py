@@ -14,7 +14,7 @@ from hybrid.runtime.this_machine import measured_path, this_machine
 from hybrid.runtime.unit import Unit, host_unit, stand_in_unit
 from hybrid.stages import hardware, hardware_machine
 from hybrid.stages.hardware import HardwareSettings, measure
-from hybrid.stages.hardware_delays import measure_hand_over, measure_overhead
+from hybrid.stages.hardware_delays import LONG, SHORT, measure_hand_over, measure_overhead
 from hybrid.stages.hardware_machine import prepare
 from hybrid.stages.hardware_units import UnitFigures
 from hybrid.stages.hardware_weights import Operators, Shape, random_rows
@@ -144,7 +144,8 @@ def test_delays_are_timed_on_units_with_and_without_recorded_programs(poolless) 
     host = host_unit(1)
     for near in (stand_in_unit(1, 1 << 40), poolless):
         assert measure_overhead(near, 1, 0.0) >= 0
-        assert measure_hand_over(near, host, 64, 96, 1e9, 0.0).value >= 0
+        for between in (LONG, SHORT):
+            assert measure_hand_over(near, host, 64, 96, 1e9, between, 0.0).seconds >= 0
 
 
 @given(*[st.lists(st.floats(0.01, 1e4), min_size=1, max_size=5)] * 2)
