@@ -68,8 +68,9 @@ void linger(Pool& pool, double seconds) {
   require(seconds >= 0 && seconds < 1e6, "seconds should be a duration");
   const nb::gil_scoped_release released;
   const Pool::Turn turn(pool);
+  const auto worked = std::chrono::duration_cast<hybrid::Clock::duration>(std::chrono::duration<double>(seconds));
   const hybrid::Clock::time_point ended = hybrid::Clock::now();
-  pool.linger(ended - std::chrono::duration_cast<hybrid::Clock::duration>(std::chrono::duration<double>(seconds)), ended);
+  pool.linger(ended - worked, ended);
 }
 
 bool wait_for(hybrid::Signal& signal, uint64_t times, double seconds) {
@@ -125,7 +126,7 @@ NB_MODULE(_native, m) {
            [](Pool* self, int64_t threads, double slowdown, hybrid::Cores cores) {
              require(threads >= 1 && threads <= max_threads, "threads should be 1 to 1024");
              require(slowdown >= 1 && slowdown <= max_slowdown, "slowdown should be 1 to 100");
-             require(cores.empty() || hybrid::threads_can_be_pinned, "threads cannot be pinned to cores on this system");
+             require(cores.empty() || hybrid::threads_can_be_pinned, "threads cannot be kept on cores on this system");
              for (int core : cores) require(core >= 0 && core <= hybrid::max_core, "cores should be numbers of CPUs");
              new (self) Pool(static_cast<int>(threads), slowdown, std::move(cores));
            },

@@ -1,5 +1,5 @@
-// A pool of threads that lives as long as its owner: quick to wake, quiet when idle, alive after fork. It stands for a unit
-// that computes, perhaps on cores of its own, perhaps slower than this machine does.
+// A pool of threads that lives as long as its owner: quick to wake, quiet when idle, alive after fork. It stands for a
+// unit that computes, perhaps on cores of its own, perhaps slower than this machine does.
 #pragma once
 
 #include <atomic>
@@ -26,8 +26,8 @@ class Pool {
   double slowdown() const { return slowdown_; }
   const Cores& cores() const { return cores_; }
 
-  // Ends a piece of work that the unit computed within the caller's turn: waits until it took `slowdown` times as long as
-  // it did. Returns when that was.
+  // Ends a piece of work that the unit computed within the caller's turn: waits until it took `slowdown` times as long
+  // as it did. Returns when that was.
   Clock::time_point linger(Clock::time_point began, Clock::time_point ended);
   int64_t waits() const { return waits_.load(std::memory_order_relaxed); }  // pieces that were so ended
   double worked() const { return worked_.load(std::memory_order_relaxed); }  // seconds that they took

@@ -136,8 +136,8 @@ void Program::join(Lane& lane) {
 }
 
 const char* Program::name(Kind kind) {
-  static constexpr const char* names[kinds] = {"embeddings", "norms",      "positions",    "linear", "pages", "attention",
-                                               "sums",       "predictors", "feed-forward", "joins"};
+  static constexpr const char* names[kinds] = {"embeddings", "norms", "positions",  "linear",       "pages",
+                                               "attention",  "sums",  "predictors", "feed-forward", "joins"};
   return names[kind];
 }
 

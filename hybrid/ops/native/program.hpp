@@ -47,7 +47,7 @@ struct Pages {
 // Every buffer is [max_tokens, ...] floats and belongs to the caller, as do the weights; both outlive the program.
 class Program {
  public:
-  // Operators that need no pool belong, from here on, to this one's unit: they are computed on its cores, as slowly as it is.
+  // Operators that need no pool belong, from here on, to this one's unit: they are computed on its cores, and as slowly.
   void computed_by(Pool& pool) { unit_ = &pool; }
 
   void embed(const Table& table, float* y);
@@ -76,8 +76,8 @@ class Program {
   static const char* name(Kind kind);
   double seconds(Kind kind) const { return seconds_[kind]; }  // that operators of this kind took in all runs
 
-  // Seconds of all runs between hand-overs and joins: what this program took, what the other one took, and how long this
-  // one then waited.
+  // Seconds of all runs between hand-overs and joins: what this program took, what the other one took, and how long
+  // this one then waited.
   struct Overlap {
     double near = 0, far = 0, wait = 0;
   };
