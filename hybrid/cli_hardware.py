@@ -88,18 +88,20 @@ def hardware_lines(report: HardwareReport) -> list[str]:
     """What was measured, in tables, with what is doubtful about it."""
     machine = report.hardware
     link = f"{giga(machine.link_bandwidth)} GB/s to the GPU, {giga(machine.back_bandwidth)} GB/s back"
+    apart, long_apart = report.hand_over_apart
     lines = [
         machine.description,
         "",
-        f"GB/s of weights that operators read; {format_size(report.weights)} of each format take turns",
+        f"GB/s of weights that operators read; {format_size(report.weights)} of each format take turns. dense: a "
+        "projection; rows: a tenth of a layer's rows; passed: all of them",
         "",
         *reading_lines(machine.readings),
         "",
         *unit_lines(report),
         "",
         f"link: {link}, spread {report.link_spread:.0%}",
-        f"one hand-over: {micro(machine.hand_over)}, rounds {micro(report.hand_over_apart[0])} apart; between layers of a "
-        f"millisecond, when threads fall asleep, {micro(report.long_hand_over)}, {micro(report.hand_over_apart[1])} apart",
+        f"one hand-over: {micro(machine.hand_over)}, rounds {micro(apart)} apart; between layers of a millisecond, as "
+        f"threads fall asleep, {micro(report.long_hand_over)}, {micro(long_apart)} apart",
     ]
     if machine.flash:
         lines += ["", *flash_lines(machine)]

@@ -99,7 +99,7 @@ def prepare(
     cache = max((size for size in caches if size), default=None)
     if shape is None:
         least = max(TIMES_THE_CACHE * (cache or UNKNOWN_CACHE), int(scale * SPREAD_OVER))
-        shape = Shape(min(least, available_memory() // SHARE_OF_MEMORY))
+        shape = Shape(max(1, min(least, available_memory() // SHARE_OF_MEMORY)))
     return Setup(device, dict(slowdown), (*used, *others), near, far, cache, shape)
 
 
