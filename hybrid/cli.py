@@ -41,6 +41,7 @@ from hybrid.cli_plan import plan
 from hybrid.cli_profile import profile_app
 from hybrid.cli_quality import compare, evaluate
 from hybrid.cli_report import report
+from hybrid.cli_simulate import simulate
 from profiler.artifacts import UserError
 
 app = typer.Typer(
@@ -156,6 +157,7 @@ def run(
 app.command()(compare)
 app.command("eval")(evaluate)
 app.command()(report)
+app.command()(simulate)
 
 
 @app.command()

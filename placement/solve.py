@@ -174,7 +174,7 @@ def _take(search: _Search, name: SolverName, outcome: Outcome, time_limit: float
     if outcome.bound is not None:
         search.bound = max(search.bound, outcome.bound)
     before = search.cost
-    if outcome.choice is not None:
+    if outcome.choice is not None and search.problem.allows(outcome.choice):
         search.offer(improve(search.problem, outcome.choice), name)
         if outcome.ended == "optimal" and search.problem.cost(outcome.choice) <= before:
             search.name = name  # it says the same, and proved it

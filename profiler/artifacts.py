@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -137,8 +137,10 @@ def write_json(path: Path, kind: str, version: int, body: dict[str, Any]) -> Non
     write_atomic(path, text.encode() + b"\n")
 
 
-def read_json(path: Path, kind: str, version: int, mend: str, limit: int = 64 << 20) -> dict[str, Any]:
-    """Read an artifact of `kind` written at `version`; `mend` is the command that makes a new one.
+def read_json(
+    path: Path, kind: str, version: int, mend: str, limit: int = 64 << 20, older: Collection[int] = ()
+) -> dict[str, Any]:
+    """Read an artifact of `kind` written at `version`, or at one of the `older`; `mend` is what makes a new one.
 
     Raises:
         UserError: missing, over `limit` bytes, not JSON, of another kind, or of another version.
@@ -146,7 +148,7 @@ def read_json(path: Path, kind: str, version: int, mend: str, limit: int = 64 <<
     value = read_json_object(path, limit)
     if value.get("kind") != kind:
         raise UserError(f"{path} is not a {kind} file of hybrid; make one with: {mend}")
-    check_version(path, value.get("format_version"), version, mend)
+    check_version(path, value.get("format_version"), version, mend, older)
     return value
 
 
@@ -184,14 +186,15 @@ def from_json(kind: type[T], value: Any, artifact: str) -> T:
     return kind(**value)
 
 
-def check_version(path: Path, found: object, known: int, mend: str) -> None:
-    """Refuse an artifact whose format version is not the one this program reads."""
+def check_version(path: Path, found: object, known: int, mend: str, older: Collection[int] = ()) -> int:
+    """An artifact's format version; refused unless it is `known`, or one of the `older` that are read too."""
     if not isinstance(found, int) or isinstance(found, bool):
         raise UserError(f"{path} has no format version; make it anew with: {mend}")
     if found > known:
         raise UserError(f"{path} has format version {found}, newer than this program reads ({known}): update hybrid")
-    if found < known:
+    if found < known and found not in older:
         raise UserError(f"{path} has format version {found}, no longer read; make it anew with: {mend}")
+    return found
 
 
 def free_bytes(path: Path) -> int:

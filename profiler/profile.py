@@ -40,7 +40,7 @@ class Profile:
     domains: names of the kinds of text. Documents were dealt out to two halves at random: part_tokens are the tokens of
     each domain's halves, and parts, `[domains, 2, layers, neurons]`, what was active in them; None in version 1.
     documents: of the text, 64-bit digests in rising order, so that an evaluation can say which of its documents were
-    counted or trained on; empty where that was not recorded.
+    counted or trained on, or set the predictors' thresholds since; empty where that was not recorded.
     """
 
     source_digest: str

@@ -244,7 +244,3 @@ def _best(tried: Sequence[Candidate], target: Target) -> Candidate:
     else:
         return tried[0]
     return min([best, *(c for c in tried if c.predictor.family == "none")], key=lambda c: c.trial.bytes_per_token)
-
-
-def _size(candidates: Sequence[Candidate]) -> int:
-    return sum(c.trial.nbytes for c in candidates)

@@ -103,9 +103,7 @@ def open_tensors(
             if metadata.get("kind") != kind:
                 raise UserError(f"{path} holds no {kind} of hybrid; make it with: {mend}")
             stated = metadata.get("format_version", "")
-            found = int(stated) if stated.isdigit() else -1
-            if found not in older:
-                check_version(path, found if stated.isdigit() else None, version, mend)
+            found = check_version(path, int(stated) if stated.isdigit() else None, version, mend, older)
             yield TensorFile(file, found, json.loads(metadata[kind]))
     except DAMAGE as error:
         raise UserError(f"{path} is damaged ({error}); make it anew with: {mend}") from error

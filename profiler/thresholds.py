@@ -7,6 +7,7 @@ layer's cutoff are left out. It is lossy, so what it costs belongs to the file, 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 from profiler.artifacts import UserError, digest_json, from_json, read_json, write_json
 from profiler.quality import LARGEST_WHOLE, Interval
 
-THRESHOLDS_VERSION = 1
-SIZE_LIMIT = 1 << 20
+THRESHOLDS_VERSION = 2  # version 1, which is read too, names no documents
+SIZE_LIMIT = 32 << 20
 MOST_LAYERS = 1 << 10
+MOST_DOCUMENTS = 1 << 20  # of 22 bytes each in the file
+DOCUMENT_DIGEST = re.compile("[0-9a-f]{16}")
 LARGEST_CUTOFF = 3e38  # fp32 holds it
 MEND = "hybrid calibrate DIR --text FILE --sparsity 0.5"
 
@@ -64,7 +67,9 @@ class Thresholds:
 
     source_digest: of the model's weights, whatever their format. text_digest: of the text. tokens: that set the
     cutoffs; heldout_tokens: that checked them. sparsity: the share of inactive neurons that was asked for, or budget:
-    the share of perplexity that could be lost. loss: None until it is measured.
+    the share of perplexity that could be lost. loss: None until it is measured. documents: of the text, 64-bit digests
+    in hexadecimal, so that an evaluation can say which of its documents had set the cutoffs; empty where that was not
+    recorded.
     """
 
     source_digest: str
@@ -75,6 +80,7 @@ class Thresholds:
     sparsity: float | None = None
     budget: float | None = None
     loss: Loss | None = None
+    documents: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.source_digest, str) or not isinstance(self.text_digest, str):
@@ -89,6 +95,10 @@ class Thresholds:
             _check_number("sparsity", self.sparsity, 1)
         if self.budget is not None:
             _check_number("budget", self.budget, math.inf)
+        if len(self.documents) > MOST_DOCUMENTS:
+            raise UserError(f"thresholds name {MOST_DOCUMENTS:,} documents at most: calibrate on fewer of them")
+        if not all(isinstance(digest, str) and DOCUMENT_DIGEST.fullmatch(digest) for digest in self.documents):
+            raise UserError("thresholds: digests of documents are 16 hexadecimal digits each")
 
     @property
     def cutoffs(self) -> tuple[float, ...]:
@@ -131,7 +141,9 @@ def read_thresholds(path: Path, mend: str = MEND) -> Thresholds:
     """
     if not path.exists():
         raise UserError(f"there are no thresholds at {path}; make them with: {mend}")
-    body = read_json(path, "thresholds", THRESHOLDS_VERSION, mend, SIZE_LIMIT)
+    body = read_json(path, "thresholds", THRESHOLDS_VERSION, mend, SIZE_LIMIT, older=(1,))
+    if body["format_version"] == 1:
+        body["documents"] = []
     try:
         return _thresholds({k: v for k, v in body.items() if k not in ("kind", "format_version")})
     except UserError as error:
@@ -140,10 +152,11 @@ def read_thresholds(path: Path, mend: str = MEND) -> Thresholds:
 
 def _thresholds(body: dict[str, Any]) -> Thresholds:
     """The thresholds of `asdict`, each nested object built, and so checked, before the whole."""
-    layers, loss = body.get("layers"), body.get("loss")
-    if not isinstance(layers, list):
-        raise UserError("thresholds: layers should be a list")
-    built: dict[str, Any] = {**body, "layers": tuple(from_json(LayerThreshold, one, "thresholds") for one in layers)}
+    layers, loss, documents = body.get("layers"), body.get("loss"), body.get("documents")
+    if not isinstance(layers, list) or not isinstance(documents, list):
+        raise UserError("thresholds: layers and documents should be lists")
+    built: dict[str, Any] = {**body, "documents": tuple(documents)}
+    built["layers"] = tuple(from_json(LayerThreshold, one, "thresholds") for one in layers)
     if isinstance(loss, dict):
         interval = loss.get("interval")
         loss = {**loss, "interval": None if interval is None else from_json(Interval, interval, "thresholds")}

@@ -2,11 +2,11 @@
 
     python scripts/bench_plans.py [--model DIR] [--json benchmarks/plans.json] [--plot docs/plans.png]
 
-The GPU is a stand-in made of ordinary memory; each unit has one core of its own, to which its threads are pinned, and one
-of the two takes a stated number of times as long for everything. First the machine is measured as `hybrid hardware
---second-device cpu` does, with nothing slowed; the figures are then slowed by arithmetic, plans are made from them, and
-each plan decodes a short text. The machine should be idle. Without --model a synthetic one of 1.26 B parameters is made
-in the cache folder (2.5 GB). Prints Markdown; progress goes to the error stream. --redraw shows an earlier result.
+The GPU is a stand-in made of ordinary memory; each unit has one core of its own, to which its threads are pinned, and
+one of the two takes a stated number of times as long for everything. The units are measured as `hybrid hardware
+--second-device cpu` does, plans are made from these figures, and each plan decodes a short text. The machine should be
+idle. Without --model a synthetic one of 1.26 B parameters is made in the cache folder (2.5 GB). Prints Markdown;
+progress goes to the error stream. --redraw shows an earlier result.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import argparse
 import json
 import os
 import statistics
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench_operators import processor
-from growth.models import make_directory
 from peers.command import tell
-from plans.truth import Measured, Scenario, measure, plans, slowed, table
+from peers.models import making_key
+from plans.truth import Measured, Scenario, figures, measure, plans, table
+from synthetic.directory import write_directory
+from synthetic.shape import PRESETS
+from synthetic.weights import PlantedWeights
 
 from hybrid.cache import cache_directory
-from hybrid.stages.hardware import HardwareSettings
-from hybrid.stages.hardware import measure as measure_machine
+from hybrid.runtime.processor import processor_name
 from hybrid.store.files import ModelFiles
-from profiler.artifacts import format_size, write_atomic
+from profiler.artifacts import atomic_directory, format_size, write_atomic
 from profiler.hardware import Hardware
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.4, 0.5, 0.6, 0.75, 0.9, 1.2)
@@ -41,10 +41,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a model directory with a profile")
     parser.add_argument("--gpu", type=float, default=3.0, help="the stand-in takes so many times as long")
-    parser.add_argument("--cpu", type=float, default=4.0, help="in the other scenario the CPU takes so many times as long")
+    parser.add_argument(
+        "--cpu", type=float, default=4.0, help="in the other scenario the CPU takes so many times as long"
+    )
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--hardware", type=Path, help="figures measured earlier with --second-device cpu")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the time that measuring the machine takes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="picture to draw; needs matplotlib")
     parser.add_argument("--redraw", type=Path, metavar="JSON", help="print and draw an earlier result")
@@ -53,11 +55,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the machine, and then every plan of both scenarios."""
-    model = args.model or make_directory(cache_directory() / "plans", "llama-1b", "f16")
+    model = args.model or synthetic_model()
     weight_format = ModelFiles.open_files(model).weight_format
     first, second = sorted(os.sched_getaffinity(0))[:2]
     cores = {"gpu": (first,), "cpu": (second,)}
-    machine = figures(args, weight_format)
+    machines: dict[tuple[tuple[str, float], ...], Hardware] = {}
     results: list[Measured] = []
     scenarios = (
         Scenario(f"stand-in {args.gpu:g} times slower, most impact", {"gpu": args.gpu}, "impact"),
@@ -65,26 +67,29 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         Scenario(f"CPU {args.cpu:g} times slower, least time", {"cpu": args.cpu}, "latency"),
     )
     for scenario in scenarios:
-        for plan in plans(model, slowed(machine, scenario.slowdown), scenario, SHARES, args.tokens):
+        key = tuple(scenario.slowdown.items())
+        if key not in machines:
+            tell(f"measuring the machine: {scenario.name}")
+            machines[key] = figures(scenario, weight_format, cores, args.scale)
+        for plan in plans(model, machines[key], scenario, SHARES, args.tokens):
             results.append(measure(model, plan, scenario, cores, args.tokens, args.rounds))
-            last = results[-1]
-            tell(f"{scenario.name}, {format_size(last.vram)}: {last.predicted * 1e3:.1f} ms, {last.measured * 1e3:.1f}")
-    hardware = {k: v for k, v in asdict(machine).items() if k != "readings"}
-    return {"processor": processor(), "model": model.name, "hardware": hardware, "results": [asdict(r) for r in results]}
+            tell(table(results[-1:], format_size)[-1])
+    hardware = [
+        {**dict(key), **asdict(machine), "readings": len(machine.readings)} for key, machine in machines.items()
+    ]
+    shown = [asdict(result) for result in results]
+    return {"processor": processor_name(), "model": model.name, "hardware": hardware, "results": shown}
 
 
-def figures(args: argparse.Namespace, weight_format: str) -> Hardware:
-    """This machine with a stand-in, measured now or read from a file."""
-    from profiler.hardware import read_hardware
-
-    if args.hardware is not None:
-        return read_hardware(args.hardware)
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "machine.json"
-        settings = HardwareSettings(
-            second_device="cpu", formats=(weight_format,), threads=2, flash=False, output=output
-        )
-        return measure_machine(settings).hardware
+def synthetic_model() -> Path:
+    """A model directory of 1.26 B parameters with planted counts and predictors, made when it is missing."""
+    path = cache_directory() / "plans" / f"llama-1b-f16-{making_key(PRESETS['llama-1b'])}"
+    if not path.exists():
+        tell(f"making {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_directory(path, "make a model to measure") as (partial, _):
+            write_directory(partial, PlantedWeights(PRESETS["llama-1b"]), "f16", lambda stage, done, total: None)
+    return path
 
 
 def lines(body: dict[str, Any]) -> list[str]:
@@ -96,8 +101,8 @@ def lines(body: dict[str, Any]) -> list[str]:
     return [
         *table(results, format_size),
         "",
-        f"{within} of {len(results)} within 20 %, median {statistics.median(errors):.1%}, worst {errors[-1]:.0%}; measured "
-        f"times vary by {span:.1f}x ({body['processor']}, {body['model']}).",
+        f"{within} of {len(results)} within 20 %, median {statistics.median(errors):.1%}, worst {errors[-1]:.0%}; "
+        f"measured times vary by {span:.1f}x ({body['processor']}, {body['model']}).",
     ]
 
 

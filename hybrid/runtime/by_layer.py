@@ -1,7 +1,7 @@
 """Runs a model layer by layer over many tokens: all of them pass through a layer before the next layer is touched.
 
 So a model larger than memory is read once for all of these tokens. The native operators take 16 tokens at a time, and
-leave beside the new state what the layer's FFN read and what multiplied its down vectors.
+leave beside the new state what the layer's FFN read, before its norm and after, and what multiplied its down vectors.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from hybrid.ops import cpu
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.recorded import Recorder
 
-# What a layer showed of some tokens: place of the first of them, the FFN's input [tokens, hidden], its activations
-# [tokens, rows]; both fp32, in buffers that the next tokens overwrite.
-Watch = Callable[[int, torch.Tensor, torch.Tensor], None]
+# What a layer showed of some tokens: place of the first of them, the FFN's input and the residual state that it is the
+# norm of [tokens, hidden], its activations [tokens, rows]; all fp32, in buffers that the next tokens overwrite.
+Watch = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,22 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+class LayerRecorder(Recorder):
+    """Also keeps the buffers of what the FFN recorded last reads: `ffn_input`, and `residual`, a copy of the state
+    before the norm, since the state itself goes on to become the layer's output.
+    """
+
+    ffn_input: torch.Tensor
+    residual: torch.Tensor
+
+    def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """See `Operators`."""
+        nothing = self._buffer("zeros", x.shape[1])
+        self.ffn_input, self.residual = x, self._buffer("residual", x.shape[1])
+        self._program.add(residual.data_ptr(), nothing.data_ptr(), x.shape[1], self.residual.data_ptr())
+        return super().feed_forward(index, x, residual)
 
 
 class LayerRunner:
@@ -59,16 +75,15 @@ class LayerRunner:
         decoder = replace(decoder, layers=layers)
         self.hidden, self.neurons = spec.hidden_size, spec.n_neurons
         self.activations = torch.zeros(cpu.MAX_TOKENS, spec.n_neurons)
-        self._recorder = Recorder(spec, scheduler, self.activations)
+        self._recorder = LayerRecorder(spec, scheduler, self.activations)
         self._embed = self._recorder.begin()
         self._state = self._recorder.embed(decoder.outer)
-        self._layers: list[tuple[cpu.Program, torch.Tensor]] = []
+        self._layers: list[tuple[cpu.Program, torch.Tensor, torch.Tensor]] = []
         for index in range(spec.n_layers):
             program = self._recorder.begin()
             self._recorder.angles()
             decoder.layer(self._recorder, index, self._state)
-            assert self._recorder.ffn_input is not None
-            self._layers.append((program, self._recorder.ffn_input))
+            self._layers.append((program, self._recorder.ffn_input, self._recorder.residual))
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> Batch:
         """Sequences of token ids, each by itself from position 0."""
@@ -96,7 +111,7 @@ class LayerRunner:
 
         Returns the seconds within native operators.
         """
-        program, ffn_input = self._layers[index]
+        program, ffn_input, residual = self._layers[index]
         seconds = 0.0
         for at in range(0, len(batch), cpu.MAX_TOKENS):
             count = min(cpu.MAX_TOKENS, len(batch) - at)
@@ -104,7 +119,7 @@ class LayerRunner:
             seconds += self._run(program, batch, at)
             states[at : at + count] = self._state[:count]
             if watch is not None:
-                watch(at, ffn_input[:count], self.activations[:count])
+                watch(at, ffn_input[:count], residual[:count], self.activations[:count])
         return seconds
 
     def _run(self, program: cpu.Program, batch: Batch, at: int) -> float:

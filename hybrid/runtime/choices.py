@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import get_args
 
 from hybrid.model.pages import KV_FORMATS
-from placement.plan import Mode
+from hybrid.store.files import ModelFiles
+from placement.plan import Mode, Plan
 from profiler.artifacts import UserError
 
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -28,6 +29,15 @@ def check_kv_format(kv_format: str) -> None:
     """Refuse what is no format of keys and values."""
     if kv_format not in KV_FORMATS:
         raise UserError(f"KV format {kv_format!r} is not known; formats are {', '.join(KV_FORMATS)}")
+
+
+def check_same_model(files: ModelFiles, plan: Plan) -> None:
+    """Refuse a plan that was made for another model, another packing or another row order."""
+    mend = f"make one with: hybrid plan {files.path} --vram SIZE"
+    if plan.digests.pack != files.pack_digest:
+        raise UserError(f"the plan was made for another model than {files.path}; {mend}")
+    if plan.digests.row_order != files.row_order_digest():
+        raise UserError(f"the rows of {files.path} were profiled anew since the plan was made; {mend}")
 
 
 def choose_context(wanted: int | None, planned: int | None, trained: int) -> int:

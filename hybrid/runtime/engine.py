@@ -143,6 +143,16 @@ class Engine:
         self.machine.set_cutoffs(cutoffs)
         self.options = options
 
+    def set_thresholds(self, thresholds: tuple[float, ...]) -> None:
+        """Name what lies above other logits from the next step on, in mode predicted; as `set_cutoffs`.
+
+        Raises:
+            UserError: the engine is in another mode, or they are not one number for each layer.
+        """
+        if self.options.mode != "predicted":
+            raise UserError(f"mode {self.options.mode} has no predictors whose thresholds could be set")
+        self.machine.set_thresholds(thresholds)
+
     def close(self) -> None:
         """Give back threads, memory and mappings."""
         self.machine.close()

@@ -14,7 +14,7 @@ from hybrid.model.decoder import Decoder
 from hybrid.model.pages import KV_FORMATS, pages_for
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
-from hybrid.runtime.choices import choose_context
+from hybrid.runtime.choices import check_same_model, choose_context
 from hybrid.runtime.cores import require_cores, shared_cores, usable_cores
 from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
@@ -60,6 +60,8 @@ class Machine:
     def set_thresholds(self, thresholds: tuple[float, ...]) -> None:
         """Change the predictors' thresholds of a model opened in mode predicted, as `set_cutoffs` does."""
         assert self.scheduler.mode == "predicted"
+        if len(thresholds) != self.decoder.spec.n_layers:
+            raise UserError(f"{len(thresholds)} thresholds were given for {self.decoder.spec.n_layers} layers")
         self.scheduler.set_thresholds(thresholds)
         self._record_anew()
 
@@ -149,12 +151,9 @@ def check_cutoffs(spec: ModelSpec, cutoffs: tuple[float, ...] | None) -> None:
 
 
 def check_plan(directory: ModelDirectory, plan: Plan) -> None:
-    """Refuse a plan that was made for another model, another packing or another row order."""
+    """Refuse a plan that was made for another model, or that no engine runs."""
+    check_same_model(directory, plan)
     mend = f"make one with: hybrid plan {directory.path} --vram SIZE"
-    if plan.digests.pack != directory.pack_digest:
-        raise UserError(f"the plan was made for another model than {directory.path}; {mend}")
-    if plan.digests.row_order != directory.row_order_digest():
-        raise UserError(f"the rows of {directory.path} were profiled anew since the plan was made; {mend}")
     if any(s.streamed for layer in plan.layers for s in layer.segments):
         raise UserError(f"the plan streams rows to the GPU for every token, which only simulation knows; {mend}")
 

@@ -37,7 +37,6 @@ class Recorder:
         self.kept: list[object] = []  # memory that programs hold by address
         self._buffers: dict[tuple[str, int], torch.Tensor] = {}
         self._activations = activations
-        self.ffn_input: torch.Tensor | None = None  # the buffer that the FFN recorded last reads
         self._ahead: dict[int, torch.Tensor] = {}  # by layer, what the layer before it names
         self._lane: cpu.Lane | None = None  # where a layer is split
         self._program = cpu.Program()
@@ -122,7 +121,6 @@ class Recorder:
     def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """See `Operators`."""
         layer, y = self.scheduler.layers[index], self._buffer("feed-forward", x.shape[1])
-        self.ffn_input = x
         named = self._named(index, x, residual) if self.scheduler.mode == "predicted" else None
         if layer.far_banks:
             self._on_both(layer, x, named, y)

@@ -19,9 +19,8 @@ from hybrid.stages.finding import find_outlines
 from hybrid.stages.model_predictors import find_predictors
 from hybrid.stages.opening import open_engine, resolve
 from hybrid.stages.price_search import BudgetSearch, Knob, Trier, price_knob, search, share_knob
-from hybrid.stages.quality import Passage, measure, parts_of, read_passages
-from hybrid.stages.texts import Corpus
-from hybrid.store.directory import ModelDirectory
+from hybrid.stages.quality import Passage, Source, measure, parts_of, read_passages
+from hybrid.stages.texts import Corpus, digest_text
 from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
 from profiler.curve import Curve
 from profiler.naming import LogitCurves, NamedCounts
@@ -107,12 +106,12 @@ def fit(
     with contextlib.ExitStack() as stack:
         dense = stack.enter_context(open_engine(model, mode="dense", threads=settings.threads))
         corpus = Corpus.open(texts, dense.tokenizer, model)
-        passages, _ = read_passages(corpus, dense.context, settings.tokens)
+        passages, sources = read_passages(corpus, dense.context, settings.tokens)
         parts = parts_of(passages)
         reference = measure([dense], passages, lambda done, total: tell("dense", done, total))[0]
         mode = settings.mode or ("predicted" if find_outlines(dense.directory, settings.name) else "threshold")
-        work = _predicted if mode == "predicted" else _threshold
-        fitted = stack.enter_context(work(model, dense, corpus, passages, settings, tell))
+        given = Given(model, dense, corpus, passages, sources, settings, tell)
+        fitted = stack.enter_context((_predicted if mode == "predicted" else _threshold)(given))
         trier = Trier(
             fitted.curves,
             lambda thresholds: measure([fitted.set(thresholds)], passages)[0],
@@ -126,9 +125,24 @@ def fit(
         for done, passage in enumerate(passages):
             engine.hidden_states(passage.ids, tap=tally)
             tell("layers", done + 1, len(passages))
-        target = fitted.store(found, tally, corpus.digest())
+        target = fitted.store(found, tally)
     tokens = sum(passage.predicted for passage in passages)
     return BudgetReport(target, mode, tokens, found, tally.quality())
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a search is given: the model at `path`, opened as `dense`, and the passages at the corpus's beginning, which
+    are of the documents `sources`.
+    """
+
+    path: Path
+    dense: Engine
+    corpus: Corpus
+    passages: Sequence[Passage]
+    sources: Sequence[Source]
+    settings: BudgetSettings
+    tell: Progress
 
 
 @dataclass(frozen=True)
@@ -138,7 +152,7 @@ class Fitted:
     curves: Sequence[Curve | None]
     knob: Knob
     set: Callable[[Sequence[float]], Engine]
-    store: Callable[[BudgetSearch, NamedCounts, str], Path]
+    store: Callable[[BudgetSearch, NamedCounts], Path]
 
 
 def _knob(curves: Sequence[Curve | None], settings: BudgetSettings, usual: Allocation) -> Knob:
@@ -147,67 +161,55 @@ def _knob(curves: Sequence[Curve | None], settings: BudgetSettings, usual: Alloc
 
 
 @contextlib.contextmanager
-def _predicted(
-    model: Path,
-    dense: Engine,
-    corpus: Corpus,
-    passages: Sequence[Passage],
-    settings: BudgetSettings,
-    tell: Progress,
-) -> Iterator[Fitted]:
-    directory = dense.directory
+def _predicted(given: Given) -> Iterator[Fitted]:
+    directory, settings = given.dense.directory, given.settings
     predictors = find_predictors(directory, settings.name)
     if predictors is None:
-        raise UserError(f"{model} has no predictors; make them with: hybrid profile {model} --text FILE")
-    with open_engine(model, mode="predicted", profile=settings.name, threads=settings.threads) as engine:
+        raise UserError(f"{given.path} has no predictors; make them with: hybrid profile {given.path} --text FILE")
+    with open_engine(given.path, mode="predicted", profile=settings.name, threads=settings.threads) as engine:
         tap = LogitCurves(predictors.layers, [directory.neuron_ids(i) for i in range(directory.spec.n_layers)])
-        for done, passage in enumerate(passages):
+        for done, passage in enumerate(given.passages):
             engine.hidden_states(passage.ids, tap=tap)
-            tell("calibrating", done + 1, len(passages))
+            given.tell("calibrating", done + 1, len(given.passages))
 
         def set_thresholds(thresholds: Sequence[float]) -> Engine:
-            engine.machine.set_thresholds(tuple(thresholds))
+            engine.set_thresholds(tuple(thresholds))
             return engine
 
-        def write(found: BudgetSearch, tally: NamedCounts, text_digest: str) -> Path:
-            return _write_predictors(directory, settings.name, predictors, found, tally)
+        def write(found: BudgetSearch, tally: NamedCounts) -> Path:
+            return _write_predictors(given, predictors, found, tally)
 
         yield Fitted(tap.curves, _knob(tap.curves, settings, "price"), set_thresholds, write)
 
 
 @contextlib.contextmanager
-def _threshold(
-    model: Path,
-    dense: Engine,
-    corpus: Corpus,
-    passages: Sequence[Passage],
-    settings: BudgetSettings,
-    tell: Progress,
-) -> Iterator[Fitted]:
-    directory = dense.directory
-    gates, split = collect(dense, corpus, settings.tokens, tell)
+def _threshold(given: Given) -> Iterator[Fitted]:
+    directory, settings = given.dense.directory, given.settings
+    collected = collect(given.dense, given.corpus, settings.tokens, given.tell)
     none = (0.0,) * directory.spec.n_layers
-    with open_engine(model, mode="threshold", cutoffs=none, threads=settings.threads) as engine:
+    with open_engine(given.path, mode="threshold", cutoffs=none, threads=settings.threads) as engine:
 
         def set_cutoffs(thresholds: Sequence[float]) -> Engine:
-            engine.machine.set_cutoffs(as_cutoffs(thresholds))
+            engine.set_cutoffs(as_cutoffs(thresholds))
             return engine
 
-        def write(found: BudgetSearch, tally: NamedCounts, text_digest: str) -> Path:
+        def write(found: BudgetSearch, tally: NamedCounts) -> Path:
             target = directory.thresholds_path(settings.name)
-            layers = layer_thresholds(gates, as_cutoffs(found.found.thresholds))
+            layers = layer_thresholds(collected.curves, as_cutoffs(found.found.thresholds))
             thresholds = Thresholds(
                 directory.source_digest,
-                text_digest,
-                split.setting,
-                max(1, split.checking),
+                given.corpus.digest(),
+                collected.setting,
+                max(1, collected.checking),
                 layers,
                 budget=settings.budget,
+                documents=tuple(sorted(collected.documents.union(digest_text(one.digest) for one in given.sources))),
             )
-            store(model, target, thresholds)
+            store(given.path, target, thresholds)
             return target
 
-        yield Fitted(gates.setting, _knob(gates.setting, settings, "share"), set_cutoffs, write)
+        curves = collected.curves.setting
+        yield Fitted(curves, _knob(curves, settings, "share"), set_cutoffs, write)
 
 
 def as_cutoffs(thresholds: Sequence[float]) -> tuple[float, ...]:
@@ -215,13 +217,13 @@ def as_cutoffs(thresholds: Sequence[float]) -> tuple[float, ...]:
     return tuple(min(max(0.0, threshold), LARGEST_CUTOFF) for threshold in thresholds)
 
 
-def _write_predictors(
-    directory: ModelDirectory, name: str, predictors: PredictorSet, found: BudgetSearch, tally: NamedCounts
-) -> Path:
+def _write_predictors(given: Given, predictors: PredictorSet, found: BudgetSearch, tally: NamedCounts) -> Path:
     """The predictors with their thresholds, and what they name now in the profile.
 
-    Named counts are those of the text that was searched on, in proportion to the profile's tokens.
+    Named counts are those of the text that was searched on, in proportion to the profile's tokens. Its documents join
+    those that the profile has seen.
     """
+    directory, name = given.dense.directory, given.settings.name
     path, quality = directory.predictors_path(name), tuple(map(predictor_quality, tally.quality()))
     fitted = replace(predictors.with_thresholds(found.found.thresholds), quality=quality)
     with directory_lock(directory.path, "store thresholds"), explain_os_errors("store thresholds", directory.path):
@@ -232,6 +234,12 @@ def _write_predictors(
             for layer in range(directory.spec.n_layers):
                 by_id[layer, directory.neuron_ids(layer)] = tally.counts[layer]
             named = np.rint(by_id * (profile.tokens / tally.tokens)).astype(np.int64)
-            counted = replace(profile, named=named, predictors_digest=sha256_file(path))
+            seen = np.array([source.digest for source in given.sources], dtype=np.uint64)
+            counted = replace(
+                profile,
+                named=named,
+                predictors_digest=sha256_file(path),
+                documents=np.union1d(profile.documents, seen),
+            )
             write_profile(directory.profile_path(name), counted)
     return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.stages.text_files import Note
-from hybrid.stages.texts import Corpus
+from hybrid.stages.texts import Corpus, Window, digest_text
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError, directory_lock, explain_os_errors
 from profiler.curve import Curve, LogBins, cutoffs_for
@@ -115,6 +115,18 @@ class HoldOut:
         return self._held
 
 
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """The curves of a text's beginning. setting, checking: the tokens that set cutoffs, and those held out. documents:
+    digests of those that it is of; see `digest_text`.
+    """
+
+    curves: GateCurves
+    setting: int
+    checking: int
+    documents: frozenset[str]
+
+
 def calibrate(
     path: Path, texts: Sequence[Path], settings: CalibrateSettings, progress: Progress | None = None,
     note: Note = lambda line: None,
@@ -132,32 +144,48 @@ def calibrate(
         with Engine(directory, EngineOptions(mode="dense", context=context)) as engine:
             corpus = Corpus.open(texts, engine.tokenizer, path, note)
             digest = corpus.digest()
-            curves, split = collect(engine, corpus, settings.tokens, tell)
-    if not split.checking:
+            found = collect(engine, corpus, settings.tokens, tell)
+    if not found.checking:
         raise UserError("the text is too short to check thresholds on a part of its own: give a longer one")
     thresholds = Thresholds(
         source_digest=source,
         text_digest=digest,
-        tokens=split.setting,
-        heldout_tokens=split.checking,
-        layers=layer_thresholds(curves, cutoffs_for(curves.setting, settings.sparsity)),
+        tokens=found.setting,
+        heldout_tokens=found.checking,
+        layers=layer_thresholds(found.curves, cutoffs_for(found.curves.setting, settings.sparsity)),
         sparsity=settings.sparsity,
+        documents=tuple(sorted(found.documents)),
     )
     store(path, target, thresholds)
     return CalibrationReport(target, thresholds)
 
 
-def collect(engine: Engine, corpus: Corpus, tokens: int, tell: Progress) -> tuple[GateCurves, HoldOut]:
-    """The curves of a text's beginning, in one pass of the engine in mode dense, and how it was parted."""
-    expected = min(tokens, max(1, corpus.bytes // BYTES_PER_TOKEN))
-    context = max(2, min(engine.context, max(16, expected // FEWEST_WINDOWS)))
-    curves, split = GateCurves(engine.directory.spec.n_layers), HoldOut(expected)
-    for window in corpus.windows(context, tokens):
-        curves.held_out = split.next(window.document, len(window.ids))
+def collect(engine: Engine, corpus: Corpus, tokens: int, tell: Progress) -> Collected:
+    """The curves of a text's beginning, in one pass of the engine in mode dense."""
+    curves, passed = GateCurves(engine.directory.spec.n_layers), {False: 0, True: 0}
+    documents, latest = set[str](), None
+    for window, held_out in parted(corpus, engine.context, tokens, "calibrating", tell):
+        if window.source is not latest:
+            latest = window.source
+            documents.add(digest_text(latest.digest))
+        curves.held_out = held_out
         engine.hidden_states(window.ids, tap=curves)
+        passed[held_out] += len(window.ids)
+    return Collected(curves, passed[False], passed[True], frozenset(documents))
+
+
+def parted(corpus: Corpus, context: int, tokens: int, stage: str, tell: Progress) -> Iterator[tuple[Window, bool]]:
+    """The windows of a text's first `tokens` tokens, each with whether it is held out; see `HoldOut`.
+
+    They fill the context, or are shorter where the text is short. `tell` hears of each when the next is asked for.
+    """
+    expected = min(tokens, max(1, corpus.bytes // BYTES_PER_TOKEN))
+    longest = max(2, min(context, max(16, expected // FEWEST_WINDOWS)))
+    split = HoldOut(expected)
+    for window in corpus.windows(longest, tokens):
+        yield window, split.next(window.document, len(window.ids))
         done = split.setting + split.checking
-        tell("calibrating", done, max(done, expected))
-    return curves, split
+        tell(stage, done, max(done, expected))
 
 
 def layer_thresholds(curves: GateCurves, cutoffs: Sequence[float]) -> tuple[LayerThreshold, ...]:

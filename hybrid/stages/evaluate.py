@@ -32,8 +32,8 @@ from hybrid.stages.quality import (
     spread,
     sums,
 )
-from hybrid.stages.texts import Corpus
-from hybrid.stages.thresholds import record_loss
+from hybrid.stages.texts import Corpus, digest_text
+from hybrid.stages.thresholds import find_thresholds, record_loss
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.evaluation_file import (
     REFERENCE,
@@ -127,7 +127,7 @@ def evaluate(
                 for engine, found in zip(engines, measured, strict=True)
             ),
             layer_tokens=sum(len(passage.ids) for passage in sample) if len(engines) > 1 else 0,
-            notes=(*_seen(directory, settings.profile, sources), *_how(parts, sources)),
+            notes=(*_seen(directory, settings.profile, thresholds, sources), *_how(parts, sources)),
         )
     return _store(model, target, evaluation)
 
@@ -190,7 +190,7 @@ def _documents(
         source, pieces = sources[part.document], of[part.document]
         name = source.name if pieces == 1 else f"{source.name}, part {numbers[part.document]} of {pieces}"
         tokens = sum(passage.predicted for passage in passages[part.first : part.stop])
-        documents.append(EvaluatedDocument(name, f"{source.digest:016x}", tokens))
+        documents.append(EvaluatedDocument(name, digest_text(source.digest), tokens))
     return tuple(documents)
 
 
@@ -210,19 +210,26 @@ def _how(parts: Sequence[Part], sources: Sequence[Source]) -> list[str]:
     return notes
 
 
-def _seen(directory: ModelDirectory, profile: str, sources: Sequence[Source]) -> list[str]:
-    """A warning where documents of the text were in the text of the profile, so that figures flatter."""
-    if not directory.has_profile(profile):
-        return []
-    known = read_profile(directory.profile_path(profile)).documents
-    again = np.isin(np.array([source.digest for source in sources], dtype=np.uint64), known)
-    if not again.any():
-        return []
-    first = sources[int(again.argmax())].name
-    return [
-        f"warning: {int(again.sum()):,} of {len(sources):,} documents were in the text of the profile {profile!r}, on "
-        f"which predictors are trained ({first} is one): the figures flatter; give files that were kept apart"
-    ]
+def _seen(directory: ModelDirectory, profile: str, thresholds: str | None, sources: Sequence[Source]) -> list[str]:
+    """Warnings where documents of the text made the profile or the thresholds, so that figures flatter."""
+    known = []
+    if directory.has_profile(profile):
+        made = f"the text of the profile {profile!r}, on which predictors are trained and their thresholds set"
+        known.append((read_profile(directory.profile_path(profile)).documents, made))
+    found = None if thresholds is None else find_thresholds(directory, thresholds)
+    if found is not None:
+        documents = np.array([int(digest, 16) for digest in found.documents], dtype=np.uint64)
+        known.append((documents, f"the text that set the thresholds {thresholds!r}"))
+    ours, warnings = np.array([source.digest for source in sources], dtype=np.uint64), []
+    for theirs, made in known:
+        again = np.isin(ours, theirs)
+        if again.any():
+            first = sources[int(again.argmax())].name
+            warnings.append(
+                f"warning: {int(again.sum()):,} of {len(sources):,} documents were in {made} ({first} is one): the "
+                "figures flatter; give files that were kept apart"
+            )
+    return warnings
 
 
 def _store(model: Path, target: Path, evaluation: Evaluation) -> EvaluationReport:

@@ -17,7 +17,7 @@ import torch
 from hybrid.checkpoint.published import find_published, open_predictor, read_counts
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
-from hybrid.stages.calibrate import BYTES_PER_TOKEN, CONTEXT, FEWEST_WINDOWS, HoldOut
+from hybrid.stages.calibrate import CONTEXT, parted
 from hybrid.stages.import_conversion import FORMATS, Shares, convert, make_profile
 from hybrid.stages.profile_results import make_folders, write_counts
 from hybrid.stages.text_files import Note
@@ -168,18 +168,14 @@ def measure(
         UserError: too little text, or activations that are not finite numbers.
     """
     orders = [directory.layer(i).neuron_ids for i in range(len(layers))]
-    expected = min(settings.tokens, max(1, corpus.bytes // BYTES_PER_TOKEN))
     with Engine(directory, EngineOptions("dense", context=min(directory.spec.max_positions, CONTEXT))) as engine:
-        longest = max(2, min(engine.context, max(16, expected // FEWEST_WINDOWS)))
 
         def show(tap: LogitTap, stage: str, held_out: tuple[bool, ...]) -> int:
-            split, seen = HoldOut(expected), 0
-            for window in corpus.windows(longest, settings.tokens):
-                if split.next(window.document, len(window.ids)) in held_out:
+            seen = 0
+            for window, held in parted(corpus, engine.context, settings.tokens, stage, tell):
+                if held in held_out:
                     engine.hidden_states(window.ids, tap=tap)
                     seen += len(window.ids)
-                done = split.setting + split.checking
-                tell(stage, done, max(done, expected))
             if not seen:
                 raise UserError("the text is too short to measure predictors on: give a longer one")
             return seen

@@ -98,7 +98,10 @@ def profile(
             corpus = Corpus.open(texts, engine.tokenizer, path, say)
             digest = read_whole(corpus, tell)
             context = choose_context(corpus, settings.tokens, min(spec.max_positions, PROFILE_CONTEXT))
-            sizes = Sizes(spec, len(corpus.domains), settings.recipe(spec), settings.rank, settings.look_ahead)
+            look_ahead = settings.look_ahead
+            if given is not None:
+                look_ahead = any(predictor.reads == "previous_ffn_input" for predictor in given.layers)
+            sizes = Sizes(spec, len(corpus.domains), settings.recipe(spec), settings.rank, look_ahead)
             checkpoint = open_checkpoint(directory, digest, context, sizes, settings, say)
             with keeping(checkpoint, say):
                 passes = prepare(engine, corpus, context, sizes, settings, checkpoint, given, tell, say)

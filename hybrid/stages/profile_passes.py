@@ -40,8 +40,8 @@ class Passes:
     """One run over a text.
 
     orders: neuron ids by row, of each layer. recipe, target, predictor_bytes: how predictors are trained and chosen; a
-    recipe of None trains none. given: predictors to count with instead. look_ahead: predictors
-    read what the FFN of the layer before read. clock: what the run took so far.
+    recipe of None trains none. given: predictors to count with instead. look_ahead: predictors, those given too, read
+    what the FFN of the layer before read. clock: what the run took so far.
     """
 
     directory: ModelDirectory
@@ -162,13 +162,12 @@ class Passes:
             here.begin()
             for layer in range(layers):
                 predictor = predictors.layers[layer] if predictors else None
-                if not self.look_ahead:
+                if predictor is None or predictor.reads != "previous_ffn_input":
                     here.through(layer, self.recorder, predictor=predictor, on_tokens=count)
                     continue
-                earlier = here.inputs.clone() if layer else None
+                earlier = here.inputs.clone()
                 here.through(layer, self.recorder, on_tokens=count)
-                if predictor is not None:
-                    here.name(layer, self.recorder, predictor, earlier)
+                here.name(layer, self.recorder, predictor, earlier)
             self.checkpoint.save_round(self.recorder.state())
 
     def _counter(self, stage: str, done: int, total: int) -> Callable[[int], None]:

@@ -113,7 +113,8 @@ class Round:
     ) -> None:
         """Take all windows through a layer; count, capture and name as asked.
 
-        With `predictor` its names are counted batch by batch; a round that keeps inputs can do so later: `name`.
+        With `predictor` its names are counted batch by batch, from what this layer's FFN reads or from the state before
+        its norm; a round that keeps inputs can do so later: `name`.
 
         Raises:
             UserError: a state is not a finite number: names the layer.
@@ -139,9 +140,14 @@ class Round:
         first = piece.start if self._keeps_inputs else 0
         inputs = self.inputs[first : first + len(piece.batch)]
         active = torch.from_numpy(bits).view(torch.bool)
+        residuals = None
+        if predictor is not None and predictor.reads == "residual":
+            residuals = torch.empty_like(inputs)
 
-        def watch(at: int, read: torch.Tensor, activations: torch.Tensor) -> None:
+        def watch(at: int, read: torch.Tensor, residual: torch.Tensor, activations: torch.Tensor) -> None:
             inputs[at : at + len(read)] = read
+            if residuals is not None:
+                residuals[at : at + len(read)] = residual
             torch.ne(activations, 0, out=active[at : at + len(read)])
             if capture is not None:
                 capture.add(read, activations)
@@ -157,14 +163,14 @@ class Round:
         if recorder is not None:
             recorder.active(layer, bits, piece.parts)
             if predictor is not None:
-                self._name(layer, recorder, predictor, inputs)
+                self._name(layer, recorder, predictor, inputs if residuals is None else residuals)
 
     def name(self, layer: int, recorder: Recorder, predictor: Predictor, earlier: torch.Tensor | None = None) -> None:
         """Count what a predictor names for all windows, of the layer that they passed last.
 
         earlier: fp32 `[tokens, hidden]`, what the FFN of the layer before read, for a predictor that reads that.
         """
-        assert self._keeps_inputs, "the round keeps what the layer's FFN read"
+        assert self._keeps_inputs and predictor.reads != "residual", "the round keeps what FFNs read"
         read = self.inputs
         if predictor.reads == "previous_ffn_input":
             assert earlier is not None, "the layer before was looked at"

@@ -36,11 +36,11 @@ Note = Callable[[str], None]
 @dataclass(frozen=True)
 class ProfileSettings:
     """name: of the profile in the directory. tokens: of the text, None for all. rank: of the predictors, None to search
-    one for each layer. predictor_bytes: of all of them at most. perceptrons: try those too. look_ahead: have
-    predictors read what the layer before read. steps: of training. memory:
-    bytes, None for a part of what is free. keep: share of activation mass that predictors keep. train: predictors.
-    predictors: name or file of those to count with instead of training any. thresholds: name of those above which an
-    activation counts, while the states are mode threshold's; then no predictors are trained.
+    one for each layer. predictor_bytes: of all of them at most. perceptrons: try those too. look_ahead: have predictors
+    read what the layer before read. steps: of training. memory: bytes, None for a part of what is free. keep: share of
+    activation mass that predictors keep. train: predictors. predictors: name or file of those to count with instead of
+    training any. thresholds: name of those above which an activation counts, while the states are mode threshold's;
+    then no predictors are trained.
     """
 
     name: str = "default"
@@ -81,14 +81,11 @@ def read_given(directory: ModelDirectory, settings: ProfileSettings) -> Predicto
     """The predictors that the settings name, to count with; None where they name none.
 
     Raises:
-        UserError: there are none of that name, they are another model's, or read what is not shown here.
+        UserError: there are none of that name, or they are another model's.
     """
     if settings.predictors is None:
         return None
-    found = read_model_predictors(directory, given_path(directory, settings.predictors))
-    if other := {predictor.reads for predictor in found.layers} - {"ffn_input"}:
-        raise UserError(f"predictors that read {other.pop()!r} cannot be counted with; count with --no-predictors")
-    return found
+    return read_model_predictors(directory, given_path(directory, settings.predictors))
 
 
 def given_path(directory: ModelDirectory, predictors: str) -> Path:
@@ -153,7 +150,10 @@ def prepare(
         UserError: the text cannot be read, or the tokenizer gives ids that the model does not have.
     """
     expected = settings.tokens or corpus.bytes // TYPICAL_BYTES
-    count = lambda done: tell("tokenising", min(done, expected), expected)  # noqa: E731
+
+    def count(done: int) -> None:
+        tell("tokenising", min(done, expected), expected)
+
     text = tokenise(corpus, context, settings.tokens, settings.seed, checkpoint.tokens_path, count)
     spec = sizes.spec
     if text.ids.max() >= spec.vocab_size:
@@ -180,7 +180,7 @@ def prepare(
         target=target,
         predictor_bytes=settings.predictor_bytes,
         given=given,
-        look_ahead=settings.look_ahead,
+        look_ahead=sizes.look_ahead,
         seed=settings.seed,
         tell=tell,
         note=say,

@@ -153,23 +153,28 @@ def measure(engines: Sequence[Engine], passages: Sequence[Passage], progress: Pr
     total, done = sum(passage.predicted for passage in passages), 0
     shape = (len(engines), len(passages))
     losses, divergences, agreeing = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int64)
-    divergence_of = np.empty((len(engines), total), dtype=np.float32)
+    divergence_of = np.zeros((len(engines), total), dtype=np.float32)
+    agreeing[0] = predicted_tokens(passages)
+    finite = True
     for index, passage in enumerate(passages):
         states = [engine.hidden_states(passage.ids) for engine in engines]
         for at in range(0, passage.predicted, TOKENS_AT_ONCE):
             targets = torch.tensor(passage.ids[at + 1 : at + 1 + TOKENS_AT_ONCE])
-            expected = shares = torch.empty(0)
+            expected = shares = best = torch.empty(0)
             for i, engine in enumerate(engines):
                 found = engine.head(states[i][at : at + len(targets)]).log_softmax(dim=-1)
-                if i == 0:
-                    expected, shares = found, found.exp()
                 losses[i, index] -= found.gather(1, targets[:, None]).double().sum().item()
-                agreeing[i, index] += int((found.argmax(-1) == expected.argmax(-1)).sum())
+                if i == 0:
+                    finite = finite and math.isfinite(found.min().item())
+                    if len(engines) > 1:
+                        expected, shares, best = found, found.exp(), found.argmax(-1)
+                    continue
+                agreeing[i, index] += int((found.argmax(-1) == best).sum())
                 gaps = (shares * (expected - found)).sum(dim=-1, dtype=torch.float64).clamp_(min=0)
                 divergences[i, index] += gaps.sum().item()
                 divergence_of[i, done : done + len(targets)] = gaps.float().numpy()
             done += len(targets)
-        if not np.isfinite(losses[:, index]).all() or not np.isfinite(divergences[:, index]).all():
+        if not finite or not np.isfinite(losses[:, index]).all() or not np.isfinite(divergences[:, index]).all():
             raise UserError("the model's output holds values that are not finite numbers: the checkpoint is damaged")
         if progress:
             progress(done, total)

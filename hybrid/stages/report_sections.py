@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from hybrid.stages.report_choices import PLACES, bytes_placed, chosen_sizes, rows_by_place, rows_placed, tried
 from hybrid.stages.report_data import Activity, Placed, Predictors, ReportData
@@ -17,7 +18,7 @@ from hybrid.stages.report_pictures import (
     hotness_of_domain,
     sparsity,
 )
-from placement.plan import PURPOSES
+from placement.plan import PURPOSES, Memory
 from profiler.artifacts import format_size
 from profiler.skew import SHARES, Given
 
@@ -65,7 +66,7 @@ def hotness(data: ReportData) -> Section:
                 anchor,
                 f"Activations on {domain.name} ({count(domain.tokens)} tokens) that neurons give which were chosen on "
                 f"it, on the other half of all text, or on another kind of text; mean over layers. {found.source}.",
-                lambda domain=domain: hotness_of_domain(found, domain),  # type: ignore[misc]
+                partial(hotness_of_domain, found, domain),
             )
         )
     command = data.profiling
@@ -240,12 +241,9 @@ def _predictor_tables(found: Predictors, trials: Sequence[Sequence[object]], sou
 
 def _plan_tables(found: Placed) -> tuple[Table, ...]:
     plan = found.plan
-    memories = ("gpu", "ram")
-    sizes = [
-        [purpose, *(format_size(plan.bytes[memory][purpose]) for memory in memories)]  # type: ignore[index]
-        for purpose in PURPOSES
-    ]
-    sizes.append(["together", *(format_size(plan.total_bytes(memory)) for memory in memories)])  # type: ignore[arg-type]
+    memories: tuple[Memory, ...] = ("gpu", "ram")
+    sizes = [[purpose, *(format_size(plan.bytes[memory][purpose]) for memory in memories)] for purpose in PURPOSES]
+    sizes.append(["together", *(format_size(plan.total_bytes(memory)) for memory in memories)])
     budgets = [plan.budgets.vram, plan.budgets.ram]
     sizes.append(["budget", *("not limited" if budget is None else format_size(budget) for budget in budgets)])
     used = rows_by_place(plan)

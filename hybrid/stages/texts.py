@@ -22,6 +22,11 @@ from profiler.artifacts import UserError
 Pieces = Iterable[str]  # of one document's text, in order
 
 
+def digest_text(digest: int) -> str:
+    """A document's digest as files of JSON have it, since not every reader takes 64 bits: 16 hexadecimal digits."""
+    return f"{digest:016x}"
+
+
 @dataclass(frozen=True)
 class Document:
     """One document. domain: of `Corpus.domains`, by index. name: its file, with the line in a JSONL file.

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from peers.models import Pair, is_whole, making_key
 from synthetic.directory import write_directory
-from synthetic.firing import LARGEST
 from synthetic.gguf_file import write_gguf
 from synthetic.planted import planted_predictors
 from synthetic.shape import Shape
 from synthetic.weights import PlantedWeights
 
 from hybrid.store.directory import ModelDirectory
+from placement.skewed import LARGEST
 from profiler.artifacts import atomic_directory
 from profiler.formats import is_quantised
 from profiler.predictor_file import write_predictors

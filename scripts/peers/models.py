@@ -18,7 +18,7 @@ from profiler.artifacts import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # What decides the bytes of a model: a change of it makes the cached ones stale. Layouts are checked on opening.
-MAKERS = ("scripts/synthetic/*.py", "profiler/blocks.py")
+MAKERS = ("scripts/synthetic/*.py", "profiler/blocks.py", "placement/skewed.py")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
 from plans.truth import Measured
 
 MARKERS = ("o", "s", "^")

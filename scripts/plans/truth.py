@@ -1,15 +1,18 @@
-"""One scenario of two unequal units on this machine: plans for many budgets, their predicted times and those measured."""
+"""Two unequal units on this machine: plans for many budgets, their predicted times and those measured."""
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence
+from hybrid.stages.hardware import HardwareSettings
+from hybrid.stages.hardware import measure as measure_machine
 from hybrid.stages.opening import open_engine
 from hybrid.stages.plan import PlanSettings, read_request
 from hybrid.stages.plan_defaults import Given
@@ -17,8 +20,8 @@ from hybrid.store.files import ModelFiles
 from placement.plan import Budgets, Objective, Plan
 from placement.planner import make_plan
 from profiler.hardware import Hardware
-from profiler.speeds import ComputeUnit, Speed
 
+Cores = Mapping[str, tuple[int, ...]]
 PROMPT = "The neurons that fire for this are few, and "
 
 
@@ -50,32 +53,22 @@ class Measured:
         return self.predicted / self.measured - 1
 
 
-def slowed(machine: Hardware, slowdown: Mapping[str, float]) -> Hardware:
-    """The figures of a machine whose units take so many times as long. A unit that waits leaves the bus to the other."""
-
-    def unit(name: str, other: str) -> ComputeUnit:
-        figures, ratio = getattr(machine, name), slowdown.get(name, 1.0)
-        speeds = {
-            kind: Speed(speed.dense / ratio, speed.rows / ratio, None if speed.flops is None else speed.flops / ratio)
-            for kind, speed in figures.speeds.items()
-        }
-        contention = 1 + (figures.contention - 1) / slowdown.get(other, 1.0)
-        flops = None if figures.flops is None else figures.flops / ratio
-        return replace(
-            figures,
-            bandwidth=figures.bandwidth / ratio,
-            overhead=figures.overhead * ratio,
-            contention=contention,
-            flops=flops,
-            speeds=speeds,
+def figures(scenario: Scenario, weight_format: str, cores: Cores, scale: float) -> Hardware:
+    """This machine as `hybrid hardware` measures it, units slowed and pinned as the engine's will be."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = HardwareSettings(
+            second_device="cpu",
+            formats=(weight_format,),
+            flash=False,
+            output=Path(folder) / "machine.json",
+            slowdown=scenario.slowdown,
+            cores=cores,
+            scale=scale,
         )
+        return measure_machine(settings).hardware
 
-    return replace(machine, gpu=unit("gpu", "cpu"), cpu=unit("cpu", "gpu"))
 
-
-def plans(
-    model: Path, machine: Hardware, scenario: Scenario, shares: tuple[float, ...], tokens: int
-) -> Iterator[Plan]:
+def plans(model: Path, machine: Hardware, scenario: Scenario, shares: tuple[float, ...], tokens: int) -> Iterator[Plan]:
     """A plan for each share of the model's bytes as GPU memory, none of them written."""
     files = ModelFiles.open_files(model)
     size = sum(path.stat().st_size for path in model.rglob("*.safetensors"))
@@ -91,7 +84,7 @@ def measure(
     model: Path,
     plan: Plan,
     scenario: Scenario,
-    cores: Mapping[str, tuple[int, ...]],
+    cores: Cores,
     tokens: int,
     rounds: int,
 ) -> Measured:

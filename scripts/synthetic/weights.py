@@ -16,7 +16,8 @@ import torch
 
 from hybrid.checkpoint.names import tensor_shapes
 from hybrid.spec import ModelSpec
-from synthetic.firing import firing_probabilities, solve
+from placement.skewed import solve
+from synthetic.firing import firing_probabilities
 from synthetic.shape import Shape
 
 CONSTANT = 1.0  # share of the state's power that the constant dimension holds, over that of all others

@@ -14,6 +14,9 @@ import pytest
 from hybrid import cli
 from hybrid.runtime import unit
 from hybrid.stages.pack import pack
+from profiler.artifacts import directory_lock
+
+QUICKLY = ("--tokens", 3000, "--rank", 4, "--steps", 10)  # of `hybrid profile`
 
 
 @pytest.fixture
@@ -92,12 +95,9 @@ def test_sampling_is_repeatable_by_seed(hybrid, demo):
 
 def test_plan_then_run_on_the_stand_in_then_compare(hybrid, demo_copy, text):
     code, out, _ = hybrid("plan", demo_copy, "--vram", "8MiB", "--context", 256)
-    assert code == 0
-    assert "latency: optimal" in out
+    assert code == 0 and "latency: optimal" in out
     code, out, err = hybrid("run", demo_copy, "class Stack:", "-n", 8, "--second-device", "cpu")
-    assert code == 0
-    assert "on the gpu" in err
-    assert "on the cpu" in err
+    assert code == 0 and "on the gpu" in err and "on the cpu" in err
     options = ("--rounds", 1, "--prompts", 1, "-n", 4, "--text-tokens", 300, "--second-device", "cpu", "--json")
     code, out, _ = hybrid("compare", demo_copy, "--text", text, *options)
     body = json.loads(out)
@@ -122,8 +122,7 @@ def test_plan_then_run_on_the_stand_in_then_compare(hybrid, demo_copy, text):
 
 def test_inspect_verify_accepts_the_demo_and_names_a_flipped_bit(hybrid, refused, demo_copy):
     code, out, _ = hybrid("inspect", demo_copy, "--verify")
-    assert code == 0
-    assert "verified" in out
+    assert code == 0 and "verified" in out
     victim = sorted((demo_copy / "neurons").iterdir())[2]
     data = bytearray(victim.read_bytes())
     data[-5000] ^= 1
@@ -134,8 +133,7 @@ def test_inspect_verify_accepts_the_demo_and_names_a_flipped_bit(hybrid, refused
 def test_help_of_every_command_has_an_example(hybrid):
     for command in ("pack", "profile", "plan", "run", "compare", "eval", "inspect", "report"):
         code, out, _ = hybrid(command, "--help")
-        assert code == 0
-        assert f"Example: hybrid {command}" in out
+        assert code == 0 and f"Example: hybrid {command}" in out
 
 
 def test_usage_mistakes_end_with_two(hybrid):
@@ -170,7 +168,7 @@ def test_a_plan_of_another_model_or_row_order_is_refused(hybrid, refused, demo_c
     assert hybrid("plan", demo_copy, "--vram", "8MiB", "--context", 256)[0] == 0
     plan = demo_copy / "plans" / "default.json"
     assert "another model" in refused("run", other_model, "x", "--plan", plan, "--second-device", "cpu")
-    assert hybrid("profile", demo_copy, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10)[0] == 0
+    assert hybrid("profile", demo_copy, "--text", text, *QUICKLY)[0] == 0
     assert "profiled anew" in refused("run", demo_copy, "x", "--plan", "default", "--second-device", "cpu")
 
 
@@ -207,22 +205,23 @@ def test_too_little_text_says_how_much_is_needed(refused, demo_copy, tmp_path):
 
 
 def test_a_second_writer_is_refused_while_the_first_writes(refused, demo_copy, text):
-    from profiler.artifacts import directory_lock
-
     with directory_lock(demo_copy, "hold it"):
         assert "another process" in refused("plan", demo_copy, "--vram", "8MiB", "--context", 256)
-        assert "another process" in refused(
-            "profile", demo_copy, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10
-        )
+        assert "another process" in refused("profile", demo_copy, "--text", text, *QUICKLY)
+
+
+def mount(path, *arguments):
+    """Mount a file system at a new path; whoever asks for it is skipped where that is not permitted."""
+    path.mkdir()
+    if os.geteuid() or subprocess.run(["mount", *arguments, path], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    return path
 
 
 @pytest.fixture
 def read_only(demo, tmp_path):
     """The demo on a file system that cannot be written."""
-    mounted = tmp_path / "read-only"
-    mounted.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "--bind", demo, mounted], capture_output=True).returncode:
-        pytest.skip("mounting is not permitted here")
+    mounted = mount(tmp_path / "read-only", "--bind", demo)
     subprocess.run(["mount", "-o", "remount,bind,ro", mounted], check=True)
     yield mounted
     subprocess.run(["umount", "-l", mounted], check=True)
@@ -231,19 +230,13 @@ def read_only(demo, tmp_path):
 def test_a_read_only_directory_runs_and_refuses_writers(hybrid, refused, read_only, text):
     assert hybrid("run", read_only, "x", "-n", 2)[0] == 0
     assert "cannot be written" in refused("plan", read_only, "--vram", "8MiB", "--context", 256, "--name", "new")
-    assert "cannot be written" in refused(
-        "profile", read_only, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10
-    )
+    assert "cannot be written" in refused("profile", read_only, "--text", text, *QUICKLY)
 
 
 @pytest.fixture
 def tiny_disk(tmp_path):
     """A file system of 20 MiB: room for the demo, not for much more."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "none", mounted]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting is not permitted here")
+    mounted = mount(tmp_path / "disk", "-t", "tmpfs", "-o", "size=20m", "none")
     yield mounted
     subprocess.run(["umount", "-l", mounted], check=True)
 
@@ -252,7 +245,7 @@ def test_profiling_on_a_full_disk_leaves_a_directory_that_works(hybrid, refused,
     copy = shutil.copytree(demo, tiny_disk / "demo")
     free = shutil.disk_usage(tiny_disk).free
     (tiny_disk / "ballast").write_bytes(b"\1" * (free - 8192))
-    assert "disk" in refused("profile", copy, "--text", text, "--tokens", 3000, "--rank", 4, "--steps", 10)
+    assert "disk" in refused("profile", copy, "--text", text, *QUICKLY)
     assert hybrid("inspect", copy, "--verify")[0] == 0
     assert hybrid("run", copy, "x", "-n", 2)[0] == 0
 
@@ -266,8 +259,9 @@ def start(*arguments):
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_profile_leaves_a_directory_that_works(hybrid, demo_copy, text, sent):
     before = hybrid("run", demo_copy, "def ", "-n", 8, "--mode", "exact")[1]
+    profile = ("profile", demo_copy, "--text", text, "--tokens", 4000, "--rank", 8, "--steps", 10)
     for seconds in (3, 6, 9, 12, 15):
-        running = start("profile", demo_copy, "--text", text, "--tokens", 4000, "--rank", 8, "--steps", 10)
+        running = start(*profile)
         time.sleep(seconds)
         running.send_signal(sent)
         _, err = running.communicate(timeout=120)
@@ -276,7 +270,7 @@ def test_a_killed_profile_leaves_a_directory_that_works(hybrid, demo_copy, text,
         assert hybrid("inspect", demo_copy, "--verify")[0] == 0
         assert hybrid("run", demo_copy, "def ", "-n", 8, "--mode", "exact")[1] == before
         assert hybrid("run", demo_copy, "def ", "-n", 8, "--mode", "predicted")[0] == 0
-    assert hybrid("profile", demo_copy, "--text", text, "--tokens", 4000, "--rank", 8, "--steps", 10)[0] == 0
+    assert hybrid(*profile)[0] == 0
     assert not list(demo_copy.rglob("*.partial-*"))
 
 

@@ -10,7 +10,6 @@ from placement.cost import PURPOSES, ModelSizes, account
 from placement.frequencies import Frequencies
 from placement.latency import token_seconds
 from placement.plan import Budgets, LayerPlan, Placement, Segment
-from placement.problem import least_rows
 from placement.reads import row_reads
 from profiler.artifacts import UserError
 from profiler.hardware import Hardware
@@ -260,15 +259,3 @@ def test_units_on_one_bus_slow_each_other(
     gpu, cpu = 128 * 192 / 4e9 + 1e-4, 128 * 192 / 1e9 + 2e-4
     expected = token_seconds(make_sizes(1), None, machine, place(SPLIT, mode="dense"))
     assert expected.ffn_seconds == pytest.approx(gpu + cpu)
-
-
-def test_least_rows_by_hand(make_sizes: Callable[..., ModelSizes], make_hardware: Callable[..., Hardware]) -> None:
-    sizes = make_sizes(row_bytes=188, row_extra_bytes=4)
-    saved = 192 / 1e9 - 192 / 4e9
-    assert least_rows(sizes, make_hardware(sync=0)) == 0
-    assert least_rows(sizes, make_hardware(sync=0.5 * saved)) == 1
-    assert least_rows(sizes, make_hardware(sync=9.5 * saved)) == 10
-    assert least_rows(sizes, make_hardware(sync=255.5 * saved)) == 256
-    assert least_rows(sizes, make_hardware(sync=256.5 * saved)) is None
-    assert least_rows(sizes, make_hardware(gpu=1e9)) is None
-    assert least_rows(sizes, make_hardware(gpu=5e8)) is None

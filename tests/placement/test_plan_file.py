@@ -9,28 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placement.cost import ModelSizes
-from placement.frequencies import Frequencies
-from placement.plan import (
-    MOST_ROWS,
-    PURPOSES,
-    Budgets,
-    Digests,
-    Expected,
-    LayerPlan,
-    Plan,
-    Segment,
-    SolverReport,
-)
-from placement.plan_file import read_plan, write_plan
-from placement.planner import make_plan
+from placement.plan import MOST_ROWS, PURPOSES, Budgets, Digests, Expected, LayerPlan, Plan, Segment, SolverReport
+from placement.plan_file import PLAN_VERSION, read_plan, write_plan
 from profiler.artifacts import UserError
-from profiler.hardware import Hardware
 
 ABSENT = object()
 digest = st.text("0123456789abcdef", min_size=64, max_size=64)
 number = st.floats(0, 1e30)
-expected = st.builds(Expected, *[number] * 9)
+expected = st.builds(Expected, *[number] * 10)
 solver = st.builds(
     SolverReport,
     st.sampled_from(["highs", "cbc", "greedy"]),
@@ -38,6 +24,7 @@ solver = st.builds(
     st.none() | number,
     number,
     number,
+    st.sampled_from(["latency", "impact"]),
     warnings=st.lists(st.text(), max_size=3).map(tuple),
 )
 
@@ -52,7 +39,7 @@ def plans(draw: st.DrawFn) -> Plan:
         ends = sorted({n_rows, *draw(st.lists(st.integers(1, n_rows), max_size=4))})
         segments = [Segment(a, b, *draw(st.sampled_from(places))) for a, b in zip([0, *ends], ends, strict=False)]
         layers.append(LayerPlan(draw(st.sampled_from(["gpu", "cpu"])), tuple(segments)))
-    taken = {memory: {p: draw(st.integers(0, 1 << 40)) for p in PURPOSES} for memory in ("gpu", "ram")}
+    taken = {memory: {p: draw(st.integers(0, 1 << 40)) for p in PURPOSES} for memory in ("gpu", "ram", "flash")}
     return Plan(
         mode=draw(st.sampled_from(["dense", "exact", "predicted", "threshold"])) if sparse else "dense",
         sparse=sparse,
@@ -79,27 +66,16 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, plan: Plan) -> Non
     assert read_plan(path) == plan
 
 
+@pytest.fixture(scope="module")
+def a_plan(build: Callable[..., Plan]) -> Plan:
+    return build(70_000, 200_000)
+
+
 @pytest.fixture
-def written(
-    tmp_path: Path,
-    digests: Digests,
-    make_sizes: Callable[..., ModelSizes],
-    make_frequencies: Callable[..., Frequencies],
-    make_hardware: Callable[..., Hardware],
-) -> Path:
-    plan = make_plan(
-        name="default",
-        digests=digests,
-        sizes=make_sizes(),
-        frequencies=make_frequencies(),
-        hardware=make_hardware(),
-        budgets=Budgets(120_000, 200_000, 64),
-        mode="predicted",
-        solver="greedy",
-    )
-    assert plan.gpu_rows(0) and plan.gpu_rows(0) < 256
+def written(tmp_path: Path, a_plan: Plan) -> Path:
+    assert a_plan.gpu_rows(0) and a_plan.gpu_rows(0) < 256
     path = tmp_path / "default.json"
-    write_plan(path, plan)
+    write_plan(path, a_plan)
     return path
 
 
@@ -174,7 +150,7 @@ def test_hostile_values_are_refused(written: Path, where: str, value: Any) -> No
         ("budgets.ram", 1000, "exceed their budget"),
         ("bytes.gpu.kv", 1 << 61, "bytes of kv on gpu"),
         ("bytes.gpu.toys", 1, "should be given for attention"),
-        ("bytes.flash", {}, "given for gpu and ram"),
+        ("bytes.tape", {}, "given for gpu, ram and flash"),
         ("sparse", False, "false only where the mode is dense"),
         ("name", "../../etc/passwd", "is not a name"),
         ("name", ".hidden", "is not a name"),
@@ -185,7 +161,7 @@ def test_hostile_values_are_refused(written: Path, where: str, value: Any) -> No
         ("solver.warnings", [1], "warnings should be a few texts"),
         ("extra", 1, "'extra' is not known"),
         ("kind", "profile", "is not a plan file"),
-        ("format_version", 2, "newer than this program reads"),
+        ("format_version", PLAN_VERSION + 1, "newer than this program reads"),
     ],
 )
 def test_what_does_not_hold_together_is_refused(written: Path, where: str, value: Any, says: str) -> None:

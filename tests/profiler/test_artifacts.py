@@ -132,6 +132,11 @@ def test_json_artifacts_carry_kind_and_version(tmp_path):
         read_json(tmp_path / "x.json", "plan", 2, "make it")
     with pytest.raises(UserError, match="no longer read; make it anew with: make it"):
         read_json(tmp_path / "x.json", "plan", 4, "make it")
+    assert read_json(tmp_path / "x.json", "plan", 4, "make it", older=(3,))["format_version"] == 3
+    with pytest.raises(UserError, match="no longer read"):
+        read_json(tmp_path / "x.json", "plan", 5, "make it", older=(2, 4))
+    with pytest.raises(UserError, match="newer"):
+        read_json(tmp_path / "x.json", "plan", 2, "make it", older=(1, 3))
 
 
 @pytest.mark.parametrize("version", [None, "1", 1.0, True, []])

@@ -7,29 +7,10 @@ from profiler.matrix import Matrix
 from profiler.predictor import Predictor, PredictorSet
 from profiler.predictor_outline import PredictorQuality, Trial
 
-QUALITY = PredictorQuality(tokens=100, active=0.1, named=0.12, recall=0.95, precision=0.8, mass_recall=0.99)
-
-
-def make(hidden=6, neurons=10, rank=3, threshold=0.25, seed=0, dtype=torch.float16) -> Predictor:
-    generator = torch.Generator().manual_seed(seed)
-    fc1 = torch.randn(rank, hidden, generator=generator).to(dtype)
-    fc2 = torch.randn(neurons, rank, generator=generator).to(dtype)
-    return Predictor.low_rank(Matrix.of(fc1), Matrix.of(fc2), threshold)
-
-
-def make_wide(seed=0, **options) -> Predictor:
-    """One whose sizes are whole blocks, so that it can be quantised."""
-    return make(hidden=64, neurons=50, rank=32, seed=seed, **options)
-
-
-def make_set(**changes) -> PredictorSet:
-    layers = (make(seed=1), make(seed=2, rank=5, threshold=-1.5), make(seed=3, threshold=float("inf")))
-    return PredictorSet("digest", layers, (QUALITY,) * 3)
-
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_logits_are_those_of_the_formula(dtype):
-    predictor, x = make(dtype=dtype), torch.randn(4, 6)
+def test_logits_are_those_of_the_formula(dtype, make_predictor):
+    predictor, x = make_predictor(dtype=dtype), torch.randn(4, 6)
     fc1, fc2 = predictor.fc1.data.double(), predictor.fc2.data.double()
     for token in range(4):
         bottleneck = [max(0.0, float(fc1[r] @ x[token].double())) for r in range(3)]
@@ -40,29 +21,30 @@ def test_logits_are_those_of_the_formula(dtype):
                 assert bool(predictor.named(x)[token, neuron]) == (logit > 0.25)
 
 
-def test_what_a_token_names_does_not_depend_on_its_neighbours():
-    predictor, x = make(), torch.randn(16, 6)
+def test_what_a_token_names_does_not_depend_on_its_neighbours(make_predictor):
+    predictor, x = make_predictor(), torch.randn(16, 6)
     alone = torch.cat([predictor.named(x[i : i + 1]) for i in range(16)])
     assert torch.equal(predictor.named(x), alone)
 
 
-def test_infinite_thresholds_name_nothing_or_everything():
+def test_infinite_thresholds_name_nothing_or_everything(make_predictor):
     x = torch.randn(3, 6)
-    assert not make(threshold=float("inf")).named(x).any()
-    assert make(threshold=float("-inf")).named(x).all()
+    assert not make_predictor(threshold=float("inf")).named(x).any()
+    assert make_predictor(threshold=float("-inf")).named(x).all()
 
 
-def test_sizes_are_counted():
-    assert make().nbytes == 2 * (3 * 6 + 10 * 3)
+def test_sizes_are_counted(make_predictor, make_set):
+    small = make_predictor()
+    assert small.nbytes == 2 * (3 * 6 + 10 * 3)
     assert make_set().nbytes == 2 * (48 + (5 * 6 + 10 * 5) + 48)
-    assert (make().rank, make().hidden, make().neurons) == (3, 6, 10)
+    assert (small.rank, small.hidden, small.neurons) == (3, 6, 10)
     gates = Predictor.gates(Matrix.quantised(torch.randn(10, 64), "q4_0"), 0.0, bias=torch.zeros(10))
     assert (gates.rank, gates.hidden, gates.neurons) == (0, 64, 10)
     assert gates.nbytes == 10 * vector_bytes("q4_0", 64) + 40
     assert Predictor.none(64, 10).nbytes == 0
 
 
-def test_silenced_predictors_name_nothing_and_leave_the_others_alone():
+def test_silenced_predictors_name_nothing_and_leave_the_others_alone(make_set):
     predictors, x = make_set(), torch.randn(8, 6)
     silent = predictors.silenced()
     assert not any(p.named(x).any() for p in silent.layers)
@@ -70,8 +52,8 @@ def test_silenced_predictors_name_nothing_and_leave_the_others_alone():
     assert silent.source_digest == predictors.source_digest
 
 
-def test_quantised_predictors_are_half_as_large_and_name_nearly_the_same():
-    predictors = PredictorSet("digest", (make_wide(), make_wide(seed=1, threshold=float("inf"))), (QUALITY,) * 2)
+def test_quantised_predictors_are_half_as_large_and_name_nearly_the_same(make_wide, make_set):
+    predictors = make_set(make_wide(), make_wide(seed=1, threshold=float("inf")))
     small, x = predictors.quantised(), torch.randn(200, 64)
     assert small.layers[0].weight_formats == ("q8_0", "q8_0")
     assert small.nbytes == predictors.nbytes * 17 // 32
@@ -85,8 +67,8 @@ def test_quantised_predictors_are_half_as_large_and_name_nearly_the_same():
 @pytest.mark.parametrize(
     ("sizes", "formats"), [({"hidden": 60, "rank": 32}, ("f16", "q8_0")), ({"hidden": 64, "rank": 24}, ("q8_0", "f16"))]
 )
-def test_matrices_that_are_no_whole_blocks_stay_as_they_are(sizes, formats):
-    assert make(**sizes).quantised().weight_formats == formats
+def test_matrices_that_are_no_whole_blocks_stay_as_they_are(sizes, formats, make_predictor):
+    assert make_predictor(**sizes).quantised().weight_formats == formats
 
 
 def test_fewer_bits_are_left_as_they_are():
@@ -104,17 +86,17 @@ def test_factors_are_a_product_without_relu_and_gates_one_matrix():
     torch.testing.assert_close(gates.logits(x), x @ gates.fc2.data.float().T + bias)
 
 
-def test_no_predictor_names_everything_or_when_silenced_nothing():
+def test_no_predictor_names_everything_or_when_silenced_nothing(make_set):
     x, none = torch.randn(4, 6), Predictor.none(6, 10)
     assert none.named(x).shape == (4, 10) and none.named(x).all()
-    silent = PredictorSet("d", (none,), (QUALITY,)).silenced().layers[0]
+    silent = make_set(none).silenced().layers[0]
     assert not silent.named(x).any()
     with pytest.raises(ValueError, match="no logits"):
         none.logits(x)
 
 
-def test_a_set_is_for_one_size_of_model():
-    predictors = PredictorSet("d", (make(), Predictor.none(6, 10)), (QUALITY,) * 2)
+def test_a_set_is_for_one_size_of_model(make_predictor, make_set):
+    predictors = make_set(make_predictor(), Predictor.none(6, 10))
     assert predictors.fits(2, 6, 10)
     assert not any(predictors.fits(*sizes) for sizes in ((1, 6, 10), (2, 7, 10), (2, 6, 11)))
 
@@ -157,20 +139,21 @@ def test_parts_that_do_not_belong_together_are_refused(wrong):
         Predictor(**(parts | {"threshold": 0.0} | wrong))
 
 
-def test_a_set_has_a_quality_for_each_layer():
-    for layers, count in (((make(),), 2), ((), 0)):
+def test_a_set_has_a_quality_for_each_layer(make_predictor, make_set):
+    good = make_set(make_predictor())
+    for layers, quality in ((good.layers, good.quality * 2), ((), ())):
         with pytest.raises(UserError, match="per layer"):
-            PredictorSet("d", layers, (QUALITY,) * count)
+            PredictorSet("d", layers, quality)
     with pytest.raises(UserError, match="every layer or for none"):
-        PredictorSet("d", (make(), make()), (QUALITY,) * 2, trials=((),))
+        make_set(make_predictor(), make_predictor(), trials=((),))
     with pytest.raises(UserError, match="shares"):
         PredictorQuality(100, 0.1, 0.1, 1.5, 0.5, 0.5)
 
 
-def test_the_first_layer_has_none_before_it():
+def test_the_first_layer_has_none_before_it(make_predictor, make_set):
     ahead = Predictor.low_rank(zeros(3, 6), zeros(10, 3), 0.0, reads="previous_ffn_input")
-    assert PredictorSet("d", (make(), ahead), (QUALITY,) * 2).fits(2, 6, 10)
-    assert not PredictorSet("d", (ahead, make()), (QUALITY,) * 2).fits(2, 6, 10)
+    assert make_set(make_predictor(), ahead).fits(2, 6, 10)
+    assert not make_set(ahead, make_predictor()).fits(2, 6, 10)
 
 
 @pytest.mark.parametrize(

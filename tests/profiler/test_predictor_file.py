@@ -8,35 +8,16 @@ from safetensors.torch import save_file
 
 from profiler.artifacts import UserError
 from profiler.matrix import Matrix
-from profiler.predictor import Predictor, PredictorSet
+from profiler.predictor import Predictor
 from profiler.predictor_file import read_predictors, write_predictors
 from profiler.predictor_header import read_outlines
 from profiler.predictor_outline import PredictorQuality, Trial
 
-QUALITY = PredictorQuality(tokens=100, active=0.1, named=0.12, recall=0.95, precision=0.8, mass_recall=0.99)
-
-
-def make(hidden=6, neurons=10, rank=3, threshold=0.25, seed=0, dtype=torch.float16) -> Predictor:
-    generator = torch.Generator().manual_seed(seed)
-    fc1 = torch.randn(rank, hidden, generator=generator).to(dtype)
-    fc2 = torch.randn(neurons, rank, generator=generator).to(dtype)
-    return Predictor.low_rank(Matrix.of(fc1), Matrix.of(fc2), threshold)
-
-
-def make_wide(seed=0, **options) -> Predictor:
-    """One whose sizes are whole blocks, so that it can be quantised."""
-    return make(hidden=64, neurons=50, rank=32, seed=seed, **options)
-
-
-def make_set(**changes) -> PredictorSet:
-    layers = (make(seed=1), make(seed=2, rank=5, threshold=-1.5), make(seed=3, threshold=float("inf")))
-    return PredictorSet("digest", layers, (QUALITY,) * 3)
-
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_predictors_come_back_as_they_were_written(tmp_path, dtype):
+def test_predictors_come_back_as_they_were_written(tmp_path, dtype, make_predictor, make_set):
     path = tmp_path / "default.safetensors"
-    predictors = PredictorSet("digest", (make(dtype=dtype), make(dtype=dtype, threshold=float("-inf"))), (QUALITY,) * 2)
+    predictors = make_set(make_predictor(dtype=dtype), make_predictor(dtype=dtype, threshold=float("-inf")))
     write_predictors(path, predictors)
     back = read_predictors(path)
     assert (back.source_digest, back.quality) == (predictors.source_digest, predictors.quality)
@@ -48,9 +29,9 @@ def test_predictors_come_back_as_they_were_written(tmp_path, dtype):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_quantised_predictors_come_back_as_they_were_written(tmp_path):
+def test_quantised_predictors_come_back_as_they_were_written(tmp_path, make_wide, make_set):
     path = tmp_path / "default.safetensors"
-    predictors = PredictorSet("digest", (make_wide(), make_wide(seed=1)), (QUALITY,) * 2).quantised()
+    predictors = make_set(make_wide(), make_wide(seed=1)).quantised()
     write_predictors(path, predictors)
     back = read_predictors(path)
     for one, other in zip(back.layers, predictors.layers, strict=True):
@@ -59,7 +40,7 @@ def test_quantised_predictors_come_back_as_they_were_written(tmp_path):
         assert torch.equal(one.fc2.data, other.fc2.data)
 
 
-def test_every_family_comes_back_with_what_was_tried(tmp_path):
+def test_every_family_comes_back_with_what_was_tried(tmp_path, make_wide, make_set):
     path, bias = tmp_path / "default.safetensors", torch.randn(50)
     layers = (
         make_wide().quantised(),
@@ -69,7 +50,7 @@ def test_every_family_comes_back_with_what_was_tried(tmp_path):
         Predictor.low_rank(make_wide().fc1, make_wide().fc2, 0.5, reads="previous_ffn_input"),
     )
     trials = ((Trial("perceptron", 32, ("q8_0", "q8_0"), 3876, 0.99, 0.1, 5000.0, chosen=True),), (), (), (), ())
-    write_predictors(path, PredictorSet("digest", layers, (QUALITY,) * 5, trials))
+    write_predictors(path, make_set(*layers, trials=trials))
     back, outlines = read_predictors(path), read_outlines(path)
     assert back.trials == outlines.trials == trials
     for name in ("source_digest", "quality", "nbytes"):
@@ -104,10 +85,10 @@ def test_files_of_version_1_are_read():
     ]
 
 
-def test_opening_maps_the_file_and_reads_no_weights(tmp_path):
+def test_opening_maps_the_file_and_reads_no_weights(tmp_path, make_set):
     path, fc2 = tmp_path / "default.safetensors", torch.ones(1 << 20, 16).half()
     predictor = Predictor.low_rank(Matrix.of(torch.ones(16, 8).half()), Matrix.of(fc2), 0.0)
-    write_predictors(path, PredictorSet("digest", (predictor,), (QUALITY,)))
+    write_predictors(path, make_set(predictor))
     back = read_predictors(path)
     mapped = next(m for m in psutil.Process().memory_maps(grouped=False) if m.path == str(path))
     first, last = (int(end, 16) for end in mapped.addr.split("-"))
@@ -124,7 +105,7 @@ def test_opening_maps_the_file_and_reads_no_weights(tmp_path):
 
 
 @pytest.mark.parametrize("weight_format", ["f16", "bf16", "q8_0"])
-def test_weights_that_are_not_finite_are_found_and_never_written(tmp_path, weight_format):
+def test_weights_that_are_not_finite_are_found_and_never_written(tmp_path, weight_format, make_set):
     values = torch.ones(32, 64)
     good = Matrix.quantised(values, weight_format)
     bad = Matrix.quantised(values, weight_format)
@@ -135,16 +116,17 @@ def test_weights_that_are_not_finite_are_found_and_never_written(tmp_path, weigh
     with pytest.raises(UserError, match="not numbers"):
         predictor.check_finite()
     with pytest.raises(UserError, match="not numbers"):
-        write_predictors(tmp_path / "x", PredictorSet("digest", (predictor,), (QUALITY,)))
+        write_predictors(tmp_path / "x", make_set(predictor))
     assert not list(tmp_path.iterdir())
 
 
+QUALITY = {"tokens": 100, "active": 0.1, "named": 0.12, "recall": 0.95, "precision": 0.8, "mass_recall": 0.99}
 BODY = {
     "source_digest": "d",
     "reads": "ffn_input",
     "weight_format": "f16",
     "hidden": 6,
-    "quality": [dict(vars(QUALITY))],
+    "quality": [QUALITY],
 }
 GOOD = {"kind": "predictors", "format_version": "2", "predictors": json.dumps(BODY)}
 
@@ -166,7 +148,7 @@ def changed(**changes) -> dict[str, str]:
         (changed(reads="residual"), {}, "residual"),
         (changed(quality=[]), {}, "per layer"),
         (changed(quality=[{"tokens": 1}]), {}, "damaged"),
-        (changed(quality=[dict(vars(QUALITY)) | {"recall": "all"}]), {}, "shares"),
+        (changed(quality=[QUALITY | {"recall": "all"}]), {}, "shares"),
         (GOOD, {"0.fc1": None}, "damaged"),
         (GOOD, {"thresholds": None}, "damaged"),
         (GOOD, {"thresholds": torch.zeros(100)}, "damaged"),
@@ -193,16 +175,16 @@ def changed(**changes) -> dict[str, str]:
     ],
 )
 @pytest.mark.parametrize("read", [read_predictors, read_outlines])
-def test_damaged_files_are_refused(tmp_path, metadata, tensors, message, read):
-    path = tmp_path / "default.safetensors"
-    good = {"0.fc1": make().fc1.data, "0.fc2": make().fc2.data, "thresholds": torch.tensor([0.25])}
+def test_damaged_files_are_refused(tmp_path, metadata, tensors, message, read, make_predictor):
+    path, predictor = tmp_path / "default.safetensors", make_predictor()
+    good = {"0.fc1": predictor.fc1.data, "0.fc2": predictor.fc2.data, "thresholds": torch.tensor([0.25])}
     save_file({name: t for name, t in (good | tensors).items() if t is not None}, path, metadata)
     with pytest.raises(UserError, match=message):
         read(path)
 
 
 LAYER = {"family": "perceptron", "reads": "ffn_input", "shape": [10, 6], "matrices": [["f16", 6], ["f16", 3]]}
-BODY_3 = {"source_digest": "d", "quality": [dict(vars(QUALITY))], "layers": [LAYER], "trials": []}
+BODY_3 = {"source_digest": "d", "quality": [QUALITY], "layers": [LAYER], "trials": []}
 
 
 @pytest.mark.parametrize(
@@ -224,8 +206,8 @@ BODY_3 = {"source_digest": "d", "quality": [dict(vars(QUALITY))], "layers": [LAY
     ],
 )
 @pytest.mark.parametrize("read", [read_predictors, read_outlines])
-def test_damaged_descriptions_are_refused(tmp_path, changes, message, read):
-    path, predictor = tmp_path / "default.safetensors", make()
+def test_damaged_descriptions_are_refused(tmp_path, changes, message, read, make_predictor):
+    path, predictor = tmp_path / "default.safetensors", make_predictor()
     tensors = {"0.fc1": predictor.fc1.data, "0.fc2": predictor.fc2.data, "thresholds": torch.tensor([0.25])}
     metadata = {"kind": "predictors", "format_version": "3"}
     save_file(tensors, path, metadata | {"predictors": json.dumps(BODY_3)})

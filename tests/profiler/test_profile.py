@@ -163,6 +163,8 @@ GOOD = {"kind": "profile", "format_version": "1", "profile": BODY}
         (GOOD | {"format_version": "2"}, {}, "damaged"),
         (GOOD | {"format_version": "0"}, {}, "no longer read"),
         (GOOD | {"format_version": "x"}, {}, "no format version"),
+        (GOOD | {"format_version": "²"}, {}, "damaged"),
+        (GOOD | {"format_version": "9" * 5000}, {}, "damaged"),
         (GOOD | {"kind": "predictors"}, {}, "holds no profile"),
         ({"kind": "profile", "format_version": "1"}, {}, "damaged"),
         (GOOD | {"profile": "{"}, {}, "damaged"),

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,10 +11,21 @@ from hypothesis import strategies as st
 
 from profiler.artifacts import UserError
 from profiler.quality import Interval
-from profiler.thresholds import LayerThreshold, Loss, Thresholds, loss_label, read_thresholds, write_thresholds
+from profiler.thresholds import (
+    MOST_DOCUMENTS,
+    SIZE_LIMIT,
+    LayerThreshold,
+    Loss,
+    Thresholds,
+    loss_label,
+    read_thresholds,
+    write_thresholds,
+)
 
 LOSS = Loss("held.txt", 5000, 10.0, 10.09, 1.009, Interval(1.007, 1.0111, 0.95, 40, 10_000))
-GOOD = Thresholds("ab", "cd", 800, 200, (LayerThreshold(0.0, 1.0, 1.0), LayerThreshold(0.25, 0.5, 0.9)), 0.5, loss=LOSS)
+LAYERS = (LayerThreshold(0.0, 1.0, 1.0), LayerThreshold(0.25, 0.5, 0.875))
+SEEN = ("00000000000000aa", "ffffffffffffffff")
+GOOD = Thresholds("a" * 64, "b" * 64, 800, 200, LAYERS, 0.5, loss=LOSS, documents=SEEN)
 
 
 @pytest.mark.parametrize("thresholds", [GOOD, replace(GOOD, loss=None), replace(GOOD, sparsity=None, budget=0.001),
@@ -43,6 +55,11 @@ def test_round_trip(tmp_path, thresholds):
         {"loss": {}},
         {"loss": 7},
         {"unknown": 1},
+        {"documents": None},
+        {"documents": [1]},
+        {"documents": ["aa"]},
+        {"documents": ["00000000000000AA"]},
+        {"documents": "00000000000000aa"},
     ],
 )
 def test_damaged_thresholds_are_refused(tmp_path, wrong):
@@ -53,7 +70,21 @@ def test_damaged_thresholds_are_refused(tmp_path, wrong):
         read_thresholds(path)
 
 
-@pytest.mark.parametrize(("version", "match"), [(2, "update hybrid"), (0, "calibrate"), (None, "calibrate")])
+@pytest.mark.parametrize(("version", "expected"), [(1, replace(GOOD, documents=())), (2, GOOD)])
+def test_files_of_every_version_are_read(version, expected):
+    assert read_thresholds(Path(__file__).parent / "fixtures" / f"thresholds_version_{version}.json") == expected
+
+
+def test_documents_are_as_many_as_a_file_holds(tmp_path):
+    path = tmp_path / "default.json"
+    many = replace(GOOD, documents=SEEN[:1] * MOST_DOCUMENTS)
+    write_thresholds(path, many)
+    assert path.stat().st_size < SIZE_LIMIT
+    with pytest.raises(UserError, match="fewer"):
+        replace(many, documents=(*many.documents, SEEN[1]))
+
+
+@pytest.mark.parametrize(("version", "match"), [(3, "update hybrid"), (0, "calibrate"), (None, "calibrate")])
 def test_other_versions_are_refused(tmp_path, version, match):
     path = tmp_path / "default.json"
     write_thresholds(path, GOOD)

@@ -15,14 +15,17 @@ class Seen:
     """A tap that keeps what it sees, by layer."""
 
     def __init__(self, layers):
-        self.layers = [([], []) for _ in range(layers)]
+        self.layers = [([], [], []) for _ in range(layers)]
 
     def document(self):
         pass
 
+    def residual(self, layer, states):
+        self.layers[layer][0].append(states.clone())
+
     def ffn(self, layer, hidden, activation, named):
-        self.layers[layer][0].append(hidden.clone())
-        self.layers[layer][1].append(activation.clone())
+        self.layers[layer][1].append(hidden.clone())
+        self.layers[layer][2].append(activation.clone())
 
 
 def random_sequences(vocab, lengths, seed=0):
@@ -32,17 +35,20 @@ def random_sequences(vocab, lengths, seed=0):
 
 @pytest.mark.parametrize("lengths", [(1,), (16, 16), (40, 3, 1, 29, 16, 5)])
 @pytest.mark.parametrize(
-    ("make", "options", "mode"),
+    ("family", "options", "mode"),
     [
-        ("make_llama", {}, "exact"),
-        ("make_llama", {"hidden_act": "silu"}, "dense"),
-        ("make_mistral", {}, "exact"),
-        ("make_opt", {}, "exact"),
-        ("make_arcee", {}, "exact"),
+        ("llama", {}, "exact"),
+        ("llama", {"hidden_act": "silu"}, "dense"),
+        ("mistral", {}, "exact"),
+        ("opt", {}, "exact"),
+        ("arcee", {}, "exact"),
+        ("falcon", {}, "dense"),
     ],
 )
-def test_states_and_activations_are_those_of_the_dense_path(request, tmp_path, make, options, mode, lengths):
-    checkpoint = request.getfixturevalue(make)(tmp_path, **options)
+def test_states_and_activations_are_those_of_the_dense_path(
+    make_family, make_opt, tmp_path, family, options, mode, lengths
+):
+    checkpoint = make_opt(tmp_path, **options) if family == "opt" else make_family(family, tmp_path, **options)
     path = pack(checkpoint, tmp_path / "packed").destination
     spec = ModelDirectory.open(path).spec
     sequences = random_sequences(spec.vocab_size, lengths)
@@ -55,16 +61,16 @@ def test_states_and_activations_are_those_of_the_dense_path(request, tmp_path, m
         assert len(batch) == sum(lengths)
         states = torch.empty(len(batch), spec.hidden_size)
         runner.embed(batch, states)
-        for layer, (hidden, activation) in enumerate(seen.layers):
-            read, shown = torch.empty_like(states), torch.empty(len(batch), spec.n_neurons)
+        for layer, expected_here in enumerate(seen.layers):
+            shown = [torch.empty_like(states), torch.empty_like(states), torch.empty(len(batch), spec.n_neurons)]
 
-            def watch(at, inputs, activations, read=read, shown=shown):
-                read[at : at + len(inputs)] = inputs
-                shown[at : at + len(inputs)] = activations
+            def watch(at, inputs, residual, activations, shown=shown):
+                for kept, values in zip(shown, (residual, inputs, activations), strict=True):
+                    kept[at : at + len(inputs)] = values
 
             assert runner.run(layer, batch, states, watch) > 0
-            torch.testing.assert_close(read, torch.cat(hidden), atol=2e-5, rtol=1e-4)
-            torch.testing.assert_close(shown, torch.cat(activation), atol=2e-5, rtol=1e-4)
+            for found, by_tap in zip(shown, expected_here, strict=True):
+                torch.testing.assert_close(found, torch.cat(by_tap), atol=2e-5, rtol=1e-4)
         norm = engine.decoder.outer.final_norm
         if spec.norm == "rms":
             states = reference.rms_norm(states, norm.weight, spec.norm_eps)

@@ -13,6 +13,7 @@ from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
 from hybrid.stages.quality import evaluate
 from hybrid.store.directory import ModelDirectory
+from profiler.artifacts import UserError
 from profiler.hardware import read_hardware, write_hardware
 from profiler.predictor_file import read_predictors
 from profiler.speeds import FlashSpeed
@@ -95,6 +96,28 @@ def test_silenced_predictors_ruin_perplexity(demo, heldout, passages_of):
         reference, quality = evaluate([dense, silenced], passages_of(dense, [heldout], 512)[:4])
         assert silenced.ledger.evaluation.cpu.gated == 0
         assert quality.perplexity > 3 * reference.perplexity
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_thresholds_of_an_open_engine_can_be_changed(demo, heldout, one_by_one):
+    with ModelDirectory.open(demo) as directory:
+        stored = read_predictors(directory.predictors_path("default"))
+    others = tuple(threshold + 0.5 for threshold in stored.thresholds)
+    options = EngineOptions(mode="predicted", predictors=stored.with_thresholds(others))
+    with open_engine(demo, mode="predicted") as engine, Engine(ModelDirectory.open(demo), options) as other:
+        ids = text_ids(engine, heldout, 24)
+        before, expected = engine.logits(ids, one_by_one), other.logits(ids, one_by_one)
+        assert not torch.equal(before, expected)
+        engine.set_thresholds(others)
+        assert torch.equal(engine.logits(ids, one_by_one), expected)
+        for wrong in (others[:-1], (float("nan"),) * len(others)):
+            with pytest.raises(UserError, match="threshold"):
+                engine.set_thresholds(wrong)
+        assert torch.equal(engine.logits(ids, one_by_one), expected)
+        engine.set_thresholds(stored.thresholds)
+        assert torch.equal(engine.logits(ids, one_by_one), before)
+    with open_engine(demo, mode="exact") as exact, pytest.raises(UserError, match="no predictors"):
+        exact.set_thresholds(others)
 
 
 @pytest.mark.parametrize("mode", MODES)

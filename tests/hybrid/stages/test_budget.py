@@ -54,6 +54,7 @@ def test_predictors_get_thresholds_that_keep_the_budget_on_the_text(relu, folder
     assert after.thresholds != before.thresholds
     assert [p.nbytes for p in after.layers] == [p.nbytes for p in before.layers]
     evaluation = evaluate(relu, [text], EvaluationSettings(modes=("predicted",))).evaluation
+    assert any("12 of 12 documents" in note and "thresholds set" in note for note in evaluation.notes)
     measured = evaluation.modes[1].quality
     assert measured.ratio == pytest.approx(report.search.found.ratio, abs=1e-6)
     assert measured.interval.high <= 1.02
@@ -83,6 +84,7 @@ def test_cutoffs_of_a_model_without_zeros_keep_the_budget(silu, folder):
     assert report.search.found.upper <= 1.05
     assert 0.02 < report.search.found.share < 0.98
     assert report.search.found.share == pytest.approx(stored.active, abs=0.1)
+    assert len(stored.documents) == 12
 
 
 def test_the_command_searches_and_reports_on_other_documents(relu, folder, tmp_path):

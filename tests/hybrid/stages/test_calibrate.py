@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,8 @@ def test_it_says_of_text_apart_what_the_cutoffs_leave(silu, calibrated, text):
     found = read_thresholds(calibrated / "thresholds" / "default.json")
     assert (found.sparsity, found.budget, found.loss) == (0.6, None, None)
     assert found.source_digest == ModelDirectory.open(silu).source_digest
+    lines = {json.loads(line)["text"] for line in text.read_text().splitlines()}
+    assert set(found.documents) == {sha256(line.encode()).hexdigest()[:16] for line in lines}
     set_by, checked_on = Gates(), Gates()
     with Engine(ModelDirectory.open(silu), EngineOptions(mode="dense")) as engine:
         corpus = Corpus.open([text], engine.tokenizer)
@@ -176,6 +179,24 @@ def test_eval_measures_what_thresholds_cost_and_they_say_so(calibrated, text, tm
     assert read_thresholds(path / "thresholds" / "default.json").loss is None
     (state,) = inspect(path).evaluations
     assert "the thresholds are others now" in state.problem
+
+
+def test_eval_tells_which_documents_had_set_the_cutoffs(calibrated, text, tmp_path):
+    path, seen = Path(shutil.copytree(calibrated, tmp_path / "model")), text.read_text().splitlines()
+    others = [json.dumps({"text": f"{i} other words on the brown fox and the dog " * 3}) for i in range(6)]
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join([*others, seen[3], seen[29]]))
+
+    def warnings(*modes):
+        settings = EvaluationSettings(modes=modes, layer_tokens=50)
+        return [note for note in evaluate(path, [mixed], settings).evaluation.notes if "warning" in note]
+
+    (warning,) = warnings("threshold")
+    assert "2 of 8 documents were in the text that set the thresholds 'default'" in warning
+    assert "mixed.jsonl, line 7 is one" in warning
+    assert warnings("dense") == []
+    mixed.write_text("\n".join(others))
+    assert warnings("threshold") == []
 
 
 def test_compare_has_a_row_for_it(calibrated, text):

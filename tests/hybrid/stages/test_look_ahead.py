@@ -1,4 +1,4 @@
-"""Predictors that read what the layer before read: trained, counted, run, and resumed."""
+"""Predictors that read what the layer before read: trained, counted, run, and resumed; and others, given, counted."""
 
 import shutil
 
@@ -12,7 +12,10 @@ from hybrid.stages.profile import ProfileSettings, profile
 from hybrid.stages.profile_text import choose_context
 from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
-from profiler.predictor_file import read_predictors
+from profiler.matrix import Matrix
+from profiler.predictor import Predictor, PredictorSet
+from profiler.predictor_file import read_predictors, write_predictors
+from profiler.predictor_outline import PredictorQuality
 from profiler.profile import read_profile
 
 SETTINGS = ProfileSettings(rank=4, steps=40, look_ahead=True)
@@ -35,19 +38,36 @@ def text(tmp_path):
 
 
 class NamedByHand:
-    """A tap over the dense path that names from what was read a layer earlier, by neuron id."""
+    """A tap over the dense path that names from the state that each predictor reads, by neuron id."""
 
     def __init__(self, predictors, neurons):
-        self.predictors, self.counts, self.before = predictors, np.zeros((len(predictors), neurons), np.int64), None
+        self.predictors, self.counts, self.states = predictors, np.zeros((len(predictors), neurons), np.int64), {}
 
     def document(self):
         pass
 
+    def residual(self, layer, states):
+        self.states["residual"] = states
+
     def ffn(self, layer, hidden, activation, named):
         predictor = self.predictors[layer]
-        read = self.before if predictor.reads == "previous_ffn_input" else hidden
-        self.counts[layer] += predictor.named(read).sum(0).numpy()
-        self.before = hidden
+        self.states["ffn_input"] = hidden
+        self.counts[layer] += predictor.named(self.states[predictor.reads]).sum(0).numpy()
+        self.states["previous_ffn_input"] = hidden
+
+
+def assert_counted_as_by_hand(model, text, predictors):
+    """The profile's counts of what was named are those that a plain pass over the text gives."""
+    counted = read_profile(model / "profiles" / "default.safetensors")
+    with open_engine(model, mode="dense") as engine:
+        tap = NamedByHand(predictors.layers, counted.neurons)
+        corpus = Corpus.open([text], engine.tokenizer)
+        for window in corpus.windows(choose_context(corpus, None, min(engine.context, 2048))):
+            engine.hidden_states(window.ids, tap=tap)
+    for layer in range(counted.layers):
+        found, expected = counted.named[layer], tap.counts[layer]
+        assert 0 < found.sum() < found.size * counted.tokens
+        assert np.abs(found - expected).sum() <= 0.01 * found.sum()  # logits at the threshold may fall either way
 
 
 def test_names_are_counted_from_the_layer_before(model, text):
@@ -55,14 +75,25 @@ def test_names_are_counted_from_the_layer_before(model, text):
     predictors = read_predictors(model / "predictors" / "default.safetensors")
     reads = [p.reads for p in predictors.layers]
     assert reads[0] == "ffn_input" and set(reads[1:]) == {"previous_ffn_input"}
-    counted = read_profile(model / "profiles" / "default.safetensors")
-    with open_engine(model, mode="dense") as engine:
-        tap = NamedByHand(predictors.layers, counted.neurons)
-        corpus = Corpus.open([text], engine.tokenizer)
-        for window in corpus.windows(choose_context(corpus, None, min(engine.context, 2048))):
-            engine.hidden_states(window.ids, tap=tap)
-    assert 0 < counted.named.sum() < counted.named.size * counted.tokens
-    assert np.abs(counted.named - tap.counts).sum() <= 0.01 * counted.named.sum()  # logits at the threshold may fall
+    assert_counted_as_by_hand(model, text, predictors)
+
+
+@pytest.mark.parametrize("reads", [("residual",) * 3, ("residual", "previous_ffn_input", "ffn_input")])
+def test_given_predictors_are_counted_with_whatever_they_read(model, text, reads):
+    generator = torch.Generator().manual_seed(0)
+    with ModelDirectory.open(model) as directory:
+        spec, source, target = directory.spec, directory.source_digest, directory.predictors_path("given")
+    assert spec.n_layers == len(reads)
+    layers = []
+    for state in reads:
+        shapes = (8, spec.hidden_size), (spec.n_neurons, 8)
+        fc1, fc2 = (Matrix.of(torch.randn(*shape, generator=generator).half()) for shape in shapes)
+        layers.append(Predictor.low_rank(fc1, fc2, 0.0, reads=state))
+    given = PredictorSet(source, tuple(layers), (PredictorQuality(0, 1, 1, 1, 1, 1),) * len(reads))
+    write_predictors(target, given)
+    profile(model, [text], ProfileSettings(predictors="given"))
+    assert_counted_as_by_hand(model, text, given)
+    assert read_predictors(model / "predictors" / "default.safetensors").layers[0].reads == "residual"
 
 
 def test_such_a_model_decodes_as_it_is_evaluated(model, text):

@@ -161,8 +161,22 @@ def test_a_sample_is_spread_over_the_text():
     assert len(spread(passages, 1)) == 1
 
 
-def test_output_that_is_no_number_is_refused(llama_directory):
-    with open_engine(llama_directory, mode="dense") as dense:
-        dense.head = lambda hidden: torch.full((len(hidden), 389), math.nan)
-        with pytest.raises(UserError, match="not finite"):
-            measure([dense], [passage(0)])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_output_that_is_no_number_is_refused(llama_directory, wrong):
+    """Also of a token that is never looked for, with a reference and without."""
+    with open_engine(llama_directory, mode="dense") as dense, open_engine(llama_directory, mode="exact") as exact:
+        logits = torch.zeros(389)
+        logits[300] = wrong
+        dense.head = lambda hidden: logits.repeat(len(hidden), 1)
+        for engines in ([dense], [dense, exact], [exact, dense]):
+            with pytest.raises(UserError, match="not finite"):
+                measure(engines, [passage(0)])
+
+
+def test_alone_an_engine_has_the_losses_that_it_has_beside_others(engines, passages_of):
+    passages = passages_of(engines[0], TEXTS, 100)
+    (alone,), beside = measure(engines[:1], passages), measure(engines, passages)[0]
+    for found in (alone, beside):
+        np.testing.assert_array_equal(found.losses, alone.losses)
+        assert found.agreeing.tolist() == [p.predicted for p in passages]
+        assert not found.divergences.any() and not found.divergence_of.any()

@@ -115,7 +115,8 @@ def fill(path: Path, name: str = "code") -> None:
     write_predictors(files.predictors_path("default"), predictors)
     split = (Segment(0, 20, "gpu", "gpu"), Segment(20, 60, "ram", "cpu"), Segment(60, neurons, "flash", "cpu"))
     digests = Digests(files.pack_digest, files.row_order_digest(), None)
-    sizes = {"gpu": dict.fromkeys(PURPOSES, 1 << 20), "ram": {**dict.fromkeys(PURPOSES, 0), "neurons": 1 << 30}}
+    of_rows = {memory: {**dict.fromkeys(PURPOSES, 0), "neurons": 1 << 30} for memory in ("ram", "flash")}
+    sizes = {"gpu": dict.fromkeys(PURPOSES, 1 << 20), **of_rows}
     budgets, expected = Budgets(16 << 20, None, 128), Expected(*[0.001] * 9)
     placed = (True, budgets, neurons, "cpu", "gpu", (LayerPlan("gpu", split),) * layers)
     plan = Plan("predicted", *placed, "default", digests, name, "0" * 64, sizes, expected, None)

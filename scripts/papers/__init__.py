@@ -1,0 +1,1 @@
+"""The papers' rows, rebuilt with this project's cost model."""

@@ -1,0 +1,104 @@
+"""The relaxation's bounds are below the best of all choices, and meet it where memory does not bind."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from placement.problem import PlacementProblem
+from placement.relaxation import bounds_by_attentions, cheapest, relax
+
+Small = Callable[[int], PlacementProblem]
+TryAll = Callable[[PlacementProblem], Any]
+
+
+def below(bound: float, best: float) -> bool:
+    return bound <= best + 1e-9 * max(1.0, abs(best)) if math.isfinite(best) else True
+
+
+def test_bounds_are_never_above_the_best_of_all(small_problem: Small, try_all: TryAll) -> None:
+    for seed in range(60):
+        problem, best = small_problem(seed), try_all(small_problem(seed))
+        relaxed = relax(problem)
+        assert below(relaxed.bound, best.cost)
+        assert relaxed.prices.min() >= 0
+        by_attentions = bounds_by_attentions(problem, relaxed.prices)
+        for count, least in enumerate(best.by_attentions):
+            assert below(by_attentions[count], least)
+            assert below(relax(problem, count).bound, least)
+
+
+def test_bounds_hold_at_any_prices(small_problem: Small, try_all: TryAll) -> None:
+    random = np.random.default_rng(0)
+    for seed in range(100):
+        problem, best = small_problem(seed), try_all(small_problem(seed))
+        prices = random.exponential(0.2, 2) * [1, problem.ram is not None]
+        for bound, least in zip(bounds_by_attentions(problem, prices), best.by_attentions, strict=True):
+            assert below(bound, least)
+
+
+def test_with_room_for_all_the_bound_is_the_best(small_problem: Small, try_all: TryAll) -> None:
+    for seed in range(100):
+        problem = replace(small_problem(seed), vram=10_000, ram=None)
+        best, relaxed = try_all(problem), relax(problem)
+        assert relaxed.bound == pytest.approx(best.cost, abs=1e-9)
+        assert problem.cost(relaxed.choices[-1]) == pytest.approx(best.cost, abs=1e-9)
+        assert not relaxed.prices.any()
+        for count, least in enumerate(best.by_attentions):
+            assert relax(problem, count).bound == pytest.approx(least, abs=1e-9)
+
+
+def test_what_cannot_fit_is_found_out(small_problem: Small, try_all: TryAll) -> None:
+    found = 0
+    for seed in range(200):
+        problem = small_problem(seed)
+        parts = int(problem.attention.bytes.sum() + problem.ends.bytes.sum())
+        if problem.flash is None:
+            parts += problem.n_layers * int(problem.groups.sum()) * problem.row_bytes
+        if problem.ram is not None and parts > problem.vram + problem.ram:
+            assert try_all(problem).choice is None
+            assert relax(problem).bound == math.inf
+            found += 1
+    assert found > 10
+
+
+def test_the_cheapest_choice_costs_least_of_all_with_memory_paid_for(
+    small_problem: Small, random_choice: Callable[..., Any]
+) -> None:
+    random = np.random.default_rng(1)
+    for seed in range(100):
+        problem = small_problem(seed)
+        prices = random.exponential(0.3, 2)
+
+        def paid(choice: Any, problem: PlacementProblem = problem, prices: Any = prices) -> float:
+            return problem.cost(choice) + float(prices @ np.array(problem.taken(choice)))
+
+        least = paid(cheapest(problem, prices, None))
+        count = int(random.integers(0, problem.n_layers + 1))
+        counted = cheapest(problem, prices, count)
+        assert sum(counted.attention) == count
+        assert paid(counted) >= least - 1e-12
+        for _ in range(30):
+            other = random_choice(problem, random)
+            assert paid(other) >= least - 1e-9
+            if sum(other.attention) == count:
+                assert paid(other) >= paid(counted) - 1e-9
+
+
+def test_dense_parts_held_in_place_stay_there(small_problem: Small, try_all: TryAll) -> None:
+    for seed in range(100):
+        problem, best = small_problem(seed), try_all(small_problem(seed))
+        if best.choice is None:
+            continue
+        held = problem.with_dense(best.choice)
+        relaxed = relax(held)
+        assert below(relaxed.bound, best.cost)
+        for choice in relaxed.choices:
+            assert (choice.attention, choice.embeddings, choice.head) == (
+                best.choice.attention,
+                best.choice.embeddings,
+                best.choice.head,
+            )
