@@ -29,7 +29,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from bench_operators import processor
 from growth.cases import MODES, PROMPT, Case, Settings, measure
 from growth.models import Models
 from growth.tables import markdown
@@ -42,6 +41,7 @@ from synthetic.shape import PRESETS, Shape
 
 from hybrid.cache import cache_directory
 from hybrid.ops.cpu import MAX_TOKENS
+from hybrid.runtime.processor import processor_name
 from profiler.artifacts import UserError, write_atomic
 
 TABLES = ("sparsity", "context", "batch", "overshoot")
@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "shape": asdict(replace(shape, sparsity=args.sparsity)),
         "settings": asdict(settings),
         "machine": {
-            "processor": processor(),
+            "processor": processor_name(),
             "isa": isa,
             "bandwidth_gigabytes_per_second": bandwidth.best / 1e9,
             "load": os.getloadavg(),

@@ -26,7 +26,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench_operators import processor
 from peers.command import explained, tell
 from peers.floor import Bandwidth, floor_bytes
 from peers.models import Pair, model_pair
@@ -37,6 +36,7 @@ from rich.table import Table
 from synthetic.shape import PRESETS, Shape
 
 from hybrid.cache import cache_directory
+from hybrid.runtime.processor import processor_name
 from profiler.artifacts import UserError, write_atomic
 
 PEER = "llama.cpp"
@@ -184,7 +184,7 @@ def run(args: argparse.Namespace, options: Options) -> None:
             for name, (pair, peer, engines) in measured.items()
         }
         machine = {
-            "processor": processor(),
+            "processor": processor_name(),
             "bandwidth_gigabytes_per_second": bandwidth.best / 1e9,
             "load": os.getloadavg(),
             "python": platform.python_version(),
