@@ -88,17 +88,20 @@ def hardware_lines(report: HardwareReport) -> list[str]:
     """What was measured, in tables, with what is doubtful about it."""
     machine = report.hardware
     link = f"{giga(machine.link_bandwidth)} GB/s to the GPU, {giga(machine.back_bandwidth)} GB/s back"
+    apart, long_apart = report.hand_over_apart
     lines = [
         machine.description,
         "",
-        f"GB/s of weights that operators read; {format_size(report.weights)} of each format take turns",
+        f"GB/s of weights that operators read; {format_size(report.weights)} of each format take turns. dense: a "
+        "projection; rows: a tenth of a layer's rows; passed: all of them",
         "",
         *reading_lines(machine.readings),
         "",
         *unit_lines(report),
         "",
-        f"link: {link} (±{report.link_spread:.0%}); one hand-over: {machine.hand_over * 1e6:.0f} µs "
-        f"(±{report.hand_over_spread:.0%})",
+        f"link: {link}, spread {report.link_spread:.0%}",
+        f"one hand-over: {micro(machine.hand_over)}, rounds {micro(apart)} apart; between layers of a millisecond, as "
+        f"threads fall asleep, {micro(report.long_hand_over)}, {micro(long_apart)} apart",
     ]
     if machine.flash:
         lines += ["", *flash_lines(machine)]
@@ -124,7 +127,7 @@ def reading_lines(readings: tuple[Reading, ...]) -> list[str]:
 
 def unit_lines(report: HardwareReport) -> list[str]:
     """What the engine's units are taken for."""
-    header = ["unit", "threads", "contention", "an operator, µs", "GFLOP/s", "memory", "free"]
+    header = ["unit", "threads", "contention", "an operator", "GFLOP/s", "memory", "free"]
     rows = []
     for name in report.threads:
         unit = report.hardware.gpu if name == "gpu" else report.hardware.cpu
@@ -132,7 +135,7 @@ def unit_lines(report: HardwareReport) -> list[str]:
         memory = "-" if unit.memory is None else format_size(unit.memory)
         free = format_size(report.free[name]) if name in report.free else "-"
         threads = str(report.threads[name] or "-")
-        delay = f"{unit.overhead * 1e6:.1f}"
+        delay = micro(unit.overhead)
         rows.append([name, threads, f"{unit.contention:.2f}", delay, ", ".join(products), memory, free])
     return table(header, rows)
 
@@ -148,13 +151,13 @@ def flash_lines(machine: Hardware) -> list[str]:
 
 def shipped_lines(machines: list[Hardware]) -> list[str]:
     """Figures of machines that are not here, and where they come from."""
-    header = ["predicted, GB/s", "GPU", "CPU", "link", "hand-over, µs", "VRAM", "RAM", "flash 4 KiB", "1 MiB"]
+    header = ["predicted, GB/s", "GPU", "CPU", "link", "hand-over", "VRAM", "RAM", "flash 4 KiB", "1 MiB"]
     rows = []
     for machine in machines:
         memories = [(unit.memory and format_size(unit.memory)) or "-" for unit in (machine.gpu, machine.cpu)]
         flash = [giga(machine.flash_bandwidth(block, 32)) if machine.flash else "-" for block in (4 << 10, 1 << 20)]
         figures = [giga(b) for b in (machine.gpu.bandwidth, machine.cpu.bandwidth, machine.link_bandwidth)]
-        rows.append([machine.name, *figures, f"{machine.hand_over * 1e6:.0f}", *memories, *flash])
+        rows.append([machine.name, *figures, micro(machine.hand_over), *memories, *flash])
     notes = [f"{machine.name}: {machine.description}" for machine in machines]
     return [*table(header, rows), "", "None of these was measured here; `hybrid hardware` measures.", "", *notes]
 
@@ -163,3 +166,9 @@ def giga(bandwidth: float) -> str:
     """Bytes per second in GB/s, to three digits or so."""
     value = bandwidth / 1e9
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
+
+
+def micro(seconds: float) -> str:
+    """Seconds in µs, to two digits or so."""
+    value = seconds * 1e6
+    return f"{value:.0f} µs" if value >= 10 else f"{value:.1f} µs"

@@ -17,7 +17,7 @@ LONGEST_DELAY = 10.0
 MOST_CONTENTION = 100.0
 MOST_BYTES = 1 << 60
 MOST_SPREAD = 1e6
-Access = Literal["dense", "rows"]
+Access = Literal["dense", "rows", "passed"]
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,19 @@ class Speed:
 
     dense: rows one after the other, as projections and the head do. rows: a tenth of the rows, here and there, as the
     sparse FFN does for what a predictor names. flops: as the unit's, in this format; None where only that is known.
+    passed: all rows of a bank, as the sparse FFN does in modes dense and exact; None where that is not known.
     """
 
     dense: float
     rows: float
     flops: float | None = None
+    passed: float | None = None
 
     def __post_init__(self) -> None:
         check_bandwidth("dense", self.dense)
         check_bandwidth("rows", self.rows)
+        if self.passed is not None:
+            check_bandwidth("passed", self.passed)
         check_flops(self.flops)
 
 
@@ -79,9 +83,11 @@ class ComputeUnit:
     @property
     def figures(self) -> list[Any]:
         """All that times depend on, as JSON."""
-        speeds = [[name, float(s.dense), float(s.rows), s.flops and float(s.flops)] for name, s in self.speeds.items()]
-        flops = self.flops and float(self.flops)
-        return [float(self.bandwidth), float(self.overhead), float(self.contention), flops, sorted(speeds)]
+        speeds = [
+            [name, *map(_as_float, (speed.dense, speed.rows, speed.flops, speed.passed))]
+            for name, speed in sorted(self.speeds.items())
+        ]
+        return [*map(_as_float, (self.bandwidth, self.overhead, self.contention, self.flops)), speeds]
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,9 @@ class Reading:
     spread: float = 0.0
 
     def __post_init__(self) -> None:
+        known = " or ".join(get_args(Access))
         if self.unit not in ("gpu", "cpu") or self.access not in get_args(Access):
-            raise UserError(f"hardware: a reading is of gpu or cpu, dense or rows, not {self.unit!r}, {self.access!r}")
+            raise UserError(f"hardware: a reading is of gpu or cpu, {known}, not {self.unit!r}, {self.access!r}")
         if not isinstance(self.weight_format, str) or not isinstance(self.beside, bool):
             raise UserError("hardware: a reading names a weight format, and says whether the other unit worked too")
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= 1 << 16:
@@ -124,6 +131,10 @@ class Reading:
         check_bandwidth("bandwidth", self.bandwidth)
         if not is_number(self.spread) or not 0 <= self.spread <= MOST_SPREAD:
             raise UserError(f"hardware: spread should be 0 to {MOST_SPREAD:g}, not {self.spread!r:.40}")
+
+
+def _as_float(figure: float | None) -> float | None:
+    return None if figure is None else float(figure)
 
 
 def interpolate(known: Sequence[tuple[float, float]], at: float) -> float:

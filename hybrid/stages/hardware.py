@@ -16,7 +16,7 @@ from hybrid.runtime.cores import usable_cores
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import check_cores, check_slowdown
 from hybrid.runtime.this_machine import SecondDevice, measured_path
-from hybrid.stages.hardware_delays import measure_hand_over, measure_link, measure_overhead
+from hybrid.stages.hardware_delays import LONG, SHORT, measure_hand_over, measure_link, measure_overhead
 from hybrid.stages.hardware_machine import TIMES_THE_CACHE, Delays, Setup, describe, preferred_format, prepare
 from hybrid.stages.hardware_units import UnitFigures, measure_units
 from hybrid.stages.hardware_weights import Shape
@@ -77,8 +77,10 @@ class HardwareReport:
     """What was measured, where it was written, and what is free now.
 
     second_device: what the GPU was, None for the CPU alone. threads, free: of units by name, the latter in bytes.
-    hand_over_spread, link_spread: as of readings. weights: bytes of weights of each format that operators went through
-    in turn. notes: what a reader should know of the figures.
+    long_hand_over: seconds of a hand-over where so much lies between it and the one before that a waiting thread has
+    fallen asleep. hand_over_apart: seconds between the quartiles of what either took in the rounds, short one first.
+    link_spread: as of readings. weights: bytes of weights of each format that operators went through in turn. notes:
+    what a reader should know of the figures.
     """
 
     path: Path
@@ -87,7 +89,8 @@ class HardwareReport:
     threads: dict[str, int]
     free: dict[str, int]
     drive: DriveReport | None
-    hand_over_spread: float
+    long_hand_over: float
+    hand_over_apart: tuple[float, float]
     link_spread: float
     weights: int
     seconds: float
@@ -121,7 +124,8 @@ def measure(settings: HardwareSettings, tell: Tell = lambda stage, done, total: 
         threads={measured.unit.name: measured.threads for measured in setup.used},
         free=free,
         drive=drive,
-        hand_over_spread=delays.hand_over.spread,
+        long_hand_over=delays.long_hand_over.seconds,
+        hand_over_apart=(delays.hand_over.apart, delays.long_hand_over.apart),
         link_spread=delays.link.spread,
         weights=setup.shape.least,
         seconds=time.perf_counter() - began,
@@ -158,10 +162,13 @@ def _delays(settings: HardwareSettings, setup: Setup, figures: UnitFigures, tell
     tell("delays", 2, 3)
     speeds = figures.speeds.get("gpu") or figures.speeds["cpu"]
     speed, shape = speeds[preferred_format(speeds)].dense, setup.shape
-    seconds = settings.seconds(HAND_OVER)
-    hand_over = measure_hand_over(near.unit, far.unit, shape.hidden, shape.neurons, speed, seconds)
+    seconds = settings.seconds(HAND_OVER) / 2
+    short, long = (
+        measure_hand_over(near.unit, far.unit, shape.hidden, shape.neurons, speed, between, seconds)
+        for between in (SHORT, LONG)
+    )
     tell("delays", 3, 3)
-    return Delays(link, overheads, hand_over)
+    return Delays(link, overheads, short, long)
 
 
 def _notes(
@@ -170,7 +177,7 @@ def _notes(
     """What a reader should know of how far the figures can be relied on."""
     notes = []
     spreads = {f"{r.unit} {r.weight_format} {r.access}": r.spread for r in figures.readings}
-    spreads |= {"the hand-over": delays.hand_over.spread, "the link": delays.link.spread}
+    spreads |= {"hand-overs": delays.long_hand_over.apart / LONG, "the link": delays.link.spread}
     if drive is not None:
         spreads["the drive"] = drive.spread
     widest = max(spreads, key=lambda name: spreads[name])

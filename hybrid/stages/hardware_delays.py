@@ -12,22 +12,24 @@ from hybrid.runtime.lane import ThreadLane
 from hybrid.runtime.unit import Unit
 from hybrid.stages.hardware_step import HEAD_DIM, StepModel, StepShape
 from hybrid.stages.hardware_weights import complete
-from profiler.timing import Call, Case, intercept, spread, time_cases
+from profiler.timing import Call, Case, intercept, time_cases
 
-ROUNDS = 8
+ROUNDS, SHORT_ROUNDS = 8, 40
 LINK_BYTES = (64 << 20, 512 << 20)  # copied at least, and at most
 SMALL = 128  # width of a model of which one thread has next to nothing to read; its projections are shared by two
-FEW_ROWS = 8  # with next to no work, on two units
+FEW_ROWS = 4  # with next to no work
 MANY_LAYERS, FEW_LAYERS = 16, 4  # of steps that take little, and of steps that take a while
-BETWEEN = 1e-3  # seconds of attention between hand-overs, so long that threads that wait fall asleep
+# Seconds of attention between hand-overs: so short that threads that wait keep watching for work (`native/watch.hpp`);
+# and so long that they fall asleep.
+SHORT, LONG = 1e-4, 1e-3
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A figure, and what lies between the quartiles of its rounds as a share of it."""
+    """Seconds, and what lies between the quartiles of the rounds."""
 
-    value: float
-    spread: float
+    seconds: float
+    apart: float
 
 
 @dataclass(frozen=True)
@@ -74,22 +76,32 @@ def measure_overhead(unit: Unit, threads: int, seconds: float) -> float:
     return intercept([float(shape.nbytes) for shape in shapes], times)
 
 
-def measure_hand_over(near: Unit, far: Unit, hidden: int, neurons: int, speed: float, seconds: float) -> Measurement:
-    """Seconds that a layer takes more because some of its rows are computed on the other unit.
+def measure_hand_over(
+    near: Unit, far: Unit, hidden: int, neurons: int, speed: float, between: float, seconds: float
+) -> Measurement:
+    """Seconds that a layer takes more because rows are computed on the other unit too.
 
-    Two steps of a model take turns, whose layers are attention that takes a while and next to no rows: beside the
-    attention in one step, half of them on the far unit in the other.
+    Two steps of a model take turns, whose layers are attention and next to no rows; in one of them as many rows again
+    are computed on the far unit, in the same time. The steps' turns are short, so that both meet the same machine.
 
-    speed: bytes per second that the near unit's projections read.
+    Args:
+        near: the unit of the attention.
+        far: the other one.
+        hidden: width of the state that is handed over.
+        neurons: of a layer, each of which a bit of what is handed over says whether it is named.
+        speed: bytes per second that the near unit's projections read.
+        between: seconds of attention, about, from one hand-over to the next.
+        seconds: of measuring.
     """
-    wanted = BETWEEN * speed / (4 * 2 * hidden)  # rows of four projections in 16 bits
+    wanted = between * speed / (4 * 2 * hidden)  # rows of four projections in 16 bits
     attended = max(HEAD_DIM, min(hidden, round(wanted)) // HEAD_DIM * HEAD_DIM)
     shape = StepShape(FEW_LAYERS, hidden, attended, FEW_ROWS, neurons)
     lane, model = ThreadLane(), StepModel(near, shape)
     try:
         cases = {"whole": Case(model.step()), "split": Case(model.step(far, lane))}
-        timings = time_cases(cases, seconds / 2, ROUNDS)
+        timings = time_cases(cases, seconds / 2, SHORT_ROUNDS)
     finally:
         lane.close()
-    more = timings["split"].beyond(timings["whole"])
-    return Measurement(max(0.0, statistics.median(more)) / shape.layers, spread(more))
+    more = [difference / shape.layers for difference in timings["split"].beyond(timings["whole"])]
+    low, middle, high = statistics.quantiles(more, n=4, method="inclusive")
+    return Measurement(max(0.0, middle), high - low)

@@ -57,11 +57,14 @@ class Setup:
 
 @dataclass(frozen=True)
 class Delays:
-    """What does not grow with weights, in seconds. overheads: of units by name."""
+    """What does not grow with weights, in seconds. overheads: of units by name. hand_over: with so little between two
+    of them that waiting threads keep watching; long_hand_over: with so much that they fall asleep.
+    """
 
     link: Link
     overheads: Mapping[str, float]
     hand_over: Measurement
+    long_hand_over: Measurement
 
 
 def prepare(
@@ -96,7 +99,7 @@ def prepare(
     cache = max((size for size in caches if size), default=None)
     if shape is None:
         least = max(TIMES_THE_CACHE * (cache or UNKNOWN_CACHE), int(scale * SPREAD_OVER))
-        shape = Shape(min(least, available_memory() // SHARE_OF_MEMORY))
+        shape = Shape(max(1, min(least, available_memory() // SHARE_OF_MEMORY)))
     return Setup(device, dict(slowdown), (*used, *others), near, far, cache, shape)
 
 
@@ -110,6 +113,7 @@ def describe(
     """The machine's figures. threads: where they were chosen.
 
     A hand-over is the synchronisation of PowerInfer as well: results of both units are made one by joining and adding.
+    It is that of threads that watch; where layers take so long that they fall asleep, waking them is little of a layer.
     The CPU alone is described as two units that are both the CPU and that, together, do what they do in turns. So there
     is a time for every plan, and none is better for computing on both.
     """
@@ -133,8 +137,8 @@ def describe(
         cpu=units["cpu"],
         link_bandwidth=delays.link.there,
         back_bandwidth=delays.link.back,
-        hand_over=delays.hand_over.value,
-        sync=delays.hand_over.value,
+        hand_over=delays.hand_over.seconds,
+        sync=delays.hand_over.seconds,
         measured=True,
         flash=() if drive is None else drive.speeds,
         readings=tuple(figures.readings),

@@ -33,7 +33,7 @@ PURPOSE = "steps"
 @dataclass(frozen=True)
 class StepShape:
     """A model of equal layers in f16. attended: width of its queries, keys and values, whole heads; rows: that are
-    computed; neurons: that a layer's bitmap speaks of.
+    computed on one unit; neurons: that a layer's bitmap speaks of, those and more.
     """
 
     layers: int
@@ -85,15 +85,13 @@ class StepModel:
     def step(self, far: Unit | None = None, lane: Lane | None = None) -> Call:
         """One token's step in mode predicted, where all rows are named; complete when it returns.
 
-        The first half of each layer's rows lies beside its attention, the other half there too, or on the far unit, to
-        which the lane leads.
+        With a far unit, to which the lane leads, as many rows again are computed there at the same time.
         """
-        near, shape, half = self.near, self.shape, self.shape.rows // 2
-        first, rest = _bank(near, shape, 0, half), _bank(far or near, shape, half, shape.rows - half)
-        banks = ([first], [rest]) if far else ([first, rest], [])
-        scheduler = Scheduler(
-            [SplitLayer(near, far, *banks, self._named, None)] * shape.layers, "predicted", False, lane
-        )
+        near, shape = self.near, self.shape
+        first = [_bank(near, shape, 0, shape.rows)]
+        rest = [_bank(far, shape, shape.rows, shape.rows)] if far else []
+        layer = SplitLayer(near, far, first, rest, self._named, None)
+        scheduler = Scheduler([layer] * shape.layers, "predicted", False, lane)
         decoder, recorded = self.decoder, record(self.decoder, scheduler)
         step, activity = Step([0], [Span(array("q", [0]), 0, 1)]), Activity()
 

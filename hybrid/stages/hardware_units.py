@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import get_args
 
 from hybrid.runtime.unit import Unit
 from hybrid.stages.hardware_weights import Operators, Shape, random_rows
 from profiler.speeds import MOST_CONTENTION, Access, Reading, Speed
 from profiler.timing import Case, Timing, time_cases
 
-ACCESSES: tuple[Access, Access] = ("dense", "rows")
+ACCESSES: tuple[Access, ...] = get_args(Access)
 ROUNDS = 5
 
 
@@ -114,8 +115,8 @@ def _enter(
             where = (name, weight_format, access, measured.threads, reach.beside)
             figures.readings.append(Reading(*where, rates[reach], round(timing.spread, 4)))
         elif measured.used:
-            alone = [rates[Reach(measured, access, False)] for access in (*ACCESSES, None)]
-            figures.speeds.setdefault(name, {})[weight_format] = Speed(*alone)
+            alone = {reached: rates[Reach(measured, reached, False)] for reached in ACCESSES}
+            figures.speeds.setdefault(name, {})[weight_format] = Speed(**alone, flops=rates[reach])
         if reach.beside:
             alone_timing = timings[Reach(measured, access, False)]
             figures.slowdowns.setdefault(name, []).append(statistics.median(timing.over(alone_timing)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import mmap
 from dataclasses import dataclass
 
@@ -11,7 +12,6 @@ import torch
 from hybrid.ops.bank import RowBank
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.unit import Unit
-from profiler.artifacts import UserError
 from profiler.formats import BLOCK, vector_bytes
 from profiler.matrix import Matrix
 from profiler.speeds import Access
@@ -35,18 +35,14 @@ class Shape:
     neurons: int = 11008
 
     def __post_init__(self) -> None:
-        if min(self.least, self.hidden, self.outputs, self.neurons) < 1 or self.hidden % BLOCK:
-            raise UserError(f"operators are measured with positive sizes and a multiple of {BLOCK} as width")
+        assert self.neurons >= NAMED_SHARE and min(self.least, self.outputs) > 0, "sizes of something"
+        assert self.hidden % BLOCK == 0, "whole blocks"
 
     def rows(self, weight_format: str) -> int:
-        """Rows that take `least` bytes, or a little more: shares of them are whole, and hold two projections."""
+        """Rows of as many layers as take `least` bytes, or hold two projections."""
         row_bytes = VECTORS * vector_bytes(weight_format, self.hidden)
-        needed = max(self.least, 2 * self.outputs * row_bytes // VECTORS)
-        return -(-needed // row_bytes // NAMED_SHARE) * NAMED_SHARE
-
-    def nbytes(self, weight_format: str) -> int:
-        """Bytes that all rows take."""
-        return self.rows(weight_format) * VECTORS * vector_bytes(weight_format, self.hidden)
+        layers = math.ceil(max(self.least, 2 * self.outputs * row_bytes / VECTORS) / row_bytes / self.neurons)
+        return layers * self.neurons
 
 
 def random_rows(weight_format: str, shape: Shape) -> torch.Tensor:
@@ -67,7 +63,7 @@ def random_rows(weight_format: str, shape: Shape) -> torch.Tensor:
 class Operators:
     """A unit's operators over the weights of one format, each call over others than the call before.
 
-    Calls are short, about a millisecond on one core: few of them are interrupted where other processes want the core.
+    Calls are short, a millisecond or two on one core: few of them are interrupted where other processes want the core.
 
     moved: by access, bytes of weights that one call reads; for None, which is as many tokens as a native operator takes
     through a projection, its floating-point operations.
@@ -76,47 +72,70 @@ class Operators:
     def __init__(self, unit: Unit, rows: torch.Tensor, weight_format: str, shape: Shape) -> None:
         self.unit = unit
         placed = unit.place(rows, weight_format)
-        # silu is zero nowhere, so that all rows that are named are finished
-        self._bank = RowBank(placed, weight_format, shape.hidden, True, "silu")
         # The vectors of the rows, one after the other, are those of a matrix.
         self._vectors = Matrix(placed.view(VECTORS * len(placed), -1), weight_format, shape.hidden)
-        generator = torch.Generator().manual_seed(1)
-        order = torch.randperm(len(rows), generator=generator).view(NAMED_SHARE, -1)
-        masks = torch.zeros(NAMED_SHARE, 1, len(rows), dtype=torch.bool)
-        masks[torch.arange(NAMED_SHARE)[:, None], 0, order] = True
-        self._x = torch.randn(MAX_TOKENS, shape.hidden, generator=generator).to(unit.device)
-        self._named = order.shape[1]
+        self._x = torch.randn(MAX_TOKENS, shape.hidden, generator=torch.Generator().manual_seed(1)).to(unit.device)
+        self._named = shape.neurons // NAMED_SHARE
         matrices, smaller = self.pieces(shape.outputs), self.pieces(max(1, shape.outputs // 4))
         self._matrices, self._smaller = itertools.cycle(matrices), itertools.cycle(smaller)
-        self._masks = itertools.cycle(masks.to(unit.device))
+        banks = [_bank(placed[at : at + shape.neurons], weight_format, shape) for at in _starts(placed, shape.neurons)]
+        parts = [_bank(placed[at : at + self._named], weight_format, shape) for at in _starts(placed, self._named)]
+        masks = disjoint_masks(shape.neurons, self._named).to(unit.device)
+        self._parts, self._scattered = itertools.cycle(parts), itertools.cycle(itertools.product(masks, banks))
+        row_bytes = VECTORS * vector_bytes(weight_format, shape.hidden)
         self.moved: dict[Access | None, int] = {
             "dense": matrices[0].nbytes,
-            "rows": self._named * VECTORS * vector_bytes(weight_format, shape.hidden),
+            "rows": self._named * row_bytes,
+            "passed": self._named * row_bytes,
             None: 2 * MAX_TOKENS * smaller[0].rows * shape.hidden,
         }
 
     def call(self, access: Access | None) -> Call:
         """What does one call's work, which is complete when it returns."""
-        return self._many if access is None else self._dense if access == "dense" else self._rows
+        if access is None:
+            return self._many
+        return {"dense": self._dense, "rows": self._rows, "passed": self._passed}[access]
 
     def pieces(self, rows: int) -> list[Matrix]:
         """All weights as matrices of so many rows."""
-        data = self._vectors.data
-        starts = range(0, len(data) - rows + 1, rows)
-        return [Matrix(data[at : at + rows], self._vectors.weight_format, self._vectors.columns) for at in starts]
+        data, of = self._vectors.data, self._vectors
+        return [Matrix(data[at : at + rows], of.weight_format, of.columns) for at in _starts(data, rows)]
 
     def _dense(self) -> None:
         self.unit.linear(self._x[:1], next(self._matrices), None)
         complete(self.unit)
 
     def _rows(self) -> None:
-        _, counts = self.unit.sparse_ffn(self._bank, self._x[:1], next(self._masks), True)
+        mask, bank = next(self._scattered)
+        _, counts = self.unit.sparse_ffn(bank, self._x[:1], mask, True)
         assert counts.finished == self._named, "silu is not zero for these weights"
+        complete(self.unit)
+
+    def _passed(self) -> None:
+        self.unit.sparse_ffn(next(self._parts), self._x[:1], None, False)
         complete(self.unit)
 
     def _many(self) -> None:
         self.unit.linear(self._x, next(self._smaller), None)
         complete(self.unit)
+
+
+def disjoint_masks(rows: int, named: int) -> torch.Tensor:
+    """bool `[masks, 1, rows]`: rows here and there, `named` in each mask, none in two, hardly any in none."""
+    count = rows // named
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(2))[: count * named].view(count, named)
+    masks = torch.zeros(count, 1, rows, dtype=torch.bool)
+    masks[torch.arange(count)[:, None], 0, order] = True
+    return masks
+
+
+def _bank(rows: torch.Tensor, weight_format: str, shape: Shape) -> RowBank:
+    """silu is zero nowhere, so that all rows that are named are finished."""
+    return RowBank(rows, weight_format, shape.hidden, True, "silu")
+
+
+def _starts(data: torch.Tensor, rows: int) -> range:
+    return range(0, len(data) - rows + 1, rows)
 
 
 def complete(unit: Unit) -> None:

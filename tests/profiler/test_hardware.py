@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,18 +13,20 @@ from hypothesis import strategies as st
 
 from profiler.artifacts import UserError
 from profiler.hardware import Hardware, read_hardware, shipped_hardware, write_hardware
-from profiler.speeds import ComputeUnit, FlashSpeed, Reading, Speed
+from profiler.speeds import Access, ComputeUnit, FlashSpeed, Reading, Speed
 
 bandwidths = st.floats(1e6, 1e15)
 delays = st.floats(0, 10)
 sizes = st.integers(1, 1 << 60)
-speeds = st.dictionaries(st.sampled_from(["f16", "q8_0", "q4_0"]), st.builds(Speed, bandwidths, bandwidths))
+flops = st.none() | st.floats(1e6, 1e18)
+speed = st.builds(Speed, bandwidths, bandwidths, flops, st.none() | bandwidths)
+speeds = st.dictionaries(st.sampled_from(["f16", "q8_0", "q4_0"]), speed)
 units = st.builds(
     ComputeUnit,
     bandwidths,
     delays,
     contention=st.floats(1, 2),
-    flops=st.none() | st.floats(1e6, 1e18),
+    flops=flops,
     memory=st.none() | sizes,
     speeds=speeds,
 )
@@ -31,10 +34,11 @@ readings = st.builds(
     Reading,
     st.sampled_from(["gpu", "cpu"]),
     st.text(max_size=8),
-    st.sampled_from(["dense", "rows"]),
+    st.sampled_from(get_args(Access)),
     st.integers(0, 128),
     st.booleans(),
     bandwidths,
+    st.floats(0, 1e6),
 )
 machines = st.builds(
     Hardware,
@@ -194,3 +198,15 @@ def test_a_format_without_a_speed_of_its_own_is_read_at_the_memorys() -> None:
     unit = ComputeUnit(2e9, 0, speeds={"q4_0": Speed(1e9, 5e8)})
     assert unit.speed("q4_0") == Speed(1e9, 5e8)
     assert unit.speed("f16") == Speed(2e9, 2e9)
+
+
+def test_products_of_a_format_are_its_own_where_they_are_known() -> None:
+    unit = ComputeUnit(2e9, 0, flops=1e12, speeds={"q4_0": Speed(1e9, 5e8, flops=3e12), "q8_0": Speed(1e9, 5e8)})
+    assert [unit.products(name) for name in ("q4_0", "q8_0", "f16")] == [3e12, 1e12, 1e12]
+    assert ComputeUnit(2e9, 0).products("f16") is None
+
+
+def test_the_digest_counts_every_figure_of_a_format() -> None:
+    known = {Speed(1e9, 5e8), Speed(1e9, 5e8, flops=1e12), Speed(1e9, 5e8, passed=7e8), Speed(1e9, 6e8)}
+    units = [replace(STAND_IN.gpu, speeds={"f16": one}) for one in known]
+    assert len({replace(STAND_IN, gpu=unit).digest for unit in units}) == 4

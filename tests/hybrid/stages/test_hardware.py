@@ -2,26 +2,29 @@
 
 import os
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybrid.ops import cpu
 from hybrid.runtime.cores import shared_cores, usable_cores
 from hybrid.runtime.this_machine import measured_path, this_machine
 from hybrid.runtime.unit import Unit, host_unit, stand_in_unit
-from hybrid.stages import hardware, hardware_machine
+from hybrid.stages import hardware, hardware_machine, hardware_weights
 from hybrid.stages.hardware import HardwareSettings, measure
-from hybrid.stages.hardware_delays import measure_hand_over, measure_overhead
+from hybrid.stages.hardware_delays import LONG, SHORT, measure_hand_over, measure_overhead
 from hybrid.stages.hardware_machine import prepare
 from hybrid.stages.hardware_units import UnitFigures
-from hybrid.stages.hardware_weights import Operators, Shape, random_rows
+from hybrid.stages.hardware_weights import Operators, Shape, disjoint_masks, random_rows
 from profiler.artifacts import UserError
 from profiler.formats import WEIGHT_FORMATS, vector_bytes
 from profiler.hardware import read_hardware
-from profiler.speeds import Speed
+from profiler.speeds import Access, Speed
 
 TINY = Shape(least=1 << 16, hidden=64, outputs=64, neurons=96)
 FAST = HardwareSettings(flash=False, scale=0.0, shape=TINY)
@@ -47,7 +50,7 @@ def everything(machine, formats, devices, threads) -> None:
     """Every reading that is due, once, and a speed of every unit for every format."""
     found = [(r.unit, r.weight_format, r.access, r.threads, r.beside) for r in machine.readings]
     assert len(set(found)) == len(found)
-    own = {(unit, f, access, threads[unit], False) for unit in devices for f in formats for access in ("dense", "rows")}
+    own = {(unit, f, access, threads[unit], False) for unit in devices for f in formats for access in get_args(Access)}
     beside = {(*where[:4], True) for where in own} if len(devices) > 1 else set()
     assert own | beside <= set(found)
     assert {where[3] for where in found if where[0] == "cpu"} >= {1, usable_cores(), threads["cpu"]}
@@ -118,33 +121,63 @@ def test_the_drive_is_part_of_it(cache, tmp_path, monkeypatch) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache"]
 
 
+class Watched(Unit):
+    """A stand-in that notes what its operators are given: addresses of weights, bytes read, tokens."""
+
+    def __init__(self) -> None:
+        super().__init__("gpu", torch.device("cpu"), cpu.Pool(1), in_place=False, budget=1 << 40)
+        self.seen = []
+
+    def linear(self, x, weight, bias):
+        self.seen.append((weight.data.data_ptr(), weight.nbytes, len(x)))
+        return super().linear(x, weight, bias)
+
+    def sparse_ffn(self, bank, x, named, skip_inactive, *rest):
+        y, counts = super().sparse_ffn(bank, x, named, skip_inactive, *rest)
+        self.seen.append((bank.addresses[0], counts.finished * 3 * vector_bytes(bank.weight_format, 64), len(x)))
+        return y, counts
+
+
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
-def test_calls_read_all_weights_in_turn_and_say_how_many_bytes(weight_format) -> None:
-    rows = random_rows(weight_format, TINY)
+def test_calls_take_turns_on_all_weights_and_say_what_they_read(weight_format) -> None:
+    rows, unit = random_rows(weight_format, TINY), Watched()
     row_bytes = 3 * vector_bytes(weight_format, 64)
-    assert rows.numel() * rows.element_size() == len(rows) * row_bytes >= TINY.least
-    operators = Operators(stand_in_unit(1, 1 << 40), rows, weight_format, TINY)
-    masks = [next(operators._masks) for _ in range(10)]
-    assert torch.equal(sum(mask.int() for mask in masks), torch.ones(1, len(rows), dtype=torch.int32))
-    assert {int(mask.sum()) * row_bytes for mask in masks} == {operators.moved["rows"]}
-    assert operators.moved["dense"] == 64 * vector_bytes(weight_format, 64)
-    assert operators.moved[None] == 2 * 16 * 16 * 64
-    assert sum(piece.nbytes for piece in operators.pieces(1)) == len(rows) * row_bytes
-    for access in ("dense", "rows", None):
-        operators.call(access)()
+    layers = len(rows) // TINY.neurons
+    assert rows.numel() * rows.element_size() == layers * TINY.neurons * row_bytes >= TINY.least
+    operators = Operators(unit, rows, weight_format, TINY)
+    for access, turns in (("dense", len(rows) * 3 // 64), ("rows", 10 * layers), ("passed", len(rows) // 9)):
+        unit.seen.clear()
+        for _ in range(turns):
+            operators.call(access)()
+        assert {(read, tokens) for _, read, tokens in unit.seen} == {(operators.moved[access], 1)}
+        places = [place for place, _, _ in unit.seen]
+        assert len(set(places)) == (layers if access == "rows" else turns)
+        assert all(one != other for one, other in pairwise(places))
+    operators.call(None)()
+    assert unit.seen[-1][2] == 16
+    assert operators.moved[None] == 2 * 16 * unit.seen[-1][1] // vector_bytes(weight_format, 64) * 64
 
 
-def test_the_host_uses_weights_in_place_and_others_copy_them() -> None:
-    rows = random_rows("f16", TINY)
-    assert Operators(host_unit(1), rows, "f16", TINY)._bank.addresses[0] == rows.data_ptr()
-    assert Operators(stand_in_unit(1, 1 << 40), rows, "f16", TINY)._bank.addresses[0] != rows.data_ptr()
+def test_rows_are_named_here_and_there_and_in_one_mask_each() -> None:
+    masks = disjoint_masks(96, 9)
+    assert masks.shape == (10, 1, 96) and (masks.sum(-1) == 9).all()
+    assert masks.int().sum(0).max() == 1
+
+
+def test_the_host_uses_weights_in_place_and_others_copy_them(monkeypatch) -> None:
+    rows, seen = random_rows("f16", TINY), []
+    monkeypatch.setattr(hardware_weights, "RowBank", lambda data, *rest: seen.append(data.data_ptr()))
+    for unit in (host_unit(1), stand_in_unit(1, 1 << 40)):
+        Operators(unit, rows, "f16", TINY)
+    assert seen[0] == rows.data_ptr() and seen[len(seen) // 2] != rows.data_ptr()
 
 
 def test_delays_are_timed_on_units_with_and_without_recorded_programs(poolless) -> None:
     host = host_unit(1)
     for near in (stand_in_unit(1, 1 << 40), poolless):
         assert measure_overhead(near, 1, 0.0) >= 0
-        assert measure_hand_over(near, host, 64, 96, 1e9, 0.0).value >= 0
+        for between in (LONG, SHORT):
+            assert measure_hand_over(near, host, 64, 96, 1e9, between, 0.0).seconds >= 0
 
 
 @given(*[st.lists(st.floats(0.01, 1e4), min_size=1, max_size=5)] * 2)
