@@ -87,10 +87,11 @@ class Costs:
         """Seconds of products with `read` bytes of weights, one row after the other."""
         machine = self.machine(unit)
         seconds = read / machine.speed(self.sizes.weight_format).dense
-        if machine.flops is None:
+        flops = machine.products(self.sizes.weight_format)
+        if flops is None:
             return seconds
         operations = 2 * self.batch * read * 8 / bits_per_weight(self.sizes.weight_format)
-        return max(seconds, operations / machine.flops)
+        return max(seconds, operations / flops)
 
     def flash(self) -> Numbers:
         """Seconds `[layers, rows]` that rows on flash take more than rows in memory: each fault brings one row."""

@@ -40,13 +40,15 @@ class RowReads:
         """Seconds `[layers, rows]` that a unit takes for rows in its memory, alone.
 
         Rows here and there come at the speed of a tenth of the rows named; the more often rows are needed, the more of
-        them lie side by side, and a byte's time goes over to that of dense reading in proportion. Where products take
-        longer than reading, they count.
+        them lie side by side, and a byte's time goes over to that of a bank read whole in proportion. Where products
+        take longer than reading, they count.
         """
         speed = unit.speed(self.weight_format)
-        scattered = (1 - self.density) / speed.rows + self.density / speed.dense
-        reading = self.passed / speed.dense + self.picked * scattered
-        return np.asarray(reading if unit.flops is None else np.maximum(reading, self.products / unit.flops))
+        whole = speed.passed or speed.dense
+        scattered = (1 - self.density) / speed.rows + self.density / whole
+        reading = self.passed / whole + self.picked * scattered
+        flops = unit.products(self.weight_format)
+        return np.asarray(reading if flops is None else np.maximum(reading, self.products / flops))
 
 
 def row_reads(sizes: ModelSizes, frequencies: Frequencies | None, mode: Mode, batch: int) -> RowReads:

@@ -217,6 +217,18 @@ def test_speeds_follow_the_format_and_how_scattered_rows_are(
     assert gated.seconds(unit)[0, 0] == pytest.approx(64 / 1e7 + 128 * 0.5 * (0.5 / 2.5e6 + 0.5 / 1e7))
 
 
+def test_banks_read_whole_have_a_speed_of_their_own(
+    make_sizes: Callable[..., ModelSizes], two_rows: Frequencies
+) -> None:
+    unit = ComputeUnit(1e9, 0, speeds={"f16": Speed(dense=1e7, rows=2.5e6, passed=5e6, flops=1e15)})
+    dense = row_reads(make_sizes(1), two_rows, "dense", 1).seconds(unit)
+    assert dense[0, 0] == pytest.approx(192 / 5e6)
+    gated = row_reads(make_sizes(1), two_rows, "exact", 1).seconds(unit)
+    assert gated[0, 0] == pytest.approx(64 / 5e6 + 128 * 0.5 * (0.5 / 2.5e6 + 0.5 / 5e6))
+    slow = ComputeUnit(1e9, 0, flops=1e12, speeds={"f16": Speed(dense=1e7, rows=2.5e6, flops=1e3)})
+    assert row_reads(make_sizes(1), two_rows, "dense", 4).seconds(slow)[0, 0] == pytest.approx(4 * 2 * 96 / 1e3)
+
+
 def test_a_layer_without_a_predictor_is_read_as_in_exact_mode(
     make_sizes: Callable[..., ModelSizes], make_frequencies: Callable[..., Frequencies]
 ) -> None:
