@@ -1,13 +1,17 @@
-"""The shipped model, prepared once per run (or taken from HYBRID_CACHE, where `make demo` left it)."""
+"""The shipped model, prepared once per run (or taken from HYBRID_CACHE, where `make demo` left it), and commands."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,3 +42,37 @@ def heldout() -> str:
 
     lines = HELDOUT_TEXT.read_bytes().splitlines()
     return "".join(json.loads(line)["text"] for line in lines)
+
+
+@pytest.fixture
+def hybrid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`hybrid(*arguments) -> (exit code, stdout, stderr)`, in this process."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        from hybrid import cli
+
+        monkeypatch.setattr(sys, "argv", ["hybrid", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        return code or 0, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def refused(hybrid: Command) -> Callable[..., str]:
+    """`refused(*arguments) -> message` of a command that must fail with one clear error."""
+
+    def run(*arguments: object) -> str:
+        code, out, err = hybrid(*arguments)
+        assert code == 1
+        assert out == ""
+        assert err.startswith("hybrid: ")
+        assert "Traceback" not in err
+        return err
+
+    return run

@@ -11,43 +11,11 @@ import time
 
 import pytest
 
-from hybrid import cli
 from hybrid.runtime import unit
 from hybrid.stages.pack import pack
 from profiler.artifacts import directory_lock
 
 QUICKLY = ("--tokens", 3000, "--rank", 4, "--steps", 10)  # of `hybrid profile`
-
-
-@pytest.fixture
-def hybrid(monkeypatch, capsys):
-    """`hybrid(*arguments) -> (exit code, stdout, stderr)`, in this process."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hybrid", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        code = ended.value.code
-        return (0 if code is None else code), shown.out, shown.err
-
-    return run
-
-
-@pytest.fixture
-def refused(hybrid):
-    """`refused(*arguments) -> message` of a command that must fail with one clear error."""
-
-    def run(*arguments):
-        code, out, err = hybrid(*arguments)
-        assert code == 1
-        assert out == ""
-        assert err.startswith("hybrid: ")
-        assert "Traceback" not in err
-        return err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,8 @@
 """`hybrid simulate` as a user types it: tables that say what they are, JSON, and clear words."""
 
 import json
-import sys
 
 import pytest
-
-from hybrid import cli
-
-
-@pytest.fixture
-def hybrid(monkeypatch, capsys):
-    """`hybrid(*arguments) -> (exit code, stdout, stderr)`, in this process."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hybrid", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return ended.value.code or 0, shown.out, shown.err
-
-    return run
-
 
 SHAPE = ("simulate", "--shape", "opt-6.7b", "--format", "q4_0", "--context", 256)
 

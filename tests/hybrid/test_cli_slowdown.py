@@ -1,29 +1,12 @@
 """`--slowdown` as a user types it: the same text, and a clear word where it makes no sense."""
 
 import json
-import sys
 
 import pytest
 
-from hybrid import cli
 from hybrid.cli_options import parse_slowdown
 from hybrid.ops import cpu
 from profiler.artifacts import UserError
-
-
-@pytest.fixture
-def hybrid(monkeypatch, capsys):
-    """`hybrid(*arguments) -> (exit code, stdout, stderr)`, in this process."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hybrid", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return ended.value.code or 0, shown.out, shown.err
-
-    return run
 
 
 @pytest.fixture
