@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement.greedy import improve, top_k
+from placement.greedy import top_k
 from placement.problem import Choice, DenseParts, PlacementProblem
+from placement.steps import improve
 
 Small = Callable[[int], PlacementProblem]
 TryAll = Callable[[PlacementProblem], Any]

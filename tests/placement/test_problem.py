@@ -29,7 +29,6 @@ def two_layers() -> PlacementProblem:
         cpu_start=0.25,
         gpu_share=0.0,
         cpu_share=0.0,
-        overlapped=True,
         hand_over=2.0,
         least=(0, 5),
         attention=DenseParts(np.array([100, 200]), np.array([[30.0, 3.0], [50.0, 5.0]])),
@@ -61,7 +60,7 @@ def test_units_that_share_memory_slow_each_other(two_layers: PlacementProblem) -
     slowed = replace(two_layers, gpu_share=0.5, cpu_share=0.1)
     split = max(4.25 + 0.5 * 1.5, 1.5 + 0.1 * 4.25)
     assert slowed.cost(choose((1, 0), (0, 0))) == pytest.approx(split + 2 + 30 + 8.25 + 50 + 70)
-    added = replace(two_layers, overlapped=False)
+    added = replace(two_layers, gpu_share=1.0, cpu_share=1.0)
     assert added.cost(choose((1, 0), (0, 0))) == pytest.approx(1.5 + 4.25 + 2 + 30 + 8.25 + 50 + 70)
 
 
