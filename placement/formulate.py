@@ -16,7 +16,6 @@ from placement.reads import row_reads
 from profiler.hardware import Hardware
 
 GROUP_ROWS = 64
-MOST_FLASH_GROUPS = 128  # a layer with three places for its groups has pairs of cuts to choose from
 UNITS: tuple[Unit, Unit] = ("cpu", "gpu")  # in the order of a problem's tables
 KEPT_IMPACT = 1e-3  # of a row in RAM rather than on flash, so that it only decides between equals on the GPU
 
@@ -43,7 +42,7 @@ def formulate(
     predicts = mode == "predicted"
     reads = row_reads(sizes, frequencies, mode, budgets.batch)
     costs = Costs(sizes, hardware, reads, budgets.batch, budgets.context, predicts)
-    groups = group_sizes(sizes.n_rows, flash)
+    groups = group_sizes(sizes.n_rows)
     kv = sizes.kv_bytes(budgets.context, budgets.batch)
     dense = [a + kv + (p if predicts else 0) for a, p in zip(sizes.attention_bytes, sizes.predictor_bytes, strict=True)]
     ends = [sizes.embeddings_bytes + sizes.positions_bytes, sizes.head_bytes + sizes.final_norm_bytes]
@@ -71,9 +70,8 @@ def formulate(
         flash=on_flash,
         gpu_start=costs.overhead("gpu") * timed,
         cpu_start=costs.overhead("cpu") * timed,
-        gpu_share=hardware.gpu_share,
-        cpu_share=hardware.cpu_share,
-        overlapped=timed,
+        gpu_share=hardware.gpu_share if timed else 1.0,
+        cpu_share=hardware.cpu_share if timed else 1.0,
         hand_over=hardware.hand_over * timed,
         least=(least,) * sizes.n_layers,
         attention=DenseParts(np.array(dense, dtype=np.int64), attention_costs),
@@ -129,12 +127,9 @@ def least_rows(sizes: ModelSizes, hardware: Hardware) -> int | None:
     return math.ceil(hardware.sync / saved)
 
 
-def group_sizes(n_rows: int, flash: bool) -> npt.NDArray[np.int64]:
-    """Rows of each group of a layer, all `GROUP_ROWS` but perhaps the last; more of them where flash is a place."""
-    size = GROUP_ROWS
-    while flash and -(-n_rows // size) > MOST_FLASH_GROUPS:
-        size *= 2
-    return np.diff(np.append(np.arange(0, n_rows, size), n_rows)).astype(np.int64)
+def group_sizes(n_rows: int) -> npt.NDArray[np.int64]:
+    """Rows of each group of a layer, all `GROUP_ROWS` but perhaps the last."""
+    return np.diff(np.append(np.arange(0, n_rows, GROUP_ROWS), n_rows)).astype(np.int64)
 
 
 def in_groups(rows: Numbers, groups: npt.NDArray[np.int64]) -> Numbers:

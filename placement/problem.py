@@ -1,7 +1,7 @@
 """Placement as a problem of whole numbers: where each layer's hottest groups of rows end, and where dense parts live.
 
 Both objectives are costs to be minimised: seconds of a step, or the impact that is not on the GPU. Everything that a
-solver, greedy, the relaxation and brute force need is a table of costs per layer and a few bytes.
+solver, greedy, the relaxation and brute force need is what each unit's work costs per layer, and a few bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from placement.plan import Objective
 
 Numbers = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
 CPU, GPU = 0, 1  # places in tables
 
 
@@ -57,10 +58,10 @@ class PlacementProblem:
     groups: rows of each group, `[groups]`, the last perhaps fewer; the same in every layer. row_bytes: of one row.
     gpu, cpu: cost of a group on each unit, `[layers, groups]`; flash: what it costs more there, None where no row may
     be left on flash. gpu_start, cpu_start: cost of having any group on that unit. gpu_share, cpu_share: what the other
-    unit's work grows by (`Hardware.joined_seconds`). A layer costs the end of both units' work where `overlapped`, else
-    the sum of its groups; and hand_over if any group is elsewhere than the attention, half of it where consecutive
-    dense parts are. least: per layer the fewest rows that may be on the GPU if any are (C_l of PowerInfer, §6.3.1),
-    None where none may.
+    unit's work grows by, 0 to 1; a layer costs the end of both units' work (`Hardware.joined_seconds`), which is the
+    sum of both where the shares are 1; and hand_over if any group is elsewhere than the attention, half of it where
+    consecutive dense parts are. least: per layer the fewest rows that may be on the GPU if any are (C_l of PowerInfer,
+    §6.3.1), None where none may.
     attention: dense parts of the layers; ends: embeddings and head, which `tied` are one. vram, ram: bytes left for all
     these, ram None for no limit.
     """
@@ -75,7 +76,6 @@ class PlacementProblem:
     cpu_start: float
     gpu_share: float
     cpu_share: float
-    overlapped: bool
     hand_over: float
     least: tuple[int | None, ...]
     attention: DenseParts
@@ -86,6 +86,7 @@ class PlacementProblem:
 
     def __post_init__(self) -> None:
         assert self.gpu.shape == self.cpu.shape == (len(self.least), len(self.groups))
+        assert min(self.gpu.min(), self.cpu.min(), self.gpu_start, self.cpu_start, self.hand_over) >= 0
         assert self.flash is None or (self.flash.shape == self.gpu.shape and self.flash.min() >= 0)
         assert len(self.groups) > 0 and self.groups.min() > 0 and self.row_bytes > 0
         assert len(self.attention.bytes) == len(self.least) and len(self.ends.bytes) == 2
@@ -107,42 +108,101 @@ class PlacementProblem:
         return np.concatenate(([0], np.cumsum(self.groups)))
 
     @cached_property
-    def layer_costs(self) -> Numbers:
-        """Cost `[layers, 2, groups + 1, kept]` of a layer by unit of its attention, cut, and groups kept in memory.
+    def gpu_work(self) -> Numbers:
+        """Cost `[layers, groups + 1]` of the GPU's work for the first so many groups of a layer, its start included."""
+        work = _summed(self.gpu)
+        work[:, 1:] += self.gpu_start
+        return work
 
-        Infinite where a choice is not allowed. `kept` has `groups + 1` places, or one where nothing is on flash. What
-        attention costs is included, changes of unit between layers are not.
-        """
-        count = self.n_groups
-        before = np.zeros((self.n_layers, 1))
-        on_gpu = np.concatenate((before, np.cumsum(self.gpu, axis=1)), axis=1)
-        on_gpu[:, 1:] += self.gpu_start
-        on_cpu = np.concatenate((np.cumsum(self.cpu[:, ::-1], axis=1)[:, ::-1], before), axis=1)
-        on_cpu[:, :-1] += self.cpu_start
-        gpu, cpu = on_gpu[:, :, None], on_cpu[:, :, None]
-        if self.flash is not None:
-            more = np.concatenate((np.cumsum(self.flash[:, ::-1], axis=1)[:, ::-1], before), axis=1)
-            cpu = cpu + more[:, None, :]
-        both = cpu + gpu * self.gpu_share, gpu + cpu * self.cpu_share
-        rows = np.maximum(*both) if self.overlapped else gpu + cpu
-        if self.flash is not None:
-            cut, kept = np.ogrid[: count + 1, : count + 1]
-            rows[:, kept < cut] = np.inf
+    @cached_property
+    def cpu_work(self) -> Numbers:
+        """Cost `[layers, groups + 1]` of the CPU's work for all but the first so many groups, flash aside."""
+        work = _summed(self.cpu[:, ::-1])[:, ::-1]
+        work[:, :-1] += self.cpu_start
+        return work
+
+    @cached_property
+    def flash_work(self) -> Numbers:
+        """What all but the first so many groups cost more on flash, `[layers, groups + 1]`; nothing without flash."""
+        if self.flash is None:
+            return np.zeros((self.n_layers, self.n_groups + 1))
+        return _summed(self.flash[:, ::-1])[:, ::-1]
+
+    @cached_property
+    def closed(self) -> npt.NDArray[np.bool_]:
+        """Which cuts `[layers, groups + 1]` hold too few rows, or any where there may be none."""
+        closed = np.zeros((self.n_layers, self.n_groups + 1), dtype=bool)
         for layer, least in enumerate(self.least):
-            rows[layer, 1 : self.first_cut(layer)] = np.inf
-            if least is None:
-                rows[layer, 1:] = np.inf
-        costs = np.stack((rows, rows), axis=1)
-        costs[:, CPU, 1:] += self.hand_over  # groups on the GPU, attention on the CPU
-        costs[:, GPU, :-1] += self.hand_over
-        return np.asarray(costs + self.attention.costs[:, :, None, None])
+            closed[layer, 1 : None if least is None else self.first_cut(layer)] = True
+        return closed
+
+    @cached_property
+    def cpu_ends_last(self) -> tuple[Places, Places]:
+        """Up to which groups kept, `[layers, groups + 1]` by cut, a layer ends with the CPU rather than with the GPU.
+
+        -1 where it never does. It falls with the cut; and the last cut `[layers]` that is itself no more than that.
+        """
+        cuts = np.arange(self.n_groups + 1)
+        if max(self.gpu_share, self.cpu_share) >= 1:
+            last = np.full((self.n_layers, len(cuts)), self.n_groups)
+        else:
+            least = self.gpu_work * ((1 - self.gpu_share) / (1 - self.cpu_share)) - self.cpu_work
+            found = [np.searchsorted(-f, -h, side="right") for f, h in zip(self.flash_work, least, strict=True)]
+            last = np.stack(found) - 1
+        return last, (cuts <= last).sum(axis=1) - 1
+
+    def joined(self, gpu: Numbers, cpu: Numbers) -> Numbers:
+        """When both units are done with work that alone costs them so much."""
+        return np.maximum(cpu + self.gpu_share * gpu, gpu + self.cpu_share * cpu)
+
+    def layer_costs(self, layers: Places, units: Places, cuts: Places, kept: Places) -> Numbers:
+        """Costs of layers by unit of the attention, cut, and groups kept in memory, arrays that broadcast.
+
+        Infinite where a choice is not allowed. What attention costs is included, changes of unit between layers not.
+        """
+        cpu = self.cpu_work[layers, cuts] + self.flash_work[layers, kept]
+        away = np.where(units == GPU, cuts < self.n_groups, cuts > 0)
+        costs = self.joined(self.gpu_work[layers, cuts], cpu) + self.hand_over * away
+        refused = self.closed[layers, cuts] | (kept < cuts)
+        if self.flash is None:
+            refused = refused | (kept != self.n_groups)
+        return np.where(refused, np.inf, costs + self.attention.costs[layers, units])
 
     @cached_property
     def dearest(self) -> float:
         """A cost that no allowed choice exceeds, above 0."""
-        layers, ends = (np.where(np.isfinite(x), x, 0.0) for x in (self.layer_costs, self.ends.costs))
-        total = layers.max(axis=(1, 2, 3)).sum() + ends.max(axis=1).sum() + self.hand_over * self.n_layers
-        return float(total) or 1.0
+        work = sum(
+            float(side[:, at].sum()) for side, at in ((self.gpu_work, -1), (self.cpu_work, 0), (self.flash_work, 0))
+        )
+        parts = (np.where(np.isfinite(x.costs), x.costs, 0.0).max(axis=1).sum() for x in (self.attention, self.ends))
+        changes = self.hand_over * (1.5 * self.n_layers + 0.5)
+        return float(work + sum(parts) + changes) or 1.0
+
+    def limits(self, attentions: int | None = None) -> Numbers:
+        """Both budgets `[2]`, that of RAM perhaps infinite, less what no whole group can fill.
+
+        attentions: how many are on the GPU. How much groups can fill is known where the dense parts' bytes are: where
+        all are held in place, or embeddings and head are and all attentions take the same.
+        """
+        budgets = np.array([self.vram, math.inf if self.ram is None else self.ram], dtype=np.float64)
+        on_gpu = self._dense_on_gpu(attentions)
+        if on_gpu is None:
+            return budgets
+        step = int(np.gcd.reduce(self.groups)) * self.row_bytes
+        budgets[0] -= (self.vram - on_gpu) % step
+        if self.ram is not None:
+            budgets[1] -= (self.ram - int(self.attention.bytes.sum() + self.ends.bytes.sum()) + on_gpu) % step
+        return budgets
+
+    def _dense_on_gpu(self, attentions: int | None) -> int | None:
+        sizes, (ends, layers) = self.attention.bytes, (np.isfinite(x.costs) for x in (self.ends, self.attention))
+        if ends.all(axis=1).any():
+            return None
+        if layers.all(axis=1).any():
+            if attentions is None or sizes.min() != sizes.max():
+                return None
+            return int(self.ends.bytes[ends[:, GPU]].sum()) + attentions * int(sizes[0])
+        return int(self.ends.bytes[ends[:, GPU]].sum() + sizes[layers[:, GPU]].sum())
 
     def with_ends(self, embeddings: int, head: int) -> PlacementProblem:
         """The same problem with embeddings and head on given units."""
@@ -162,20 +222,14 @@ class PlacementProblem:
 
     def cost(self, choice: Choice) -> float:
         """What a choice costs: infinite where it is not allowed, whatever it takes."""
-        layers = self.layer_costs
-        kept = choice.kept if self.flash is not None else (0,) * self.n_layers
-        if self.flash is None and any(k != self.n_groups for k in choice.kept):
-            return math.inf
         if self.tied and choice.embeddings != choice.head:
             return math.inf
-        costs = [
-            float(layers[layer, unit, cut, last])
-            for layer, (unit, cut, last) in enumerate(zip(choice.attention, choice.cuts, kept, strict=True))
-        ]
+        units, cuts, kept = (np.array(x) for x in (choice.attention, choice.cuts, choice.kept))
+        costs = self.layer_costs(np.arange(self.n_layers), units, cuts, kept)
         places = (choice.embeddings, *choice.attention, choice.head)
         changes = sum(before != after for before, after in pairwise(places))
         ends = float(self.ends.costs[0, choice.embeddings] + self.ends.costs[1, choice.head])
-        return math.fsum(costs) + ends + self.hand_over / 2 * changes
+        return math.fsum(costs.tolist()) + ends + self.hand_over / 2 * changes
 
     def taken(self, choice: Choice) -> tuple[int, int]:
         """Bytes of GPU memory and of RAM, exactly, work buffers aside."""
@@ -196,3 +250,8 @@ class PlacementProblem:
     def allows(self, choice: Choice) -> bool:
         """Whether a choice keeps every constraint."""
         return self.fits(choice) and math.isfinite(self.cost(choice))
+
+
+def _summed(costs: Numbers) -> Numbers:
+    """Sums `[layers, groups + 1]` of the first so many groups."""
+    return np.concatenate((np.zeros((len(costs), 1)), np.cumsum(costs, axis=1)), axis=1)

@@ -121,7 +121,7 @@ def _set_objective(problem: PlacementProblem, program: Program) -> None:
     for layer in range(problem.n_layers):
         gpu, cpu = _work(problem, program, layer)
         a, xs = program.attention[layer], program.on_gpu[layer]
-        if problem.overlapped:
+        if min(problem.gpu_share, problem.cpu_share) < 1:
             time = program.model.add_variable(f"t_{layer}", lowBound=0)
             program.model.addConstraint(time >= cpu + problem.gpu_share * gpu)
             program.model.addConstraint(time >= gpu + problem.cpu_share * cpu)

@@ -21,6 +21,11 @@ from placement.programs import Program, build_program
 MipSolver = Literal["highs", "cbc"]
 CBC = Path(pulp.PULP_CBC_CMD.pulp_cbc_path)
 HAS_INCUMBENT = 2  # highspy's kSolutionStatusFeasible
+# No program here is unbounded, as no cost is negative.
+RESULT = (
+    r"^(?:Result - )?"
+    r"(Optimal|Problem \w+ infeasible|Linear relaxation infeasible|Pre-processing says infeasible|Stopped on time limit)"
+)
 CBC_ROUNDING = 5e-4  # its log gives bounds to three decimals
 
 
@@ -127,7 +132,7 @@ def read_cbc_log(text: str) -> tuple[str, bool, float | None]:
     Raises:
         ValueError: the log holds no result.
     """
-    result = re.search(r"^(?:Result - )?(Optimal|Problem \w+ infeasible|Stopped on time limit)", text, re.MULTILINE)
+    result = re.search(RESULT, text, re.MULTILINE)
     if result is None:
         raise ValueError("CBC's log holds no result")
     objective = re.search(r"^Objective value:\s+(\S+)", text, re.MULTILINE)

@@ -146,27 +146,14 @@ def hard() -> PlacementProblem:
     groups = np.full(20, 64)
     groups[-1] = 8
     attention, ends = (DenseParts(np.zeros(n, dtype=np.int64), np.tile([0.0, 1e3], (n, 1))) for n in (12, 2))
+    dense = {"attention": attention, "ends": ends, "tied": False}
+    return _impact(impact, (600,) * 12, groups=groups, row_bytes=1, vram=2100, ram=None, **dense)
+
+
+def _impact(impact: Any, least: tuple[int | None, ...], **more: Any) -> PlacementProblem:
+    usual = {"flash": None, "gpu_start": 0.0, "cpu_start": 0.0, "gpu_share": 1.0, "cpu_share": 1.0, "hand_over": 0.0}
     nothing = np.zeros_like(impact)
-    return PlacementProblem(
-        "impact",
-        groups,
-        1,
-        nothing,
-        impact,
-        None,
-        0,
-        0,
-        0,
-        0,
-        False,
-        0,
-        (600,) * 12,
-        attention,
-        ends,
-        False,
-        2100,
-        None,
-    )
+    return PlacementProblem(**{**usual, "objective": "impact", "gpu": nothing, "cpu": impact, "least": least, **more})
 
 
 def _small_problem(seed: int) -> PlacementProblem:
@@ -200,7 +187,6 @@ def _small_problem(seed: int) -> PlacementProblem:
             cpu_start=0.02,
             gpu_share=contention[0] * (1 - 1 / contention[1]),
             cpu_share=contention[1] * (1 - 1 / contention[0]),
-            overlapped=True,
             hand_over=float(random.choice([0, 0.3])),
             least=(0,) * layers,
             attention=DenseParts(attention, -np.sort(-random.random((layers, 2)), axis=1)),
@@ -208,18 +194,10 @@ def _small_problem(seed: int) -> PlacementProblem:
             **shared,
         )
     least = tuple(None if random.random() < 0.1 else int(n) for n in random.integers(0, groups.sum() + 1, layers))
-    return PlacementProblem(
-        objective="impact",
-        gpu=np.zeros((layers, count)),
-        cpu=heat,
+    return _impact(
+        heat,
+        least,
         flash=heat * 1e-3 if flash else None,
-        gpu_start=0.0,
-        cpu_start=0.0,
-        gpu_share=0.0,
-        cpu_share=0.0,
-        overlapped=False,
-        hand_over=0.0,
-        least=least,
         attention=DenseParts(attention, np.stack([attention / 2, np.zeros(layers)], axis=1)),
         ends=DenseParts(ends, np.stack([ends / 2, np.zeros(2)], axis=1)),
         **shared,
@@ -238,7 +216,7 @@ def _layer_states(problem: PlacementProblem, layer: int) -> list[tuple[int, int,
             cpu = problem.cpu[layer, cut:].sum() + problem.cpu_start * (cut < count)
             cpu += 0 if problem.flash is None else problem.flash[layer, kept:].sum()
             ends = (cpu + problem.gpu_share * gpu, gpu + problem.cpu_share * cpu)
-            work = max(ends) if problem.overlapped else gpu + cpu
+            work = max(ends)
             held = int(problem.groups[cut:kept].sum())
             for unit in (0, 1):
                 away = cut < count if unit else cut > 0

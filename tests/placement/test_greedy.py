@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement.greedy import improve, top_k
+from placement.greedy import top_k
 from placement.problem import Choice, DenseParts, PlacementProblem
 
 Small = Callable[[int], PlacementProblem]
@@ -85,31 +85,3 @@ def test_the_hottest_groups_by_hand(small_problem: Small) -> None:
     ):
         given = replace(problem, vram=vram, least=least)
         assert top_k(given, heat_of(given), dense).cuts == cuts
-
-
-def test_steps_never_make_a_choice_dearer_nor_break_a_budget(
-    small_problem: Small, random_choice: Callable[..., Any], try_all: TryAll
-) -> None:
-    random = np.random.default_rng(0)
-    improved = reached = 0
-    for seed in range(150):
-        problem, best = small_problem(seed), try_all(small_problem(seed)).cost
-        for _ in range(5):
-            choice = random_choice(problem, random)
-            if not problem.allows(choice):
-                continue
-            better = improve(problem, choice)
-            assert problem.allows(better)
-            assert best - 1e-9 <= problem.cost(better) <= problem.cost(choice)
-            improved += problem.cost(better) < problem.cost(choice)
-            reached += problem.cost(better) <= best + 1e-9
-    assert improved > 100
-    assert reached > 50
-
-
-def test_the_best_choice_cannot_be_improved(small_problem: Small, try_all: TryAll) -> None:
-    for seed in range(150):
-        best = try_all(small_problem(seed))
-        if best.choice is not None:
-            problem = small_problem(seed)
-            assert problem.cost(improve(problem, best.choice)) == pytest.approx(best.cost, abs=1e-9)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placement.problem import PlacementProblem
+from placement.problem import Choice, DenseParts, PlacementProblem
 from placement.relaxation import bounds_by_attentions, cheapest, relax
 
 Small = Callable[[int], PlacementProblem]
@@ -86,6 +86,52 @@ def test_the_cheapest_choice_costs_least_of_all_with_memory_paid_for(
             assert paid(other) >= least - 1e-9
             if sum(other.attention) == count:
                 assert paid(other) >= paid(counted) - 1e-9
+
+
+def one_layer(random: np.random.Generator) -> PlacementProblem:
+    """Many groups, three places for each."""
+    contention = 1 + random.random(2) * random.integers(0, 2)
+    if (1 / contention).sum() <= 1:
+        contention = np.array([2.0, 2.0])
+    heat = random.random((1, 12)) * random.integers(0, 2, (1, 12))
+    parts = DenseParts(random.integers(0, 20, 1), random.random((1, 2)))
+    return PlacementProblem(
+        objective="latency",
+        groups=np.full(12, 3),
+        row_bytes=1,
+        gpu=heat * random.uniform(0, 2),
+        cpu=heat,
+        flash=random.random((1, 12)) * float(random.choice([0, 0.1, 3])),
+        gpu_start=0.1 * random.integers(0, 2),
+        cpu_start=0.2 * random.integers(0, 2),
+        gpu_share=contention[0] * (1 - 1 / contention[1]),
+        cpu_share=contention[1] * (1 - 1 / contention[0]),
+        hand_over=float(random.choice([0, 0.3])),
+        least=(int(random.choice([0, 0, 10])),),
+        attention=parts,
+        ends=DenseParts(np.zeros(2, dtype=np.int64), np.zeros((2, 2))),
+        tied=False,
+        vram=20,
+        ram=20,
+    )
+
+
+def test_cuts_and_what_is_kept_are_the_cheapest_together() -> None:
+    random = np.random.default_rng(3)
+    for _ in range(150):
+        problem = one_layer(random)
+        prices = random.exponential(0.1, 2) * random.integers(0, 2, 2)
+
+        def paid(choice: Choice, problem: PlacementProblem = problem, prices: Any = prices) -> float:
+            return problem.cost(choice) + float(prices @ np.array(problem.taken(choice)))
+
+        every = (
+            Choice((cut,), (kept,), (unit,), unit, unit)
+            for unit in (0, 1)
+            for cut in range(13)
+            for kept in range(cut, 13)
+        )
+        assert paid(cheapest(problem, prices, None)) == pytest.approx(min(map(paid, every)), abs=1e-12)
 
 
 def test_dense_parts_held_in_place_stay_there(small_problem: Small, try_all: TryAll) -> None:

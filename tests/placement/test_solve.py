@@ -102,7 +102,7 @@ def test_out_of_time_there_is_still_a_placement_and_an_honest_report(hard: Place
     assert report.gap is not None and report.gap > 0
     assert report.cost * (1 - report.gap) - 1e-9 <= best.cost <= report.cost
     if report.name == "greedy":
-        assert f"{solver} found nothing better than greedy's placement in 1e-06 s" in report.warnings
+        assert report.warnings[-1].startswith(f"{solver} found nothing better than greedy's placement in ")
 
 
 @pytest.mark.parametrize("solver", ["highs", "cbc", None])

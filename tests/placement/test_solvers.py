@@ -27,7 +27,7 @@ def test_both_solvers_are_here() -> None:
     assert available_solvers() == ("highs", "cbc")
 
 
-@pytest.mark.parametrize(("solver", "seeds"), [("highs", range(80)), ("cbc", range(80, 110))])
+@pytest.mark.parametrize(("solver", "seeds"), [("highs", range(80)), ("cbc", [*range(80, 110), 10_070])])
 def test_a_solver_alone_finds_the_best_of_all(
     small_problem: Small, try_all: Callable[..., Any], solver: str, seeds: range
 ) -> None:
@@ -89,6 +89,8 @@ WITHIN = "Result - Optimal solution found (within gap tolerance)\n\n"
         (LIMIT + "Objective value:  8.0\n", "Stopped on time limit", True, None),
         ("Problem is infeasible - 0.00 seconds\n", "Problem is infeasible", False, None),
         ("Result - Problem proven infeasible\n\nNo feasible found\n", "Problem proven infeasible", False, None),
+        ("Result - Linear relaxation infeasible\n", "Linear relaxation infeasible", False, None),
+        ("Pre-processing says infeasible or unbounded\n", "Pre-processing says infeasible", False, None),
     ],
 )
 def test_cbcs_log_is_read(log: str, status: str, found: bool, bound: float | None) -> None:
