@@ -24,7 +24,8 @@ HAS_INCUMBENT = 2  # highspy's kSolutionStatusFeasible
 # No program here is unbounded, as no cost is negative.
 RESULT = (
     r"^(?:Result - )?"
-    r"(Optimal|Problem \w+ infeasible|Linear relaxation infeasible|Pre-processing says infeasible|Stopped on time limit)"
+    r"(Optimal|Problem \w+ infeasible|Linear relaxation infeasible|Pre-processing says infeasible|"
+    r"Stopped on time limit)"
 )
 CBC_ROUNDING = 5e-4  # its log gives bounds to three decimals
 
