@@ -100,8 +100,8 @@ def hardware_lines(report: HardwareReport) -> list[str]:
         *unit_lines(report),
         "",
         f"link: {link}, spread {report.link_spread:.0%}",
-        f"one hand-over: {micro(machine.hand_over)}, rounds {micro(apart)} apart; between layers of a millisecond, as "
-        f"threads fall asleep, {micro(report.long_hand_over)}, {micro(long_apart)} apart",
+        f"one hand-over: {micro(machine.hand_over)} between layers of a millisecond, as threads fall asleep, rounds "
+        f"{micro(long_apart)} apart; {micro(report.short_hand_over)} where they keep watching, {micro(apart)} apart",
     ]
     if machine.flash:
         lines += ["", *flash_lines(machine)]

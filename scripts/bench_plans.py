@@ -74,9 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for plan in plans(model, machines[key], scenario, SHARES, args.tokens):
             results.append(measure(model, plan, scenario, cores, args.tokens, args.rounds))
             tell(table(results[-1:], format_size)[-1])
-    hardware = [
-        {**dict(key), **asdict(machine), "readings": len(machine.readings)} for key, machine in machines.items()
-    ]
+    hardware = [{"slowdown": dict(key), **asdict(machine)} for key, machine in machines.items()]
     shown = [asdict(result) for result in results]
     return {"processor": processor_name(), "model": model.name, "hardware": hardware, "results": shown}
 

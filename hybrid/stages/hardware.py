@@ -77,8 +77,8 @@ class HardwareReport:
     """What was measured, where it was written, and what is free now.
 
     second_device: what the GPU was, None for the CPU alone. threads, free: of units by name, the latter in bytes.
-    long_hand_over: seconds of a hand-over where so much lies between it and the one before that a waiting thread has
-    fallen asleep. hand_over_apart: seconds between the quartiles of what either took in the rounds, short one first.
+    short_hand_over: seconds of a hand-over where so little lies between it and the one before that waiting threads keep
+    watching. hand_over_apart: seconds between the quartiles of what either took in the rounds, short one first.
     link_spread: as of readings. weights: bytes of weights of each format that operators went through in turn. notes:
     what a reader should know of the figures.
     """
@@ -89,7 +89,7 @@ class HardwareReport:
     threads: dict[str, int]
     free: dict[str, int]
     drive: DriveReport | None
-    long_hand_over: float
+    short_hand_over: float
     hand_over_apart: tuple[float, float]
     link_spread: float
     weights: int
@@ -124,7 +124,7 @@ def measure(settings: HardwareSettings, tell: Tell = lambda stage, done, total: 
         threads={measured.unit.name: measured.threads for measured in setup.used},
         free=free,
         drive=drive,
-        long_hand_over=delays.long_hand_over.seconds,
+        short_hand_over=delays.hand_over.seconds,
         hand_over_apart=(delays.hand_over.apart, delays.long_hand_over.apart),
         link_spread=delays.link.spread,
         weights=setup.shape.least,

@@ -113,7 +113,7 @@ def describe(
     """The machine's figures. threads: where they were chosen.
 
     A hand-over is the synchronisation of PowerInfer as well: results of both units are made one by joining and adding.
-    It is that of threads that watch; where layers take so long that they fall asleep, waking them is little of a layer.
+    It is that of threads that have fallen asleep, as they do between layers of models that are worth splitting.
     The CPU alone is described as two units that are both the CPU and that, together, do what they do in turns. So there
     is a time for every plan, and none is better for computing on both.
     """
@@ -137,8 +137,8 @@ def describe(
         cpu=units["cpu"],
         link_bandwidth=delays.link.there,
         back_bandwidth=delays.link.back,
-        hand_over=delays.hand_over.seconds,
-        sync=delays.hand_over.seconds,
+        hand_over=delays.long_hand_over.seconds,
+        sync=delays.long_hand_over.seconds,
         measured=True,
         flash=() if drive is None else drive.speeds,
         readings=tuple(figures.readings),
