@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,19 +18,23 @@ def top_k(problem: PlacementProblem, hotness: Numbers, dense: Choice) -> Choice:
     layer's first step takes as many groups as it must have.
     """
     empty = Choice((0,) * problem.n_layers, (0,) * problem.n_layers, dense.attention, dense.embeddings, dense.head)
-    vram, ram = problem.taken(empty)
+    vram, _ = problem.taken(empty)
     open_layers = [layer for layer, least in enumerate(problem.least) if least is not None]
     first = {layer: problem.first_cut(layer) for layer in open_layers}
     cuts = _hottest(problem, hotness, dict.fromkeys(open_layers, 0), first, (problem.vram - vram) // problem.row_bytes)
-    if problem.flash is None:
-        kept = (problem.n_groups,) * problem.n_layers
-    else:
-        room = math.inf if problem.ram is None else (problem.ram - ram) // problem.row_bytes
-        starts = {layer: cuts.get(layer, 0) for layer in range(problem.n_layers)}
-        held = _hottest(problem, hotness, starts, {layer: at + 1 for layer, at in starts.items()}, room)
-        kept = tuple(held[layer] for layer in range(problem.n_layers))
     ordered = tuple(cuts.get(layer, 0) for layer in range(problem.n_layers))
-    return Choice(ordered, kept, dense.attention, dense.embeddings, dense.head)
+    kept = ordered if problem.flash is not None else (problem.n_groups,) * problem.n_layers
+    return keep_more(problem, hotness, replace(empty, cuts=ordered, kept=kept))
+
+
+def keep_more(problem: PlacementProblem, hotness: Numbers, choice: Choice) -> Choice:
+    """The choice with the hottest groups that are on flash in RAM instead, as long as they fit: it costs no more."""
+    if problem.flash is None:
+        return choice
+    room = math.inf if problem.ram is None else (problem.ram - problem.taken(choice)[1]) // problem.row_bytes
+    starts = dict(enumerate(choice.kept))
+    kept = _hottest(problem, hotness, starts, {layer: at + 1 for layer, at in starts.items()}, room)
+    return replace(choice, kept=tuple(kept.values()))
 
 
 def _hottest(

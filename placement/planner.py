@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from placement.cost import ModelSizes, account, require_fit
 from placement.formulate import formulate, in_groups, to_placement
 from placement.frequencies import Frequencies
-from placement.greedy import top_k
+from placement.greedy import keep_more, top_k
 from placement.latency import token_seconds
 from placement.plan import Budgets, Digests, Mode, Objective, Placement, Plan, SolverName, SolverReport
 from placement.problem import Choice, Numbers, PlacementProblem
@@ -68,19 +68,22 @@ def make_plan(request: Request, budgets: Budgets, *, name: str, digests: Digests
 def place(request: Request, budgets: Budgets) -> tuple[Placement, SolverReport]:
     """The best placement that is found within the budgets, and how it was found.
 
-    RAM is left out at first: where the best placement keeps it too, no other can be better.
+    RAM is left out at first, and no solver is asked: where the best placement keeps it too, no other can be better.
 
     Raises:
         UserError: the model does not fit.
     """
     problem = _formulate(request, replace(budgets, ram=None))
-    choice, report = _solve(request, problem)
-    if budgets.ram is not None and not _formulate(request, budgets).fits(choice):
-        problem = _formulate(request, budgets, flash=bool(request.hardware.flash))
-        try:
-            choice, report = _solve(request, problem)
-        except NoPlacementError as error:
-            raise UserError(_missing(request, problem, budgets)) from error
+    choice, report = _solve(request if budgets.ram is None else replace(request, solver="greedy"), problem)
+    if budgets.ram is not None:
+        limited = _formulate(request, budgets, flash=bool(request.hardware.flash))
+        settled = report.status == "optimal" and request.solver in (None, "greedy")
+        if not (settled and limited.fits(choice)):
+            problem = limited
+            try:
+                choice, report = _solve(request, problem)
+            except NoPlacementError as error:
+                raise UserError(_missing(request, problem, budgets)) from error
     warnings = [*report.warnings, *_remarks(request, problem, choice, budgets)]
     return to_placement(problem, choice, request.mode, budgets), replace(report, warnings=tuple(warnings))
 
@@ -92,14 +95,17 @@ def _formulate(request: Request, budgets: Budgets, *, flash: bool = False) -> Pl
 
 
 def _solve(request: Request, problem: PlacementProblem) -> tuple[Choice, SolverReport]:
-    """The solver's choice, or that of caching by frequency where it costs less."""
+    """The solver's choice, or that of caching by frequency where it costs less; with RAM filled up in any case."""
     choice, report = solve(problem, time_limit=request.time_limit, gap=request.gap, solver=request.solver)
-    hottest = top_k(problem, hotness(request, problem), choice)
-    if problem.allows(hottest) and problem.cost(hottest) < problem.cost(choice):
+    heat = hotness(request, problem)
+    hottest = top_k(problem, heat, choice)
+    if problem.allows(hottest) and problem.cost(hottest) < report.cost:
         # Within the gap, frequency may find what the solver left.
         gap = None if report.gap is None else max(0.0, 1 - (1 - report.gap) * report.cost / problem.cost(hottest))
-        return hottest, replace(report, name="greedy", gap=gap, cost=problem.cost(hottest))
-    return choice, report
+        status = "optimal" if gap is not None and gap <= request.gap else report.status
+        choice, report = hottest, replace(report, name="greedy", status=status, gap=gap)
+    choice = keep_more(problem, heat, choice)
+    return choice, replace(report, cost=problem.cost(choice))
 
 
 def hotness(request: Request, problem: PlacementProblem) -> Numbers:

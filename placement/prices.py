@@ -48,3 +48,9 @@ class Mixture:
             ratios = np.divide(level, step, out=np.full_like(level, np.inf), where=step > SMALLEST)
             self._basis[int(ratios.argmin())] = enters
         return np.maximum(-dual[:-1], 0.0), float(dual[-1])
+
+    def shares(self) -> dict[int, float]:
+        """Which choices, in the order they were added, the mixture of the last prices consists of, and their shares."""
+        level = np.linalg.solve(self._columns[:, self._basis], self._right)
+        first = len(self._right)  # the columns before are no choices
+        return {i - first: float(share) for i, share in zip(self._basis, level, strict=True) if i >= first}

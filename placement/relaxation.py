@@ -26,11 +26,13 @@ UNREACHABLE = 2  # bounds of so many times the dearest cost say that nothing kee
 class Relaxed:
     """bound: a cost that no placement within the budgets falls below, infinite where none keeps them. choices: the
     cheapest ones at the prices that were tried, within the budgets or not. prices `[2]`: those that gave the bound.
+    mixture: choices with shares, which together keep the budgets on average at the bound's cost.
     """
 
     bound: float
     choices: tuple[Choice, ...]
     prices: Numbers
+    mixture: tuple[tuple[Choice, float], ...]
 
 
 def relax(problem: PlacementProblem, attentions: int | None = None, close: float = 0.0) -> Relaxed:
@@ -60,7 +62,9 @@ def relax(problem: PlacementProblem, attentions: int | None = None, close: float
         if above * problem.dearest - bound <= max(CLOSE * problem.dearest, close * bound):
             break
     bound = bound if bound <= UNREACHABLE * problem.dearest else math.inf
-    return Relaxed(bound, (*met, choice), of_bound)
+    choices = list(met)
+    mixed = tuple((choices[i], share) for i, share in mixture.shares().items()) if met else ((choice, 1.0),)
+    return Relaxed(bound, (*met, choice), of_bound, mixed)
 
 
 def bounds_by_attentions(problem: PlacementProblem, prices: Numbers) -> Numbers:

@@ -12,7 +12,7 @@ import numpy as np
 from placement.plan import SolverName
 from placement.problem import Choice, PlacementProblem
 from placement.relaxation import Relaxed, bounds_by_attentions, relax
-from placement.steps import improve, repair
+from placement.steps import blend, improve, repair
 
 LAST_MET = 2  # of the choices that a relaxation meets, those near its best prices
 NEAR = 1.1  # times the bound: choices met that are worth improving
@@ -59,7 +59,7 @@ class Search:
 
     def begin(self) -> None:
         """The relaxation's bound, choices that start from what it met, and branching where these are not enough."""
-        relaxed = relax(self.problem, close=self.gap / 4)
+        relaxed = relax(self.problem)
         self.bound = relaxed.bound
         if not math.isfinite(self.bound):
             return
@@ -112,7 +112,9 @@ class Search:
         near = NEAR * relaxed.bound
         found = [choice for choice in relaxed.choices if problem.allows(choice) and problem.cost(choice) <= near]
         if mend:
-            found += [repair(problem, choice) for choice in relaxed.choices[-LAST_MET:]]
+            mended = (*relaxed.choices[-LAST_MET:], blend(problem, relaxed.mixture))
+            found += [repair(problem, choice) for choice in mended]
         found = [choice for choice in found if problem.allows(choice)]
         if found:
-            self.offer(improve(self.problem, min(found, key=problem.cost)), "greedy")
+            better = improve(problem, min(found, key=problem.cost))
+            self.offer(improve(self.problem, better), "greedy")  # where dense parts may move, too

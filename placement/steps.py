@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from placement.problem import CPU, GPU, Choice, Numbers, PlacementProblem, Places
 
 MOST_STEPS = 20_000
+ALIKE = 1e-6  # of the best: of steps that are as good, the longest is taken
 TINY = 1e-12  # of a choice's cost: savings below are rounding
 # From room [2] in bytes, seconds saved and more bytes taken [2, ...] of steps to how good they are, -inf for none.
 Score = Callable[[Numbers, Numbers, Numbers], Numbers]
@@ -50,6 +51,26 @@ def repair(problem: PlacementProblem, choice: Choice) -> Choice:
         return np.where(allowed, np.where(allowed, saved, 0) / np.maximum(freed, 1), -np.inf)
 
     return _Steps(problem, choice, relief).taken()
+
+
+def blend(problem: PlacementProblem, mixture: Sequence[tuple[Choice, float]]) -> Choice:
+    """One choice of what a mixture of choices with the same dense parts is made of, about as large as it is on average.
+
+    Each layer has the rows of one of them: the one that keeps the bytes so far nearest to those of the mixture.
+    """
+    cuts, kept = (np.array([getattr(choice, name) for choice, _ in mixture]) for name in ("cuts", "kept"))
+    shares = np.array([share for _, share in mixture])
+    rows = problem.ends_of_groups.astype(np.float64)
+    sizes = np.stack((rows[cuts], rows[kept] - rows[cuts]), axis=2)  # [choices, layers, 2]
+    behind, chosen = np.zeros(2), []
+    for options in np.swapaxes(sizes, 0, 1):
+        behind = behind + shares @ options / shares.sum()
+        chosen.append(int(np.abs(behind - options).sum(axis=1).argmin()))
+        behind = behind - options[chosen[-1]]
+    at = np.arange(problem.n_layers)
+    dense = mixture[0][0]
+    taken, held = (tuple(places[chosen, at].tolist()) for places in (cuts, kept))
+    return Choice(taken, held, dense.attention, dense.embeddings, dense.head)
 
 
 def _with_best_ends(problem: PlacementProblem, choice: Choice, tiny: float) -> Choice:
@@ -124,7 +145,9 @@ class _Steps:
         more = np.stack([now - then for then, now in zip(before, after, strict=True)])
         saved = self._costs(at, self.units[at], self.cuts[at], self.kept[at]) - self._costs(at, units, cuts, kept)
         scores = self.score(self.room, saved, more)
-        best = scores.argmax(axis=1)
+        most = scores.max(axis=1, keepdims=True)
+        alike = scores >= most - ALIKE * np.abs(most)  # true of all where the best is none
+        best = np.where(alike, np.abs(more).sum(axis=0), -1).argmax(axis=1)
         rank = np.arange(len(layers))
         self.scores[layers], self.saved[layers] = scores[rank, best], saved[rank, best]
         self.more[:, layers] = more[:, rank, best]
