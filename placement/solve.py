@@ -58,12 +58,13 @@ def _ask(search: Search, solver: SolverName | None, time_limit: float) -> Solver
     available = solvers.available_solvers()
     if solver is not None and solver not in available:
         raise UserError(f"the solver {solver} is not installed; there are: {', '.join((*available, 'greedy'))}")
+    spare = search.gap * max(search.bound, 0.0) if math.isfinite(search.bound) else 0.0
     enough = search.bound / (1 - search.gap) if math.isfinite(search.bound) and solver is None else -math.inf
     for candidate in available:
         if solver not in (None, candidate):
             continue
         try:
-            outcome = solvers.run_solver(search.problem, candidate, time_limit, search.gap, search.best, enough)
+            outcome = solvers.run_solver(search.problem, candidate, time_limit, spare, search.best, enough)
         except Exception as error:
             # Whatever a solver dies of, there is another way to a placement: no plan may end without one.
             search.warnings.append(f"the solver {candidate} failed ({str(error) or type(error).__name__})")

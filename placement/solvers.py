@@ -53,22 +53,24 @@ def run_solver(
     problem: PlacementProblem,
     solver: MipSolver,
     time_limit: float,
-    gap: float,
+    spare: float = 0.0,
     start: Choice | None = None,
     enough: float = -math.inf,
 ) -> Outcome:
-    """Solve within `time_limit` seconds or to a relative `gap`, from a known choice where there is one.
+    """Solve within `time_limit` seconds, from a known choice where there is one.
 
-    enough: a cost at which to stop, as a bound from elsewhere proves it good.
+    spare: how much less than the answer another choice may cost. A share of the cost would mean nothing to solvers:
+    PuLP keeps the objective's constant from them. enough: a cost at which to stop, as a bound from elsewhere proves it
+    good.
 
     Raises:
         Exception: of any kind, where the solver crashes, is killed or answers what cannot be read.
     """
     program = build_program(problem)
     if solver == "highs":
-        status, found, bound = _run_highs(program, time_limit, gap, start, enough)
+        status, found, bound = _run_highs(program, time_limit, spare / program.unit, start, enough)
     else:
-        status, found, bound = _run_cbc(program, time_limit, gap, start)
+        status, found, bound = _run_cbc(program, time_limit, spare / program.unit, start)
     choice = program.choice(problem) if found else None
     if "infeasible" in status.lower():
         return Outcome("infeasible", None, None)
@@ -93,11 +95,11 @@ class _Started(pulp.HiGHS):  # type: ignore[misc]
 
 
 def _run_highs(
-    program: Program, time_limit: float, gap: float, start: Choice | None, enough: float
+    program: Program, time_limit: float, spare: float, start: Choice | None, enough: float
 ) -> tuple[str, bool, float | None]:
-    constant = float(program.model.objective.constant)  # PuLP keeps it from HiGHS
+    constant = float(program.model.objective.constant)
     target = {"objective_target": enough / program.unit - constant} if math.isfinite(enough) else {}
-    solver = _Started(msg=False, timeLimit=time_limit, gapRel=gap, gapAbs=0.0, **target)
+    solver = _Started(msg=False, timeLimit=time_limit, gapRel=0.0, gapAbs=spare, **target)
     solver.start = program.values(start) if start else []
     program.model.solve(solver)
     highs = program.model.solverModel
@@ -106,7 +108,7 @@ def _run_highs(
     return highs.modelStatusToString(highs.getModelStatus()), info.primal_solution_status == HAS_INCUMBENT, bound
 
 
-def _run_cbc(program: Program, time_limit: float, gap: float, start: Choice | None) -> tuple[str, bool, float | None]:
+def _run_cbc(program: Program, time_limit: float, spare: float, start: Choice | None) -> tuple[str, bool, float | None]:
     for variable, value in program.values(start) if start else []:
         variable.setInitialValue(value)
     with tempfile.TemporaryDirectory() as folder:
@@ -115,8 +117,8 @@ def _run_cbc(program: Program, time_limit: float, gap: float, start: Choice | No
             path=str(CBC),
             msg=False,
             timeLimit=time_limit,
-            gapRel=gap,
-            gapAbs=0.0,
+            gapRel=0.0,
+            gapAbs=spare,
             logPath=str(log),
             warmStart=start is not None,
         )

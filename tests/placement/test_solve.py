@@ -114,6 +114,14 @@ def test_a_gap_that_is_allowed_is_stated(hard: PlacementProblem, solver: Any) ->
     assert report.cost * (1 - report.gap) - 1e-6 <= best.cost <= report.cost + 1e-9
 
 
+@pytest.mark.parametrize("solver", ["highs", "cbc"])
+def test_a_gap_is_a_share_of_the_cost_and_not_of_what_is_saved(hard: PlacementProblem, solver: Any) -> None:
+    for vram in range(10_000, 14_500, 500):
+        _, report = solve(replace(hard, vram=vram), solver=solver, gap=0.05, time_limit=60)
+        assert report.status == "optimal"
+        assert report.gap is not None and report.gap <= 0.05 + 1e-6
+
+
 def test_without_a_solver_greedy_answers_and_says_so(hard: PlacementProblem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(solvers, "available_solvers", lambda: ())
     choice, report = solve(hard)
