@@ -178,32 +178,6 @@ class PlacementProblem:
         changes = self.hand_over * (1.5 * self.n_layers + 0.5)
         return float(work + sum(parts) + changes) or 1.0
 
-    def limits(self, attentions: int | None = None) -> Numbers:
-        """Both budgets `[2]`, that of RAM perhaps infinite, less what no whole group can fill.
-
-        attentions: how many are on the GPU. How much groups can fill is known where the dense parts' bytes are: where
-        all are held in place, or embeddings and head are and all attentions take the same.
-        """
-        budgets = np.array([self.vram, math.inf if self.ram is None else self.ram], dtype=np.float64)
-        on_gpu = self._dense_on_gpu(attentions)
-        if on_gpu is None:
-            return budgets
-        step = int(np.gcd.reduce(self.groups)) * self.row_bytes
-        budgets[0] -= (self.vram - on_gpu) % step
-        if self.ram is not None:
-            budgets[1] -= (self.ram - int(self.attention.bytes.sum() + self.ends.bytes.sum()) + on_gpu) % step
-        return budgets
-
-    def _dense_on_gpu(self, attentions: int | None) -> int | None:
-        sizes, (ends, layers) = self.attention.bytes, (np.isfinite(x.costs) for x in (self.ends, self.attention))
-        if ends.all(axis=1).any():
-            return None
-        if layers.all(axis=1).any():
-            if attentions is None or sizes.min() != sizes.max():
-                return None
-            return int(self.ends.bytes[ends[:, GPU]].sum()) + attentions * int(sizes[0])
-        return int(self.ends.bytes[ends[:, GPU]].sum() + sizes[layers[:, GPU]].sum())
-
     def with_ends(self, embeddings: int, head: int) -> PlacementProblem:
         """The same problem with embeddings and head on given units."""
         return replace(self, ends=self.ends.fixed((embeddings, head)))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from placement.prices import Mixture
 from placement.problem import CPU, GPU, Choice, Numbers, PlacementProblem
+from placement.states import States, attention_states, limits
 
 MOST_ROUNDS = 200
 CLOSE = 1e-10  # of the dearest cost: prices are not improved beyond
@@ -35,64 +36,74 @@ class Relaxed:
     mixture: tuple[tuple[Choice, float], ...]
 
 
-def relax(problem: PlacementProblem, attentions: int | None = None, close: float = 0.0) -> Relaxed:
+def relax(problem: PlacementProblem, state: int | None = None, close: float = 0.0) -> Relaxed:
     """The greatest bound that prices for both memories give, with the choices met on the way.
 
-    attentions: bound only placements with so many of them on the GPU. close: share of the bound that is near enough.
+    state: bound only placements in that state (`attention_states`). close: share of the bound that is near enough.
     """
-    limits = problem.limits(attentions)
-    priced = np.flatnonzero(np.isfinite(limits))
+    on_gpu = None if state is None else attention_states(problem).bytes
+    most = limits(problem, None if on_gpu is None else on_gpu[state])
+    priced = np.flatnonzero(np.isfinite(most))
     parts = problem.n_layers * problem.ends_of_groups[-1] * problem.row_bytes
     size = float(parts + problem.attention.bytes.sum() + problem.ends.bytes.sum())
     mixture = Mixture(len(priced), 2 * UNREACHABLE)
     prices, bound, of_bound = np.zeros(2), -math.inf, np.zeros(2)
     met: dict[Choice, None] = {}
     for _ in range(MOST_ROUNDS):
-        choice = cheapest(problem, prices, attentions)
-        cost, over = problem.cost(choice), (np.array(problem.taken(choice)) - limits)[priced]
+        choice = cheapest(problem, prices, state)
+        if choice is None:
+            return Relaxed(math.inf, (), prices, ())
+        cost, over = problem.cost(choice), (np.array(problem.taken(choice)) - most)[priced]
         if (value := cost + float(prices[priced] @ over)) > bound:
             bound, of_bound = value, prices
-        if choice in met or not math.isfinite(cost) or (np.all(over <= 0) and not prices.any()):
+        if choice in met:
             break
         met[choice] = None
         mixture.add(cost / problem.dearest, over / size)
         found, above = mixture.prices()
-        prices = np.zeros(2)
-        prices[priced] = found * problem.dearest / size
         if above * problem.dearest - bound <= max(CLOSE * problem.dearest, close * bound):
             break
+        prices = np.zeros(2)
+        prices[priced] = found * problem.dearest / size
     bound = bound if bound <= UNREACHABLE * problem.dearest else math.inf
-    choices = list(met)
-    mixed = tuple((choices[i], share) for i, share in mixture.shares().items()) if met else ((choice, 1.0),)
-    return Relaxed(bound, (*met, choice), of_bound, mixed)
+    choices = tuple(met)
+    mixed = tuple((choices[i], share) for i, share in mixture.shares().items())
+    return Relaxed(bound, choices, of_bound, mixed)
 
 
-def bounds_by_attentions(problem: PlacementProblem, prices: Numbers) -> Numbers:
-    """Bounds `[layers + 1]` of placements with so many attentions on the GPU, all at the same prices of memory."""
+def bounds_by_state(problem: PlacementProblem, prices: Numbers) -> Numbers:
+    """Bounds `[states]` of placements in each state, all at the same prices of memory."""
+    states = attention_states(problem)
     layers, ends, _ = _at_prices(problem, prices)
-    total, _ = _walk(problem, layers, ends, problem.n_layers)
-    limits = np.stack([problem.limits(count) for count in range(problem.n_layers + 1)])
-    budgets = np.where(prices > 0, limits, 0) @ prices
+    total, _ = _walk(problem, layers, ends, states)
+    budgets = np.where(prices > 0, limits(problem, states.bytes), 0) @ prices
     return np.asarray(_ended(problem, total, ends).min(axis=(0, 1, 2)) - budgets)
 
 
-def cheapest(problem: PlacementProblem, prices: Numbers, attentions: int | None) -> Choice:
-    """The choice of least cost at `prices [2]` of a byte of GPU memory and of RAM; with so many attentions there."""
+def cheapest(problem: PlacementProblem, prices: Numbers, state: int | None) -> Choice | None:
+    """The choice of least cost at `prices [2]` of a byte of GPU memory and of RAM; in a state where that is given.
+
+    None where no choice is in that state.
+    """
     layers, ends, cuts = _at_prices(problem, prices)
-    total, came = _walk(problem, layers, ends, attentions)
-    ended = _ended(problem, total, ends)[:, :, :, -1]
+    states = None if state is None else attention_states(problem)
+    total, from_gpu = _walk(problem, layers, ends, states)
+    at = state or 0
+    ended = _ended(problem, total[:, :, at : at + 1], ends)[:, :, :, 0]
+    if not np.isfinite(ended).any():
+        return None
     start, last, end = (int(i) for i in np.unravel_index(int(ended.argmin()), ended.shape))
-    units, count = [last], attentions or 0
-    for step in reversed(came):
-        count -= units[-1] if attentions is not None else 0
-        units.append(int(step[start, units[-1], count]))
+    units = [last]
+    for layer in reversed(range(problem.n_layers)):
+        at -= units[-1] * states.shifts[layer] if states is not None else 0
+        units.append(int(from_gpu[layer][start, units[-1], at]))
     attention = tuple(reversed(units[:-1]))
-    at = np.arange(problem.n_layers)
-    chosen = cuts[at, np.array(attention)]
+    every_layer = np.arange(problem.n_layers)
+    chosen = cuts[every_layer, np.array(attention)]
     kept = np.full(problem.n_layers, problem.n_groups)
     if problem.flash is not None:
         every = np.arange(problem.n_groups + 1)
-        costs = problem.layer_costs(at[:, None], np.array(attention)[:, None], chosen[:, None], every)
+        costs = problem.layer_costs(every_layer[:, None], np.array(attention)[:, None], chosen[:, None], every)
         kept = (costs + problem.ends_of_groups * (problem.row_bytes * prices[1])).argmin(axis=1)
     return Choice(tuple(chosen.tolist()), tuple(kept.tolist()), attention, start, end)
 
@@ -137,29 +148,30 @@ def _least_by_cut(problem: PlacementProblem, of_ram: float) -> Numbers:
 
 
 def _walk(
-    problem: PlacementProblem, layers: Numbers, ends: Numbers, attentions: int | None
-) -> tuple[Numbers, list[npt.NDArray[np.int64]]]:
-    """Least costs `[start, unit, attentions + 1]` up to the last attention, and where each layer's states came from.
+    problem: PlacementProblem, layers: Numbers, ends: Numbers, states: States | None
+) -> tuple[Numbers, list[npt.NDArray[np.bool_]]]:
+    """Least costs `[start, unit, states]` up to the last attention, and whether each layer's came from the GPU.
 
-    start: unit of the embeddings. A change of unit costs half a hand-over (Viterbi's walk). How many attentions are on
-    the GPU is part of the state; None does not count them.
+    start: unit of the embeddings. A change of unit costs half a hand-over (Viterbi's walk). Without states there is
+    one.
     """
-    change = (problem.hand_over / 2 * (1 - np.eye(2)))[:, :, None]
-    total = np.full((2, 2, (attentions or 0) + 1), np.inf)
+    half = problem.hand_over / 2 * (1 - np.eye(2))[:, :, None]
+    total = np.full((2, 2, 1 if states is None else len(states.attentions)), np.inf)
     total[(CPU, GPU), (CPU, GPU), 0] = ends[0]
-    came = []
-    for costs in layers:
-        reached = total[:, :, None, :] + change  # [start, from, to, count]
-        came.append(reached.argmin(axis=1))
-        total = reached.min(axis=1) + costs[:, None]
-        if attentions is not None:
-            total[:, GPU, 1:] = total[:, GPU, :-1]
-            total[:, GPU, 0] = np.inf
-    return total, came
+    from_gpu = []
+    for layer, costs in enumerate(layers):
+        by_cpu, by_gpu = total[:, CPU, None] + half[CPU], total[:, GPU, None] + half[GPU]
+        from_gpu.append(by_gpu < by_cpu)
+        total = np.minimum(by_cpu, by_gpu) + costs[:, None]
+        if states is not None:
+            shift = states.shifts[layer]
+            total[:, GPU, shift:] = total[:, GPU, :-shift]
+            total[:, GPU, :shift] = np.inf
+    return total, from_gpu
 
 
 def _ended(problem: PlacementProblem, total: Numbers, ends: Numbers) -> Numbers:
-    """Costs `[start, last, head, attentions + 1]` of walks, the head included; infinite where one table is torn."""
+    """Costs `[start, last, head, states]` of walks, the head included; infinite where one table is torn."""
     apart = 1 - np.eye(2)
     costs = total[:, :, None, :] + (problem.hand_over / 2 * apart + ends[1])[:, :, None]
     if problem.tied:

@@ -11,7 +11,7 @@ import numpy as np
 
 from placement.plan import SolverName
 from placement.problem import Choice, PlacementProblem
-from placement.relaxation import Relaxed, bounds_by_attentions, relax
+from placement.relaxation import Relaxed, bounds_by_state, relax
 from placement.steps import blend, improve, repair
 
 LAST_MET = 2  # of the choices that a relaxation meets, those near its best prices
@@ -81,16 +81,16 @@ class Search:
             if problem.tied and embeddings != head:
                 continue
             part = problem.with_ends(embeddings, head)
-            bounds = bounds_by_attentions(part, relax(part, close=self.gap / 4).prices)
+            bounds = bounds_by_state(part, relax(part, close=self.gap / 4).prices)
             done = np.zeros(len(bounds), dtype=bool)
             while True:
                 needed = ~done & (bounds < self.cost * (1 - self.gap))
                 if not needed.any() or time.perf_counter() > self.deadline:
                     break
-                count = int(np.where(needed, bounds, np.inf).argmin())
-                relaxed, done[count] = relax(part, count, self.gap / 4), True
-                bounds = np.maximum(bounds, bounds_by_attentions(part, relaxed.prices))
-                bounds[count] = max(bounds[count], relaxed.bound)
+                state = int(np.where(needed, bounds, np.inf).argmin())
+                relaxed, done[state] = relax(part, state, self.gap / 4), True
+                bounds = np.maximum(bounds, bounds_by_state(part, relaxed.prices))
+                bounds[state] = max(bounds[state], relaxed.bound)
                 if math.isfinite(relaxed.bound):
                     self._try_dense(part, relaxed.choices[-LAST_MET:])
             least = min(least, float(bounds.min()))

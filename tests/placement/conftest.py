@@ -19,11 +19,11 @@ from profiler.speeds import ComputeUnit
 
 @dataclass(frozen=True)
 class Best:
-    """The best of all choices. by_attentions: least costs with so many attentions on the GPU, inf where none fits."""
+    """The best of all choices. by_attentions: the best with so many attentions on the GPU that take so many bytes."""
 
     cost: float
     choice: Choice | None
-    by_attentions: list[float]
+    by_attentions: dict[tuple[int, int], float]
 
 
 @pytest.fixture(scope="session")
@@ -235,7 +235,7 @@ def _try_all(problem: PlacementProblem) -> Best:
     ]
     units, _, _, costs, on_gpu, in_ram = (np.stack(grid) for grid in grids)
     best, found = math.inf, None
-    by_attentions = [math.inf] * (layers + 1)
+    by_attentions: dict[tuple[int, int], float] = {}
     for embeddings, head in [(0, 0), (1, 1)] if problem.tied else [(0, 0), (0, 1), (1, 0), (1, 1)]:
         ends = np.array([embeddings, head])
         gpu, ram = (side.sum(axis=0) for side in (on_gpu, in_ram))
@@ -244,9 +244,10 @@ def _try_all(problem: PlacementProblem) -> Best:
         total = costs.sum(axis=0) + problem.hand_over / 2 * np.abs(np.diff(chain, axis=0)).sum(axis=0)
         total = total + problem.ends.costs[0, embeddings] + problem.ends.costs[1, head]
         total[(gpu > problem.vram) | (ram > (math.inf if problem.ram is None else problem.ram))] = math.inf
-        for count in range(layers + 1):
-            there = total[units.sum(axis=0) == count]
-            by_attentions[count] = min(by_attentions[count], float(there.min(initial=math.inf)))
+        taken = (units * problem.attention.bytes.reshape(-1, *[1] * layers)).sum(axis=0)
+        for key in set(zip(units.sum(axis=0).ravel().tolist(), taken.ravel().tolist(), strict=True)):
+            there = total[(units.sum(axis=0) == key[0]) & (taken == key[1])]
+            by_attentions[key] = min(by_attentions.get(key, math.inf), float(there.min()))
         if total.min() < best:
             at = np.unravel_index(int(total.argmin()), total.shape)
             chosen = [layer[i] for layer, i in zip(states, at, strict=True)]

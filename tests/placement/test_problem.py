@@ -109,31 +109,6 @@ def test_dense_parts_held_in_place_allow_nothing_else(two_layers: PlacementProbl
         assert held.cost(other) == math.inf > two_layers.cost(other)
 
 
-def test_budgets_are_what_whole_groups_can_fill(two_layers: PlacementProblem) -> None:
-    # Groups are multiples of 2 rows of 10 bytes. Attentions take 100 and 200 bytes, embeddings 7, the head 11.
-    assert two_layers.limits().tolist() == two_layers.limits(1).tolist() == [400, 300]
-    ends = two_layers.with_ends(1, 0)
-    assert ends.limits().tolist() == ends.limits(1).tolist() == [400, 300]  # which attention is not known
-    held = two_layers.with_dense(choose((0, 0), (1, 0), (1, 0)))
-    assert held.limits().tolist() == [107 + 280, 211 + 80]
-    alike = replace(ends, attention=DenseParts(np.array([50, 50]), two_layers.attention.costs))
-    assert alike.limits(0).tolist() == [7 + 380, 111 + 180]
-    assert alike.limits(2).tolist() == [107 + 280, 11 + 280]
-    assert replace(alike, ram=None).limits(2).tolist() == [107 + 280, math.inf]
-
-
-def test_no_choice_fills_more_than_the_limits(small_problem: Small, random_choice: Random) -> None:
-    random = np.random.default_rng(0)
-    for seed in range(200):
-        problem, choice = small_problem(seed), random_choice(small_problem(seed), random)
-        held = problem.with_dense(choice)
-        if problem.fits(choice):
-            assert (np.array(problem.taken(choice)) <= held.limits()).all()
-            assert (np.array(problem.taken(choice)) <= held.limits(sum(choice.attention))).all()
-            ends = problem.with_ends(choice.embeddings, choice.head)
-            assert (np.array(problem.taken(choice)) <= ends.limits(sum(choice.attention))).all()
-
-
 def test_costs_and_bytes_agree_with_trying_all(small_problem: Small, try_all: Callable[..., Any]) -> None:
     found = 0
     for seed in range(150):

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import placement.states
 from placement.problem import Choice, DenseParts, PlacementProblem
-from placement.relaxation import bounds_by_attentions, cheapest, relax
+from placement.relaxation import bounds_by_state, cheapest, relax
 
 Small = Callable[[int], PlacementProblem]
 TryAll = Callable[[PlacementProblem], Any]
@@ -19,36 +20,58 @@ def below(bound: float, best: float) -> bool:
     return bound <= best + 1e-9 * max(1.0, abs(best)) if math.isfinite(best) else True
 
 
-def test_bounds_are_never_above_the_best_of_all(small_problem: Small, try_all: TryAll) -> None:
-    for seed in range(60):
+def check_states(problem: PlacementProblem, best: Any, bounds: Any) -> None:
+    """Hold the bounds of states against the best choice in each."""
+    states = placement.states.attention_states(problem)
+    for state, (count, bound) in enumerate(zip(states.attentions, bounds, strict=True)):
+        found = [
+            cost
+            for (there, taken), cost in best.by_attentions.items()
+            if there == count and (states.bytes is None or taken == states.bytes[state])
+        ]
+        assert below(bound, min(found, default=math.inf))
+        if found:
+            assert below(relax(problem, state).bound, min(found))
+        elif states.bytes is not None:
+            assert math.isinf(bound) and math.isinf(relax(problem, state).bound)
+
+
+@pytest.mark.parametrize("most", [0, 10**6])
+def test_bounds_are_never_above_the_best_of_all(
+    small_problem: Small, try_all: TryAll, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(placement.states, "MOST_STATES", most)
+    for seed in range(50):
         problem, best = small_problem(seed), try_all(small_problem(seed))
         relaxed = relax(problem)
         assert below(relaxed.bound, best.cost)
         assert relaxed.prices.min() >= 0
-        by_attentions = bounds_by_attentions(problem, relaxed.prices)
-        for count, least in enumerate(best.by_attentions):
-            assert below(by_attentions[count], least)
-            assert below(relax(problem, count).bound, least)
+        check_states(problem, best, bounds_by_state(problem, relaxed.prices))
+        if best.choice is not None:
+            ends = problem.with_ends(best.choice.embeddings, best.choice.head)
+            check_states(ends, try_all(ends), bounds_by_state(ends, relaxed.prices))
 
 
 def test_bounds_hold_at_any_prices(small_problem: Small, try_all: TryAll) -> None:
     random = np.random.default_rng(0)
-    for seed in range(100):
+    for seed in range(40):
         problem, best = small_problem(seed), try_all(small_problem(seed))
         prices = random.exponential(0.2, 2) * [1, problem.ram is not None]
-        for bound, least in zip(bounds_by_attentions(problem, prices), best.by_attentions, strict=True):
-            assert below(bound, least)
+        check_states(problem, best, bounds_by_state(problem, prices))
 
 
 def test_with_room_for_all_the_bound_is_the_best(small_problem: Small, try_all: TryAll) -> None:
-    for seed in range(100):
+    for seed in range(60):
         problem = replace(small_problem(seed), vram=10_000, ram=None)
         best, relaxed = try_all(problem), relax(problem)
         assert relaxed.bound == pytest.approx(best.cost, abs=1e-9)
         assert problem.cost(relaxed.choices[-1]) == pytest.approx(best.cost, abs=1e-9)
         assert not relaxed.prices.any()
-        for count, least in enumerate(best.by_attentions):
-            assert relax(problem, count).bound == pytest.approx(least, abs=1e-9)
+        states = placement.states.attention_states(problem)
+        assert states.bytes is not None
+        for state, key in enumerate(zip(states.attentions.tolist(), states.bytes.tolist(), strict=True)):
+            if key in best.by_attentions:
+                assert relax(problem, state).bound == pytest.approx(best.by_attentions[key], abs=1e-9)
 
 
 def test_what_cannot_fit_is_found_out(small_problem: Small, try_all: TryAll) -> None:
@@ -77,14 +100,16 @@ def test_the_cheapest_choice_costs_least_of_all_with_memory_paid_for(
             return problem.cost(choice) + float(prices @ np.array(problem.taken(choice)))
 
         least = paid(cheapest(problem, prices, None))
-        count = int(random.integers(0, problem.n_layers + 1))
-        counted = cheapest(problem, prices, count)
-        assert sum(counted.attention) == count
+        there = random_choice(problem, random).attention
+        states = placement.states.attention_states(problem)
+        state = int(sum(unit * shift for unit, shift in zip(there, states.shifts, strict=True)))
+        counted = cheapest(problem, prices, state)
+        assert sum(counted.attention) == sum(there) == states.attentions[state]
         assert paid(counted) >= least - 1e-12
         for _ in range(30):
             other = random_choice(problem, random)
             assert paid(other) >= least - 1e-9
-            if sum(other.attention) == count:
+            if other.attention == there:
                 assert paid(other) >= paid(counted) - 1e-9
 
 
