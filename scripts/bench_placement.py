@@ -1,6 +1,7 @@
 """How long placement takes, how well it is proved, and what it gains over caching by frequency: a table per shape.
 
     python scripts/bench_placement.py --json benchmarks/placement.json
+    python scripts/bench_placement.py --budgets 15 35 --ram 70 --json benchmarks/placement.json
 
 Nothing is run but the solver: times per token are predicted from the figures of a machine that is not here.
 """
@@ -9,22 +10,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from placement.cost import ModelSizes
-from placement.formulate import formulate
+from placement.formulate import formulate, to_placement
 from placement.frequencies import Frequencies
 from placement.greedy import top_k
-from placement.plan import Budgets
+from placement.latency import token_seconds
+from placement.plan import Budgets, Placement
 from placement.planner import Request, hotness, place
-from placement.problem import Choice
+from placement.problem import CPU, GPU, Choice
+from profiler.artifacts import UserError, write_atomic
 from profiler.hardware import Hardware, read_hardware
 
+CONTEXT = 4096
+PROFILES = {"skewed": (0.8, 0.1), "flat": (0.0, 0.1)}  # power of the rank, share of neurons active
 BUDGETS = (5, 15, 25, 35, 50, 65, 80, 95)
 
 
@@ -90,30 +96,15 @@ def make_frequencies(shape: Shape, skew: float, mean: float, seed: int = 0) -> F
 
 def measure(shape: Shape, hardware: Hardware, profile: str, percent: int, ram_percent: int | None) -> dict[str, Any]:
     """One plan: how long it took, how well it is proved, and its times per token beside caching by frequency."""
-    sizes = shape.sizes(4096)
-    frequencies = make_frequencies(shape, *{"skewed": (0.8, 0.1), "flat": (0.0, 0.1)}[profile])
+    sizes, frequencies = shape.sizes(CONTEXT), make_frequencies(shape, *PROFILES[profile])
     total = sizes.n_layers * sizes.n_rows * sizes.row_bytes + sum(sizes.attention_bytes) + 2 * sizes.embeddings_bytes
     ram = None if ram_percent is None else total * ram_percent // 100
-    budgets = Budgets(vram=total * percent // 100, ram=ram, context=4096)
     request = Request(sizes, frequencies, hardware, "predicted")
     started = time.perf_counter()
-    placement, report = place(request, budgets)
+    placement, report = place(request, Budgets(vram=total * percent // 100, ram=ram, context=CONTEXT))
     seconds = time.perf_counter() - started
-    problem = formulate(sizes, frequencies, hardware, replace(budgets, ram=None), "predicted", "latency")
-    unit = {"gpu": 1, "cpu": 0}
-    rows = np.cumsum(problem.groups)
-    found = Choice(
-        tuple(int(np.searchsorted(rows, placement.gpu_rows(i), side="right")) for i in range(sizes.n_layers)),
-        (problem.n_groups,) * sizes.n_layers,
-        tuple(unit[layer.attention] for layer in placement.layers),
-        unit[placement.embeddings],
-        unit[placement.head],
-    )
-    hottest = top_k(problem, hotness(request, problem), found)
-    dense = problem.attention.costs.sum(axis=0)
-    dense_seconds = sum(float(problem.attention.costs[i, u]) for i, u in enumerate(found.attention))
-    dense_seconds += float(problem.ends.costs[0, found.embeddings] + problem.ends.costs[1, found.head])
-    assert len(dense) == 2
+    expected = token_seconds(sizes, frequencies, hardware, placement)
+    hottest = token_seconds(sizes, frequencies, hardware, by_frequency(request, placement))
     return {
         "shape": shape.name,
         "hardware": hardware.name,
@@ -124,11 +115,72 @@ def measure(shape: Shape, hardware: Hardware, profile: str, percent: int, ram_pe
         "gap": report.gap,
         "status": report.status,
         "found_by": report.name,
-        "token_seconds": report.cost,
-        "top_k_seconds": problem.cost(hottest),
-        "ffn_seconds": problem.cost(found) - dense_seconds,
-        "top_k_ffn_seconds": problem.cost(hottest) - dense_seconds,
+        "token_seconds": expected.token_seconds,
+        "top_k_token_seconds": hottest.token_seconds,
+        "ffn_seconds": expected.ffn_seconds + expected.transfer_seconds,
+        "top_k_ffn_seconds": hottest.ffn_seconds + hottest.transfer_seconds,
     }
+
+
+def by_frequency(request: Request, placement: Placement) -> Placement:
+    """The hottest rows on the GPU, then in RAM, beside the dense parts of another placement."""
+    flash = any(segment.on_flash for layer in placement.layers for segment in layer.segments)
+    problem = formulate(
+        request.sizes, request.frequencies, request.hardware, placement.budgets, request.mode, "latency", flash=flash
+    )
+    places = {"cpu": CPU, "gpu": GPU}
+    nothing = (0,) * request.sizes.n_layers
+    units = tuple(places[layer.attention] for layer in placement.layers)
+    dense = Choice(nothing, nothing, units, places[placement.embeddings], places[placement.head])
+    return to_placement(problem, top_k(problem, hotness(request, problem), dense), request.mode, placement.budgets)
+
+
+def lines(results: list[dict[str, Any]]) -> list[str]:
+    """The plans as Markdown."""
+    found = [
+        "| shape | profile | VRAM | RAM | seconds | gap | proved | by | ms/token | top-k over it | FFN part |",
+        "|---|---|--:|--:|--:|--:|---|---|--:|--:|--:|",
+    ]
+    for one in results:
+        gap = "-" if one["gap"] is None else f"{one['gap']:.3%}"
+        ram = "-" if one["ram_percent"] is None else f"{one['ram_percent']} %"
+        token, ffn = (one[f"top_k_{part}"] / one[part] for part in ("token_seconds", "ffn_seconds"))
+        found.append(
+            f"| {one['shape']} | {one['profile']} | {one['vram_percent']} % | {ram} | {one['seconds']:.2f} | {gap} | "
+            f"{one['status']} | {one['found_by']} | {one['token_seconds'] * 1e3:.2f} | "
+            f"{token:.3f}x | {ffn:.3f}x |"
+        )
+    return found
+
+
+def subset_losses(count: int, skew: float, seed: int = 0) -> list[float]:
+    """How much longer the best prefixes take than the best free subsets, as shares, in random pairs of layers.
+
+    Six groups a layer, whose activity falls by a power of their rank; a GPU 1.2 to 8 times as fast as the CPU, room for
+    1 to 11 of the 12 groups, hand-overs of up to a fifth of a layer's time on the CPU.
+    """
+    random, losses = np.random.default_rng(seed), []
+    subsets = (np.arange(64)[:, None] >> np.arange(6)) & 1  # [subsets, groups]
+    prefixes = np.all(np.diff(subsets, axis=1) <= 0, axis=1)
+    for _ in range(count):
+        active = np.sort((np.arange(6) + 1.0) ** -skew * random.uniform(0.5, 1.5, (2, 6)), axis=1)[:, ::-1]
+        faster, hand_over = random.uniform(1.2, 8), random.uniform(0, 0.2) * active.sum(axis=1).mean()
+        on_gpu, on_cpu = subsets @ (active.T / faster), (1 - subsets) @ active.T  # [subsets, layers]
+        times = np.maximum(on_gpu, on_cpu) + hand_over * (subsets.sum(axis=1) < 6)[:, None]
+        groups = subsets.sum(axis=1)
+        fits = groups[:, None] + groups[None, :] <= random.integers(1, 12)
+        both = np.where(fits, times[:, 0][:, None] + times[:, 1][None, :], np.inf)
+        losses.append(float(both[np.ix_(prefixes, prefixes)].min() / both.min() - 1))
+    return losses
+
+
+def subset_lines(count: int = 1000) -> list[str]:
+    """What prefixes lose, as Markdown."""
+    found = ["| activity | mean loss | 95 % of cases below | most |", "|---|--:|--:|--:|"]
+    for name, skew in (("flat", 0.0), ("skewed (power of 0.8)", 0.8), ("very skewed (power of 1.5)", 1.5)):
+        losses = np.array(subset_losses(count, skew))
+        found.append(f"| {name} | {losses.mean():.2%} | {np.quantile(losses, 0.95):.2%} | {losses.max():.2%} |")
+    return [*found, "", f"{count} pairs of layers each, of six groups: real layers have a hundred and lose less."]
 
 
 def main() -> None:
@@ -136,29 +188,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--hardware", default="rtx4060-laptop")
-    parser.add_argument("--profiles", nargs="*", default=["skewed", "flat"], choices=["skewed", "flat"])
+    parser.add_argument("--profiles", nargs="*", default=list(PROFILES), choices=list(PROFILES))
     parser.add_argument("--budgets", nargs="*", type=int, default=list(BUDGETS), help="percent of the model, as VRAM")
     parser.add_argument("--ram", type=int, help="percent of the model, as RAM; by default RAM is not limited")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="add the results to those of this file")
+    parser.add_argument("--show", type=Path, metavar="JSON", help="print earlier results")
+    parser.add_argument("--subsets", action="store_true", help="print what prefixes lose against free subsets")
     arguments = parser.parse_args()
+    if arguments.subsets or arguments.show:
+        shown = subset_lines() if arguments.subsets else lines(json.loads(arguments.show.read_text())["results"])
+        print("\n".join(shown))
+        return
     hardware = read_hardware(arguments.hardware)
+    cases = [(s, p, b) for s in arguments.shapes for p in arguments.profiles for b in arguments.budgets]
     results = []
-    print("shape       profile VRAM %  seconds  gap %   status      by      ms/token  over top-k: token  FFN")
-    for name in arguments.shapes:
-        for profile in arguments.profiles:
-            for percent in arguments.budgets:
-                one = measure(SHAPES[name], hardware, profile, percent, arguments.ram)
-                results.append(one)
-                gap = "-" if one["gap"] is None else f"{one['gap'] * 100:.3f}"
-                print(
-                    f"{name:<11} {profile:<7} {percent:>5} {one['seconds']:>9.2f} {gap:>6}   {one['status']:<11} "
-                    f"{one['found_by']:<7} {one['token_seconds'] * 1e3:>7.2f} "
-                    f"{one['top_k_seconds'] / one['token_seconds']:>14.3f}x "
-                    f"{one['top_k_ffn_seconds'] / one['ffn_seconds']:>7.3f}x",
-                    flush=True,
-                )
+    for number, (shape, profile, percent) in enumerate(cases):
+        try:
+            results.append(measure(SHAPES[shape], hardware, profile, percent, arguments.ram))
+        except UserError as error:
+            print(f"{shape}, {percent} %: {error}", file=sys.stderr)
+        print(f"{number + 1} of {len(cases)}", file=sys.stderr, flush=True)
+    print("\n".join(lines(results)))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"results": results}, indent=1) + "\n")
+        earlier = json.loads(arguments.json.read_text())["results"] if arguments.json.exists() else []
+        write_atomic(arguments.json, (json.dumps({"results": earlier + results}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
