@@ -108,7 +108,9 @@ double run(Program& program, int64_t tokens, uintptr_t ids, uintptr_t positions,
 }  // namespace
 
 void bind_program(nb::module_& m) {
-  nb::class_<hybrid::Lane>(m, "Lane").def(nb::init<>());
+  nb::class_<hybrid::Lane>(m, "Lane")
+      .def(nb::init<>())
+      .def("join", &hybrid::Lane::join, nb::call_guard<nb::gil_scoped_release>());
   nb::class_<Program>(m, "Program")
       .def(nb::init<>())
       .def("embed",
