@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from types import TracebackType
 
 import torch
@@ -36,6 +37,11 @@ class Planned:
     sequence: TokenSequence
     token_ids: list[int]
     span: Span
+
+    @property
+    def is_last(self) -> bool:
+        """Whether a token follows once this is computed: nothing of the sequence is left then."""
+        return self.span.count == self.sequence.pending
 
 
 class Engine:
@@ -79,8 +85,8 @@ class Engine:
         activity = self.ledger.prefill if prefill else self.ledger.decode
         began = time.perf_counter()
         planned = self._schedule(prefill)
-        hidden = self._run([p.token_ids for p in planned], [p.span for p in planned], activity)
-        sampled = self._sample(planned, hidden)
+        logits = self._next_logits(planned, activity)
+        sampled = self._sample(planned, logits)
         activity.seconds += time.perf_counter() - began
         return sampled
 
@@ -122,7 +128,7 @@ class Engine:
         try:
             self.machine.scheduler.tap = tap
             pieces = [
-                self._run([list(token_ids[at : at + piece])], [Span(blocks, at, count)], self.ledger.evaluation).clone()
+                self._run(list(token_ids[at : at + piece]), [Span(blocks, at, count)], self.ledger.evaluation).clone()
                 for at in range(0, len(token_ids), piece)
                 if (count := min(piece, len(token_ids) - at))
             ]
@@ -177,37 +183,48 @@ class Engine:
         return [Planned(s, *s.next_span(limit, self.allocator)) for s in chosen]
 
     @torch.inference_mode()
-    def _run(self, token_ids: list[list[int]], spans: list[Span], activity: Activity) -> torch.Tensor:
-        step = Step([i for ids in token_ids for i in ids], spans)
-        activity.tokens += len(step.token_ids)
-        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in spans)
-        scheduler = self.machine.scheduler
-        scheduler.activity = activity
-        if self.machine.recorded is not None and scheduler.tap is None and len(step.token_ids) <= MAX_TOKENS:
-            return self.machine.recorded.run(step, activity)
-        return self.decoder.forward(EagerOperators(self.directory.spec, step, scheduler.feed_forward))
+    def _run(self, token_ids: list[int], spans: list[Span], activity: Activity) -> torch.Tensor:
+        """fp32 `[tokens, hidden]` that the head reads, where the head is."""
+        step = self._started(token_ids, spans, activity)
+        recorded = self.machine.recorded
+        if recorded is not None and self.machine.scheduler.tap is None and len(token_ids) <= MAX_TOKENS:
+            return recorded.run(step, activity)
+        return self._computed(step)
 
     @torch.inference_mode()
-    def _sample(self, planned: list[Planned], hidden: torch.Tensor) -> list[TokenSequence]:
-        ends = torch.tensor([p.span.count for p in planned]).cumsum(0) - 1
+    def _next_logits(self, planned: list[Planned], activity: Activity) -> torch.Tensor:
+        """fp32 `[sequences, vocab]` on the host, of those whose tokens are all computed with this step."""
+        step = self._started([i for p in planned for i in p.token_ids], [p.span for p in planned], activity)
+        ends = accumulate(p.span.count for p in planned)
+        wanted = [end - 1 for p, end in zip(planned, ends, strict=True) if p.is_last]
+        recorded = self.machine.recorded
+        if recorded is not None and len(step.token_ids) <= MAX_TOKENS:
+            return recorded.next_logits(step, wanted, activity)
+        last = self._computed(step)[wanted]
+        if recorded is not None and len(last) <= MAX_TOKENS:
+            return recorded.logits(last, activity)
+        return self.decoder.logits(last).cpu() if wanted else torch.empty(0, self.directory.spec.vocab_size)
+
+    def _started(self, token_ids: list[int], spans: list[Span], activity: Activity) -> Step:
+        step = Step(token_ids, spans)
+        activity.tokens += len(step.token_ids)
+        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in spans)
+        self.machine.scheduler.activity = activity
+        return step
+
+    def _computed(self, step: Step) -> torch.Tensor:
+        return self.decoder.forward(EagerOperators(self.directory.spec, step, self.machine.scheduler.feed_forward))
+
+    def _sample(self, planned: list[Planned], logits: torch.Tensor) -> list[TokenSequence]:
+        ready = [p.sequence for p in planned if p.is_last]
         for p in planned:
             p.sequence.advance(p.span)
-        ready = [i for i, p in enumerate(planned) if p.sequence.pending == 0]
-        if not ready:
-            return []
-        last = hidden[ends[ready].to(hidden.device)]
-        recorded = self.machine.recorded
-        if recorded is not None and len(last) <= MAX_TOKENS:
-            logits = recorded.logits(last, self.machine.scheduler.activity)
-        else:
-            logits = self.decoder.logits(last).cpu()
-        for row, i in enumerate(ready):
-            sequence = planned[i].sequence
-            sequence.append(sequence.sampler.pick(logits[row]), self.context)
+        for sequence, row in zip(ready, logits, strict=True):
+            sequence.append(sequence.sampler.pick(row), self.context)
             if sequence.finish_reason is not None:
                 self.running.remove(sequence)
                 sequence.release(self.allocator)
-        return [planned[i].sequence for i in ready]
+        return ready
 
     def _check_ids(self, token_ids: Sequence[int]) -> None:
         vocab = self.directory.spec.vocab_size
