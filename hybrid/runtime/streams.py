@@ -1,0 +1,125 @@
+"""Where the pieces of a step go: a main stream, and a second one beside it while rows are computed on both units.
+
+`HostStreams` are those of a device that is computed by the interpreter, in host memory: calls are made at once, and a
+native lane is the second stream. Those of CUDA are in `cuda_streams`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+from hybrid.ops import cpu
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Seconds of what lies between a fork and its join: of the main stream's own work, and until both were done."""
+
+    main: float
+    total: float
+
+
+class Streams(Protocol):
+    """A main stream and a second one; `aside` means the second. What goes there comes after the last `fork`."""
+
+    together: list[Together]  # of the last run, one for each fork; none where that is not known
+
+    def call(self, work: Work, aside: bool) -> None:
+        """Have the device do what `work` asks it for."""
+
+    def host(self, function: cpu.HostFunction, aside: bool) -> None:
+        """Have the host run a program."""
+
+    def fork(self) -> None:
+        """Let the second stream go on from here, where the main stream is."""
+
+    def join(self) -> None:
+        """Let the main stream wait for the second one."""
+
+    def run(self, name: Hashable, issue: Work) -> None:
+        """Issue pieces, and wait until all is done. The same name stands for the same pieces every time."""
+
+    def close(self) -> bool:
+        """Give back what the streams hold; whether it is certain that no program is called any more."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a step under the name that a trace gives it: of which layer, if of one; on which unit; of what kind.
+
+    issue: puts it into streams, for so many tokens.
+    """
+
+    layer: int | None
+    unit: str
+    kind: str
+    issue: Callable[[Streams, int], None]
+
+
+class HostStreams:
+    """The streams of a device in host memory. Without overlap the second stream's work is done in its turn.
+
+    On the second stream a host's program is submitted to the lane, and what comes after it is done at the join.
+    """
+
+    def __init__(self, overlap: bool = True) -> None:
+        self.together: list[Together] = []
+        self._lane = cpu.Lane() if overlap else None
+        self._under_way: cpu.HostFunction | None = None
+        self._after: list[Work] = []
+        self._forked = self._in_turn = 0.0
+
+    def call(self, work: Work, aside: bool) -> None:
+        """See `Streams`."""
+        if aside and self._under_way is not None:
+            self._after.append(work)
+        else:
+            work()
+
+    def host(self, function: cpu.HostFunction, aside: bool) -> None:
+        """See `Streams`."""
+        if aside and self._lane is not None:
+            assert self._under_way is None, "the second stream has one program between a fork and a join"
+            function.submit(self._lane)
+            self._under_way = function
+        else:
+            began = time.perf_counter()
+            function.run()
+            self._in_turn += (time.perf_counter() - began) if aside else 0.0
+
+    def fork(self) -> None:
+        """See `Streams`."""
+        self._forked, self._in_turn = time.perf_counter(), 0.0
+
+    def join(self) -> None:
+        """See `Streams`."""
+        main = time.perf_counter() - self._forked - self._in_turn
+        self._await()
+        self.together.append(Together(main, time.perf_counter() - self._forked))
+        after, self._after = self._after, []
+        for work in after:
+            work()
+
+    def run(self, name: Hashable, issue: Work) -> None:
+        """See `Streams`."""
+        self.together = []
+        try:
+            issue()
+        finally:  # what failed on this side leaves the lane free
+            self._await()
+            self._after.clear()
+
+    def close(self) -> bool:
+        """See `Streams`."""
+        self._lane = None
+        return True
+
+    def _await(self) -> None:
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None and self._lane is not None:
+            self._lane.join()
