@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from hybrid.model.decoder import Decoder
 from hybrid.model.eager import Step
-from hybrid.ops import cpu
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.recorded import CLOSED
 from hybrid.runtime.scheduler import Scheduler
@@ -21,13 +20,14 @@ ABANDONED: list[object] = []  # what a driver that failed might still call; kept
 
 
 class DeviceStep:
-    """A decoder's step for up to `cpu.MAX_TOKENS` tokens, on units of which one is a device with operators of its own.
+    """A decoder's step for up to `cpu.MAX_TOKENS` tokens, on the host and on a device with operators of its own.
 
-    context: tokens of the longest sequence there can be. streams: where its pieces go.
+    context: tokens of the longest sequence there can be. streams: of the device, where the step's pieces go.
     """
 
-    def __init__(self, decoder: Decoder, scheduler: Scheduler, context: int, streams: Streams) -> None:
-        device = next(unit.device for unit in units_of(decoder, scheduler) if unit.pool is None)
+    def __init__(
+        self, decoder: Decoder, scheduler: Scheduler, context: int, device: torch.device, streams: Streams
+    ) -> None:
         recorder = StepRecorder(decoder.spec, scheduler, device, context)
         self.pieces, self._hidden = recorder.step(decoder)
         self._next, self._logits = recorder.head(decoder.outer, self._hidden)

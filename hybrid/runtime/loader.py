@@ -20,10 +20,11 @@ from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.placer import Placer
-from hybrid.runtime.recorded import RecordedStep, record
+from hybrid.runtime.recorded import RecordedStep
+from hybrid.runtime.recording import Recorded, record
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, cache_bytes, prefill_within
-from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit
+from hybrid.runtime.unit import Unit, cuda_unit, host_unit, interpreted_unit, stand_in_unit
 from hybrid.spec import ModelSpec
 from hybrid.store.directory import ModelDirectory
 from placement.plan import LayerPlan, Plan, Segment
@@ -37,7 +38,7 @@ class Machine:
 
     decoder: Decoder
     scheduler: Scheduler
-    recorded: RecordedStep | None
+    recorded: Recorded | None
     units: dict[str, Unit]
     lane: Lane | None
     banks: list[RowBank]
@@ -68,7 +69,7 @@ class Machine:
     def _record_anew(self) -> None:
         if self.recorded is not None:
             self.recorded.close()
-            self.recorded = record(self.decoder, self.scheduler)
+            self.recorded = record(self.decoder, self.scheduler, self.context)
 
     def close(self) -> None:
         """Stop the lane, invalidate the banks, forget the units."""
@@ -125,8 +126,8 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         guards += guard(predictors.mappings())
     touched = placer.dense_bytes_per_token(outer)
     element = KV_FORMATS[options.kv_format]
-    recorded = record(decoder, scheduler)
-    if recorded is not None and options.prefill_tokens is None:
+    recorded = record(decoder, scheduler, context)
+    if isinstance(recorded, RecordedStep) and options.prefill_tokens is None:
         prefill = min(prefill, cpu.MAX_TOKENS)
     return Machine(
         decoder=decoder,
@@ -231,6 +232,8 @@ def make_units(options: EngineOptions) -> dict[str, Unit]:
     if plan is None or plan.budgets.vram == 0:
         return {"cpu": host_unit(threads, *host)}
     budget, planned = plan.budgets.vram, plan.total_bytes("gpu")
+    if options.second_device == "interpreter":
+        return {"cpu": host_unit(threads, *host), "gpu": interpreted_unit(budget)}
     if options.second_device != "cpu":
         return {"cpu": host_unit(threads, *host), "gpu": cuda_unit(budget, planned)}
     shares = shared_cores(threads)

@@ -132,12 +132,3 @@ class RecordedStep:
     def close(self) -> None:
         """Forget the programs and the memory that they hold."""
         self._recorder = self._program = self._head = None
-
-
-def record(decoder: Decoder, scheduler: Scheduler) -> RecordedStep | None:
-    """The recorded step of a model whose layers are all in host memory; None for others."""
-    outer = decoder.outer
-    units = [outer.embeddings_unit, outer.head_unit, *(layer.unit for layer in decoder.layers)]
-    if any(unit.pool is None for unit in units):
-        return None
-    return RecordedStep(decoder, scheduler)

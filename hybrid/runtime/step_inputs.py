@@ -50,7 +50,7 @@ class StepInputs:
     def fill(self, step: Step) -> None:
         """Take a step's inputs; its block tables are read until it is over."""
         tokens, at = len(step.token_ids), 0
-        self._tokens[0] = tokens
+        self.count(tokens)
         self._ids[:tokens] = step.token_ids
         self._positions[:tokens] = step.positions
         for span in step.spans:
@@ -58,6 +58,10 @@ class StepInputs:
             self._tables[at:end, :pages] = np.frombuffer(span.blocks, np.int64)[:pages]
             self._blocks[at:end] = array("q", [span.blocks.buffer_info()[0]] * span.count)
             at = end
+
+    def count(self, tokens: int) -> None:
+        """Take a number of tokens alone, for what reads nothing else of a step."""
+        self._tokens[0] = tokens
 
     def send(self, tokens: int) -> None:
         """Copy what a step of so many tokens reads to the device, without waiting."""

@@ -15,6 +15,7 @@ import torch
 
 from hybrid.ops import cpu, reference
 from hybrid.ops.bank import Counts, RowBank
+from hybrid.ops.cuda import available
 from hybrid.runtime.memory import available_memory, require_memory
 from profiler.artifacts import UserError, format_size
 from profiler.matrix import Matrix
@@ -28,11 +29,18 @@ class Unit:
     """Memory with a budget, and the operators that run there.
 
     name: `gpu` or `cpu`, as plans call it; a stand-in for a GPU is named `gpu` too. pool: its threads, where it is made
-    of host memory.
+    of host memory. kernels: without a pool, whether the device operators in Triton compute here as well as torch's.
     """
 
     def __init__(
-        self, name: str, device: torch.device, pool: cpu.Pool | None, *, in_place: bool, budget: int | None
+        self,
+        name: str,
+        device: torch.device,
+        pool: cpu.Pool | None,
+        *,
+        in_place: bool,
+        budget: int | None,
+        kernels: bool = False,
     ) -> None:
         self.name = name
         self.device = device
@@ -40,6 +48,7 @@ class Unit:
         self.budget = budget
         self.used: Counter[str] = Counter()
         self.pool = pool
+        self.kernels = kernels
 
     @property
     def total(self) -> int:
@@ -155,4 +164,17 @@ def cuda_unit(budget: int, planned: int) -> Unit:
     if not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device here; use --device cpu, or --second-device cpu for a stand-in")
     require_memory(planned, torch.cuda.mem_get_info()[0], "GPU memory")
-    return Unit("gpu", torch.device("cuda"), None, in_place=False, budget=budget)
+    device = torch.device("cuda")
+    return Unit("gpu", device, None, in_place=False, budget=budget, kernels=available(device))
+
+
+def interpreted_unit(budget: int) -> Unit:
+    """A GPU whose operators are those of a CUDA device, computed by Triton's interpreter in host memory: for tests.
+
+    Raises:
+        UserError: Triton is missing, or was not told to interpret.
+    """
+    device = torch.device("cpu")
+    if not available(device):
+        raise UserError("a GPU is interpreted with Triton, and TRITON_INTERPRET=1 in the environment")
+    return Unit("gpu", device, None, in_place=False, budget=budget, kernels=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from hybrid.runtime.engine import Engine
-from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.options import Device, EngineOptions
 from hybrid.stages.demo import demo_directory
 from hybrid.stages.finding import choose_mode, find_model, find_plan
 from hybrid.stages.model_predictors import find_predictors
@@ -27,7 +26,7 @@ def open_engine(
     *,
     mode: str | None = None,
     plan: str | Path | Plan | None = None,
-    device: Literal["cpu", "cuda"] | None = None,
+    device: Device | None = None,
     context: int | None = None,
     max_sequences: int = 1,
     kv_format: str = "f16",
