@@ -59,8 +59,8 @@ class CudaStreams:
     def __init__(self, device: torch.device, overlap: bool = True) -> None:
         self.together: list[Together] = []  # the device's share of a graph is not timed
         self._device, self._driver = device, Driver()
-        self._main = torch.cuda.Stream(device)
-        self._second = torch.cuda.Stream(device) if overlap else self._main
+        self._main, second = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
+        self._second = second if overlap else self._main
         self._before, self._forked, self._joined = (torch.cuda.Event() for _ in range(3))  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -13,18 +13,17 @@ from hybrid.ops.bank import RowBank
 from hybrid.ops.limits import NATIVE_TOKENS
 from hybrid.ops.scratch import Scratch
 from hybrid.predictors.rows import RowPredictor
+from hybrid.runtime.pieces import Pieces
 from hybrid.runtime.step_inputs import StepInputs
 from hybrid.runtime.unit import Unit
 from hybrid.spec import ModelSpec
-
-Emit = Callable[[str, Callable[[int], object]], None]  # takes a kind, and what computes it for so many tokens
 
 
 class DeviceRecorder:
     """Operators of one step over buffers `[NATIVE_TOKENS, ...]` on a device; see `Operators`.
 
     skip_inactive: of `reference.sparse_ffn`. inputs: of the step. context: tokens of the longest sequence there can be.
-    emit: takes each call, to be made when its turn comes.
+    pieces: takes each call, to be made when its turn comes.
     """
 
     def __init__(
@@ -34,13 +33,13 @@ class DeviceRecorder:
         device: torch.device,
         inputs: StepInputs,
         context: int,
-        emit: Emit,
+        pieces: Pieces,
     ) -> None:
         self.spec, self.device = spec, device
         self.counts = torch.zeros(2, dtype=torch.int64, device=device)
         self.scratch = Scratch(device)
         self._skip_inactive, self._context = skip_inactive, context
-        self._inputs, self._emit = inputs, emit
+        self._inputs, self._pieces = inputs, pieces
         self._buffers: dict[tuple[str, int], torch.Tensor] = {}
         self._turned = False  # whether the step's angles are known
 
@@ -48,10 +47,10 @@ class DeviceRecorder:
         """See `Operators`."""
         y, inputs, offset = self.buffer("state", self.spec.hidden_size), self._inputs, self.spec.position_offset
         table, positions = outer.embeddings, outer.positions
-        self._emit("embeddings", lambda n: cuda_weights.embed(table, inputs.ids[:n], y[:n]))
+        self._pieces.on_device("embeddings", lambda n: cuda_weights.embed(table, inputs.ids[:n], y[:n]))
         if positions is not None:
-            places = inputs.positions
-            self._emit("embeddings", lambda n: cuda_weights.embed(positions, places[:n], y[:n], offset, True))
+            at = inputs.positions
+            self._pieces.on_device("embeddings", lambda n: cuda_weights.embed(positions, at[:n], y[:n], offset, True))
         return y
 
     def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
@@ -74,7 +73,7 @@ class DeviceRecorder:
             there = [(weight, bias, y[:tokens]) for weight, bias, y in parts]
             cuda_weights.linear(x[:tokens], there, self.scratch)
 
-        self._emit("linear", call)
+        self._pieces.on_device("linear", call)
         return outputs
 
     def attend(self, layer: LayerParts, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -87,26 +86,30 @@ class DeviceRecorder:
                 self._norm(heads, NormWeights(weight, None), False, heads)
         if spec.positions == "rope":
             cosines, sines = self._angles()
-            for heads in (queries, keys):
-                self._emit("positions", lambda n, x=heads: cuda_states.rotate(x[:n], cosines[:n], sines[:n]))
-        pages, places, tables = layer.pages, self._inputs.positions, self._inputs.tables
-        self._emit("pages", lambda n: cuda_states.store(keys[:n], values[:n], pages, places[:n], tables[:n]))
+
+            def rotation(n: int) -> None:
+                for heads in (queries, keys):
+                    cuda_states.rotate(heads[:n], cosines[:n], sines[:n])
+
+            self._pieces.on_device("positions", rotation)
+        pages, at, tables = layer.pages, self._inputs.positions, self._inputs.tables
+        self._pieces.on_device("pages", lambda n: cuda_states.store(keys[:n], values[:n], pages, at[:n], tables[:n]))
 
         def attention(n: int) -> None:
-            step, window = (places[:n], tables[:n]), spec.sliding_window
+            step, window = (at[:n], tables[:n]), spec.sliding_window
             cuda_states.attend(queries[:n], pages, *step, window, mixed[:n], self.scratch, self._context)
 
-        self._emit("attention", attention)
+        self._pieces.on_device("attention", attention)
         return y
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """See `Operators`."""
-        self._emit("sums", lambda n: cuda_states.add(x[:n], y[:n], x[:n]))
+        self._pieces.on_device("sums", lambda n: cuda_states.add(x[:n], y[:n], x[:n]))
         return x
 
     def add_vector(self, y: torch.Tensor, vector: torch.Tensor) -> None:
         """Add fp32 `[width]` to every token's `y`."""
-        self._emit("sums", lambda n: cuda_states.add(y[:n], vector.expand(n, -1), y[:n]))
+        self._pieces.on_device("sums", lambda n: cuda_states.add(y[:n], vector.expand(n, -1), y[:n]))
 
     def predict(self, unit: Unit, rows: RowPredictor, x: torch.Tensor, buffer: str) -> torch.Tensor:
         """bool `[tokens, rows]`: what a predictor names."""
@@ -115,7 +118,7 @@ class DeviceRecorder:
         def call(n: int) -> None:
             cuda_weights.predict(x[:n], predictor, rows.neuron_ids, named[:n], self.scratch)
 
-        self._emit("predictors", call)
+        self._pieces.on_device("predictors", call)
         return named
 
     def rows(
@@ -131,7 +134,7 @@ class DeviceRecorder:
                 out = (y[:n], self.counts, self.scratch, more)
                 cuda_weights.sparse_ffn(bank, x[:n], here, self._skip_inactive, *out)
 
-            self._emit("feed-forward", call)
+            self._pieces.on_device("feed-forward", call)
         return y
 
     def buffer(self, name: str, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -149,14 +152,14 @@ class DeviceRecorder:
     def _norm(self, x: torch.Tensor, norm: NormWeights, centred: bool, y: torch.Tensor) -> None:
         """Of `[tokens, vectors, width]` each vector by itself."""
         weights, eps = (norm.weight, norm.bias, centred), self.spec.norm_eps
-        self._emit("norms", lambda n: cuda_states.norm(x[:n], *weights, eps, y[:n]))
+        self._pieces.on_device("norms", lambda n: cuda_states.norm(x[:n], *weights, eps, y[:n]))
 
     def _angles(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of the step's rotary angles, which every layer uses: computed by the first that does."""
-        half, places = self.spec.rotary_size // 2, self._inputs.positions
+        half, at = self.spec.rotary_size // 2, self._inputs.positions
         cosines, sines = self.buffer("cosines", half), self.buffer("sines", half)
         if not self._turned:
-            frequencies = inverse_frequencies(self.spec).to(self.device)
-            self._emit("positions", lambda n: cuda_states.angles(places[:n], frequencies, cosines[:n], sines[:n]))
+            turns = inverse_frequencies(self.spec).to(self.device)
+            self._pieces.on_device("positions", lambda n: cuda_states.angles(at[:n], turns, cosines[:n], sines[:n]))
             self._turned = True
         return cosines, sines

@@ -11,10 +11,11 @@ import torch
 from hybrid.model.decoder import Decoder
 from hybrid.model.eager import Step
 from hybrid.runtime.activity import Activity
+from hybrid.runtime.pieces import Piece
 from hybrid.runtime.recorded import CLOSED
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.step_recorder import StepRecorder
-from hybrid.runtime.streams import Piece, Streams
+from hybrid.runtime.streams import Streams
 
 ABANDONED: list[object] = []  # what a driver that failed might still call; kept until the process ends
 
@@ -94,6 +95,8 @@ class DeviceStep:
             rows.gated += counts[0]
             rows.finished += counts[1]
         self._note_overlap(before, activity)
+        if head:  # every operator has run: a graph is captured without making memory
+            recorder.device.scratch.freeze()
 
     def _launch(self, name: tuple[object, ...], pieces: Sequence[Piece], tokens: int, activity: Activity) -> None:
         """Have pieces done, and raise what failed."""

@@ -128,9 +128,8 @@ class HostRecorder:
         """bool `[tokens, rows]`: what a predictor names."""
         predictor = rows.predictor
         if predictor.fc2 is None:  # no state changes what it names
-            named = predictor.named(torch.zeros(cpu.MAX_TOKENS, 1))
-            self.kept.append(named)
-            return named
+            every = predictor.threshold < 0
+            return self.buffer("named of all" if every else "named of none", predictor.neurons, torch.bool).fill_(every)
         named = self.buffer(buffer, predictor.neurons, torch.bool)
         first = None if predictor.fc1 is None else cpu.matrix_arguments(predictor.fc1)
         second = cpu.matrix_arguments(predictor.fc2, predictor.bias)

@@ -7,8 +7,7 @@ and back where attention is on the device, beside the device's rows on the main 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -19,9 +18,9 @@ from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.device_recorder import DeviceRecorder
 from hybrid.runtime.feed_forwards import FeedForwards
 from hybrid.runtime.host_recorder import HostRecorder
+from hybrid.runtime.pieces import Piece, Pieces
 from hybrid.runtime.scheduler import Scheduler, SplitLayer
 from hybrid.runtime.step_inputs import StepInputs
-from hybrid.runtime.streams import Piece, Streams
 from hybrid.runtime.unit import Unit
 from hybrid.spec import ModelSpec
 
@@ -37,10 +36,11 @@ class StepRecorder(FeedForwards):
     def __init__(self, spec: ModelSpec, scheduler: Scheduler, device: torch.device, context: int) -> None:
         super().__init__(scheduler)
         self.spec = spec
+        self._pieces = Pieces()
         self.inputs = StepInputs(context, device)
         self.host_step = cpu.HostStep(*self.inputs.addresses)
         self.functions: list[cpu.HostFunction] = []  # all of them
-        # Of each layer that is computed on both units at once, in turn: the host's part, and whether attention is there.
+        # Of each layer that both units compute at once, in turn: the host's part, and whether attention is there.
         self.splits: list[tuple[cpu.HostFunction, bool]] = []
         pinned = device.type == "cuda"
         self.device_counts = torch.zeros(2, dtype=torch.int64, pin_memory=pinned)  # what a step leaves
@@ -49,21 +49,18 @@ class StepRecorder(FeedForwards):
             scheduler.skip_inactive,
             allocate=lambda width, dtype: torch.zeros(cpu.MAX_TOKENS, width, dtype=dtype, pin_memory=pinned),
         )
-        self.device = DeviceRecorder(spec, scheduler.skip_inactive, device, self.inputs, context, self._on_device)
-        self._pieces: list[Piece] = []
+        self.device = DeviceRecorder(spec, scheduler.skip_inactive, device, self.inputs, context, self._pieces)
         self._at: Side = self.device  # where the state is
-        self._layer: int | None = None
-        self._aside = False
 
     def step(self, decoder: Decoder) -> tuple[list[Piece], torch.Tensor]:
         """The pieces of a whole step but for the head, and where they leave what the head reads."""
         counts, found = self.device.counts, self.device_counts
-        self._on_device("copy", self.inputs.send)
-        self._on_device("sums", lambda tokens: counts.zero_())
+        self._pieces.on_device("copy", self.inputs.send)
+        self._pieces.on_device("sums", lambda tokens: counts.zero_())
         hidden = decoder.forward(self)
         self._pause()
-        self._on_device("copy", lambda tokens: found.copy_(counts, non_blocking=True))
-        return self._taken(), hidden
+        self._pieces.on_device("copy", lambda tokens: found.copy_(counts, non_blocking=True))
+        return self._pieces.take(), hidden
 
     def head(self, outer: OuterParts, hidden: torch.Tensor) -> tuple[list[Piece], torch.Tensor]:
         """The pieces of the head, of what lies where the head is, and where in host memory they leave the logits."""
@@ -72,7 +69,7 @@ class StepRecorder(FeedForwards):
         self._pause()
         if self._at is self.device:
             logits = self._carried(logits, self.host, "logits")
-        return self._taken(), logits
+        return self._pieces.take(), logits
 
     def picked(self, outer: OuterParts) -> torch.Tensor:
         """Where the head may be given states, beside those that a step leaves."""
@@ -86,14 +83,14 @@ class StepRecorder(FeedForwards):
 
     def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
         """See `Operators`. A decoder asks for this once for each layer, and once for what comes after them."""
-        following = 0 if self._layer is None else self._layer + 1
+        following = 0 if self._pieces.layer is None else self._pieces.layer + 1
         side = self._side(unit)
         if side is not self._at:
             self._pause()
             x = self._carried(x, side, "state")
-            self._layer, self._at = following, side
+            self._pieces.layer, self._at = following, side
             self._resume(unit)
-        self._layer = following if following < self.spec.n_layers else None
+        self._pieces.layer = following if following < self.spec.n_layers else None
         return self._at.follow(x, unit)
 
     def norm(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
@@ -140,18 +137,18 @@ class StepRecorder(FeedForwards):
             y = self._elsewhere(layer, x, named)
             self._resume(layer.near)
             return y
-        self._emit("gpu", "fork", lambda streams, tokens: streams.fork())
+        self._pieces.fork()
         if on_host := self._at is self.host:
-            with self._beside():
+            with self._pieces.aside():
                 y = self._program(layer.near, layer.near_banks, x, named)
             there = self._elsewhere(layer, x, named)
         else:
-            with self._beside():
+            with self._pieces.aside():
                 there = self._elsewhere(layer, x, named)
         self.splits.append((self.functions[-1], on_host))
         if not on_host:
             y = self._here(layer, x, named)
-        self._emit("gpu", "join", lambda streams, tokens: streams.join())
+        self._pieces.join()
         self._resume(layer.near)
         return self._at.add(y, there)
 
@@ -191,29 +188,12 @@ class StepRecorder(FeedForwards):
             self._call("program")
 
     def _call(self, kind: str) -> None:
-        function, aside = cpu.HostFunction(self.host_step, self.host.program), self._aside
+        function = cpu.HostFunction(self.host_step, self.host.program)
         self.functions.append(function)
-        self._emit("cpu", kind, lambda streams, tokens: streams.host(function, aside))
+        self._pieces.on_host(kind, function)
 
     def _carried(self, x: torch.Tensor, to: Side, name: str) -> torch.Tensor:
         """`x` in the other side's memory."""
         y = to.buffer(name, x.shape[1], x.dtype)
-        self._on_device("copy", lambda tokens: y[:tokens].copy_(x[:tokens], non_blocking=True))
+        self._pieces.on_device("copy", lambda tokens: y[:tokens].copy_(x[:tokens], non_blocking=True))
         return y
-
-    def _on_device(self, kind: str, call: Callable[[int], object]) -> None:
-        aside = self._aside
-        self._emit("gpu", kind, lambda streams, tokens: streams.call(lambda: call(tokens), aside))
-
-    def _emit(self, unit: str, kind: str, issue: Callable[[Streams, int], None]) -> None:
-        self._pieces.append(Piece(self._layer, unit, kind, issue))
-
-    def _taken(self) -> list[Piece]:
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
-    @contextlib.contextmanager
-    def _beside(self) -> Iterator[None]:
-        self._aside = True
-        yield
-        self._aside = False

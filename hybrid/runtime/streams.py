@@ -48,19 +48,6 @@ class Streams(Protocol):
         """Give back what the streams hold; whether it is certain that no program is called any more."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of a step under the name that a trace gives it: of which layer, if of one; on which unit; of what kind.
-
-    issue: puts it into streams, for so many tokens.
-    """
-
-    layer: int | None
-    unit: str
-    kind: str
-    issue: Callable[[Streams, int], None]
-
-
 class HostStreams:
     """The streams of a device in host memory. Without overlap the second stream's work is done in its turn.
 
