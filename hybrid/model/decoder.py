@@ -22,6 +22,7 @@ class ComputeUnit(Protocol):
     says of another one whether device operators compute there.
     """
 
+    name: str
     device: torch.device
     pool: Pool | None
     kernels: bool
@@ -87,8 +88,8 @@ class Operators(Protocol):
     def embed(self, outer: OuterParts) -> torch.Tensor:
         """The tokens' embeddings `[tokens, hidden]`, learned positions included."""
 
-    def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
-        """The state where a unit is, which computes what comes next."""
+    def follow(self, x: torch.Tensor, unit: ComputeUnit, layer: int | None) -> torch.Tensor:
+        """The state where a unit is, which computes what comes next: a layer, or what belongs to none."""
 
     def norm(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
         """The normalised state."""
@@ -120,12 +121,12 @@ class Decoder:
         x = ops.embed(self.outer)
         for index in range(len(self.layers)):
             x = self.layer(ops, index, x)
-        return ops.norm(ops.follow(x, self.outer.head_unit), self.outer.final_norm)
+        return ops.norm(ops.follow(x, self.outer.head_unit, None), self.outer.final_norm)
 
     def layer(self, ops: Operators, index: int, x: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: the state after a layer, of the state before it. Fills the layer's pages."""
         layer = self.layers[index]
-        x = ops.follow(x, layer.unit)
+        x = ops.follow(x, layer.unit, index)
         normalised = ops.norm(x, layer.attention_norm)
         q, k, v = ops.project(layer.unit, normalised, (layer.q, layer.k, layer.v))
         (mixed,) = ops.project(layer.unit, ops.attend(layer, q, k, v), (layer.o,))

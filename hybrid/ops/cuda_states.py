@@ -15,17 +15,11 @@ import triton
 from hybrid.ops.kernels.attention import attend_kernel, join_kernel, store_kernel
 from hybrid.ops.kernels.states import norm_kernel, rotate_kernel
 from hybrid.ops.limits import ATTENTION_HEADS, NATIVE_TOKENS, SPLIT_KEYS, attention_splits
+from hybrid.ops.scratch import Scratch
 
 PAGE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 TILE = 8192  # products of a query's and keys' values that a program holds at once
 LONGEST = 1 << 30  # a window that leaves nothing out
-
-
-class Scratch(Protocol):
-    """Named buffers that are made once."""
-
-    def get(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """The buffer of that name, type and shape."""
 
 
 class Pages(Protocol):

@@ -15,7 +15,7 @@ from collections.abc import Hashable
 import torch
 
 from hybrid.ops import cpu
-from hybrid.runtime.streams import Together, Work
+from hybrid.runtime.streams import Work
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,6 @@ class CudaStreams:
     """
 
     def __init__(self, device: torch.device, overlap: bool = True) -> None:
-        self.together: list[Together] = []  # the device's share of a graph is not timed
         self._device, self._driver = device, Driver()
         self._main, second = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
         self._second = second if overlap else self._main
@@ -96,7 +95,8 @@ class CudaStreams:
         try:
             if graph is None:
                 issue()
-                self._warm.add(name)
+                if name is not None:
+                    self._warm.add(name)
             else:
                 with torch.cuda.stream(self._main):
                     graph.replay()

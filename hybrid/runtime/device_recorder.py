@@ -53,7 +53,7 @@ class DeviceRecorder:
             self._pieces.on_device("embeddings", lambda n: cuda_weights.embed(positions, at[:n], y[:n], offset, True))
         return y
 
-    def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
+    def follow(self, x: torch.Tensor, unit: ComputeUnit, layer: int | None) -> torch.Tensor:
         """See `Operators`: there is one device."""
         return x
 

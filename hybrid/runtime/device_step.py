@@ -8,14 +8,17 @@ from collections.abc import Sequence
 
 import torch
 
-from hybrid.model.decoder import Decoder
+from hybrid.model.decoder import ComputeUnit, Decoder
 from hybrid.model.eager import Step
-from hybrid.runtime.activity import Activity
+from hybrid.runtime.activity import Activity, Overlap
 from hybrid.runtime.pieces import Piece
 from hybrid.runtime.recorded import CLOSED
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.step_recorder import StepRecorder
 from hybrid.runtime.streams import Streams
+from hybrid.runtime.timed_streams import TimedStreams
+from hybrid.runtime.timing import StepTimes
+from hybrid.runtime.trace import Spans, noted
 
 ABANDONED: list[object] = []  # what a driver that failed might still call; kept until the process ends
 
@@ -23,13 +26,25 @@ ABANDONED: list[object] = []  # what a driver that failed might still call; kept
 class DeviceStep:
     """A decoder's step for up to `cpu.MAX_TOKENS` tokens, on the host and on a device with operators of its own.
 
-    context: tokens of the longest sequence there can be. streams: of the device, where the step's pieces go.
+    units: of the decoder and the scheduler; those without a pool are the device. context: tokens of the longest
+    sequence there can be. streams: of the device, where the step's pieces go.
+
+    Where the device computes by itself, how long both units took together is known of steps with spans only: what is
+    replayed as a graph is not timed.
     """
 
     def __init__(
-        self, decoder: Decoder, scheduler: Scheduler, context: int, device: torch.device, streams: Streams
+        self,
+        decoder: Decoder,
+        scheduler: Scheduler,
+        units: Sequence[ComputeUnit],
+        context: int,
+        streams: Streams,
     ) -> None:
-        recorder = StepRecorder(decoder.spec, scheduler, device, context)
+        self._device = next(unit for unit in units if unit.pool is None)
+        self._names = {unit.pool: unit.name for unit in units if unit.pool is not None}
+        self._overlap = scheduler.overlap
+        recorder = StepRecorder(decoder.spec, scheduler, self._device.device, context)
         self.pieces, self._hidden = recorder.step(decoder)
         self._next, self._logits = recorder.head(decoder.outer, self._hidden)
         self._picked = recorder.picked(decoder.outer)
@@ -42,32 +57,34 @@ class DeviceStep:
         """What it holds of the device, beside weights and pages."""
         return self._open().device.bytes
 
-    def run(self, step: Step, activity: Activity) -> torch.Tensor:
+    def run(self, step: Step, activity: Activity, spans: Spans | None = None) -> torch.Tensor:
         """fp32 `[tokens, hidden]` as `Decoder.forward`, where the head is, in a buffer that the next run overwrites.
 
         Raises:
             RuntimeError: the step is closed, or an operator failed on either side.
         """
-        self._step(step, False, activity)
+        self._step(step, False, activity, spans)
         return self._hidden[: len(step.token_ids)]
 
-    def next_logits(self, step: Step, wanted: Sequence[int], activity: Activity) -> torch.Tensor:
+    def next_logits(
+        self, step: Step, wanted: Sequence[int], activity: Activity, spans: Spans | None = None
+    ) -> torch.Tensor:
         """fp32 `[wanted, vocab]` on the host: a step, and the logits of some of its tokens, by their places in it.
 
         Of all of them they are part of what is launched. Raises as `run` does.
         """
         tokens = len(step.token_ids)
         every = list(wanted) == list(range(tokens))
-        self._step(step, every, activity)
-        return self._logits[:tokens] if every else self.logits(self._hidden[list(wanted)], activity)
+        self._step(step, every, activity, spans)
+        return self._logits[:tokens] if every else self.logits(self._hidden[list(wanted)], activity, spans)
 
-    def logits(self, hidden: torch.Tensor, activity: Activity) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, activity: Activity, spans: Spans | None = None) -> torch.Tensor:
         """fp32 `[tokens, vocab]` on the host as `Decoder.logits`, in a buffer that the next call overwrites."""
         recorder, tokens = self._open(), len(hidden)
         if tokens:
             self._picked[:tokens] = hidden
             recorder.inputs.count(tokens)
-            self._launch(("head", tokens), self._head, tokens, activity)
+            self._launch(("head", tokens), self._head, tokens, activity, spans)
         return self._logits[:tokens]
 
     def close(self) -> None:
@@ -82,48 +99,52 @@ class DeviceStep:
         self.pieces, self._next, self._head = [], [], []
         self._hidden = self._logits = self._picked = torch.empty(0)
 
-    def _step(self, step: Step, head: bool, activity: Activity) -> None:
+    def _step(self, step: Step, head: bool, activity: Activity, spans: Spans | None) -> None:
         recorder, tokens = self._open(), len(step.token_ids)
         before = [function.seconds for function, _ in recorder.splits]
         host_counts = recorder.host.counts["cpu"]
         host_counts[0] = host_counts[1] = 0  # a step that failed may have left some
         recorder.inputs.fill(step)
         pieces = [*self.pieces, *self._next] if head else self.pieces
-        self._launch(("step", tokens, head), pieces, tokens, activity)
+        together = self._launch(("step", tokens, head), pieces, tokens, activity, spans)
         for unit, counts in (("gpu", recorder.device_counts.tolist()), ("cpu", host_counts)):
             rows = activity.rows(unit)
             rows.gated += counts[0]
             rows.finished += counts[1]
-        self._note_overlap(before, activity)
-        if head:  # every operator has run: a graph is captured without making memory
+        host = [function.seconds - then for (function, _), then in zip(recorder.splits, before, strict=True)]
+        for seconds, (_, attention_there), (main, total) in zip(host, recorder.splits, together, strict=False):
+            device = main if self._overlap else main - seconds
+            near, far = (seconds, device) if attention_there else (device, seconds)
+            activity.overlap.add(Overlap.of_layer(near, far, max(0.0, total - near), total))
+        if head:  # every operator has run: what is captured from now on makes no memory
             recorder.device.scratch.freeze()
 
-    def _launch(self, name: tuple[object, ...], pieces: Sequence[Piece], tokens: int, activity: Activity) -> None:
-        """Have pieces done, and raise what failed."""
-        host_step, began = self._open().host_step, time.perf_counter()
+    def _launch(
+        self, name: tuple[object, ...], pieces: Sequence[Piece], tokens: int, activity: Activity, spans: Spans | None
+    ) -> list[tuple[float, float]]:
+        """Have pieces done, and raise what failed; what `TimedStreams.together` knows."""
+        recorder, times, began = self._open(), StepTimes(), time.perf_counter()
+        timed = TimedStreams(self._streams, times, self._device)
+        in_turn = self._device.device.type != "cuda"  # then times cost nothing
 
         def issue() -> None:
             for piece in pieces:
-                piece.issue(self._streams, tokens)
+                timed.piece = piece
+                piece.issue(timed if in_turn or spans is not None else self._streams, tokens)
 
         try:
-            self._streams.run(name, issue)
+            with contextlib.ExitStack() as stack:
+                for program in recorder.programs if spans is not None else ():
+                    stack.enter_context(noted([program], self._names, spans))
+                self._streams.run(name if spans is None else None, issue)
         except BaseException:
             with contextlib.suppress(Exception):  # what failed first is on its way
-                host_step.take_failure()
+                recorder.host_step.take_failure()
             raise
-        host_step.take_failure()
+        recorder.host_step.take_failure()
         activity.native_seconds += time.perf_counter() - began
-
-    def _note_overlap(self, before: Sequence[float], activity: Activity) -> None:
-        """Add the seconds of layers computed on both units, where the streams know the device's."""
-        splits = zip(self._open().splits, before, strict=True)
-        for ((function, attention_there), then), together in zip(splits, self._streams.together, strict=False):
-            on_host = function.seconds - then
-            near, far = (on_host, together.main) if attention_there else (together.main, on_host)
-            activity.near_seconds += near
-            activity.far_seconds += far
-            activity.wait_seconds += together.total - near
+        times.settle(activity.overlap, spans)
+        return timed.together()
 
     def _open(self) -> StepRecorder:
         if self._recorder is None:

@@ -5,6 +5,7 @@ One caller at a time. The engine owns the units, the lane and the mapped model, 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from hybrid.runtime.loader import Machine, load_machine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS
+from hybrid.runtime.timing import StepTimes, TimedOperators
+from hybrid.runtime.trace import Spans, StepKind, Trace
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
 from profiler.artifacts import UserError
@@ -56,6 +59,7 @@ class Engine:
         self.allocator = BlockAllocator(pages_for(self.context) * options.max_sequences)
         self.decoder: Decoder = self.machine.decoder
         self.ledger = Ledger()
+        self.trace: Trace | None = None  # that steps are added to
         self.waiting: list[TokenSequence] = []
         self.running: list[TokenSequence] = []
 
@@ -84,9 +88,13 @@ class Engine:
         prefill = bool(self.waiting) and len(self.running) < self.options.max_sequences
         activity = self.ledger.prefill if prefill else self.ledger.decode
         began = time.perf_counter()
-        planned = self._schedule(prefill)
-        logits = self._next_logits(planned, activity)
-        sampled = self._sample(planned, logits)
+        with self._traced("prompt" if prefill else "decode") as trace:
+            planned = self._schedule(prefill)
+            logits = self._next_logits(planned, activity, trace)
+            sampled = self._sample(planned, logits)
+            if trace is not None:
+                for sequence in sampled:
+                    trace.token(len(sequence.output_ids))
         activity.seconds += time.perf_counter() - began
         return sampled
 
@@ -172,6 +180,9 @@ class Engine:
     ) -> None:
         self.close()
 
+    def _traced(self, kind: StepKind) -> contextlib.AbstractContextManager[Trace | None]:
+        return contextlib.nullcontext() if self.trace is None else self.trace.step(kind)
+
     def _schedule(self, prefill: bool) -> list[Planned]:
         if prefill:
             sequence = self.waiting[0]
@@ -183,37 +194,46 @@ class Engine:
         return [Planned(s, *s.next_span(limit, self.allocator)) for s in chosen]
 
     @torch.inference_mode()
-    def _run(self, token_ids: list[int], spans: list[Span], activity: Activity) -> torch.Tensor:
+    def _run(self, token_ids: list[int], parts: list[Span], activity: Activity) -> torch.Tensor:
         """fp32 `[tokens, hidden]` that the head reads, where the head is."""
-        step = self._started(token_ids, spans, activity)
-        recorded = self.machine.recorded
+        step, recorded = self._started(token_ids, parts, activity), self.machine.recorded
         if recorded is not None and self.machine.scheduler.tap is None and len(token_ids) <= MAX_TOKENS:
             return recorded.run(step, activity)
-        return self._computed(step)
+        return self._computed(step, activity, None)
 
     @torch.inference_mode()
-    def _next_logits(self, planned: list[Planned], activity: Activity) -> torch.Tensor:
+    def _next_logits(self, planned: list[Planned], activity: Activity, spans: Spans | None) -> torch.Tensor:
         """fp32 `[sequences, vocab]` on the host, of those whose tokens are all computed with this step."""
         step = self._started([i for p in planned for i in p.token_ids], [p.span for p in planned], activity)
         ends = accumulate(p.span.count for p in planned)
         wanted = [end - 1 for p, end in zip(planned, ends, strict=True) if p.is_last]
         recorded = self.machine.recorded
         if recorded is not None and len(step.token_ids) <= MAX_TOKENS:
-            return recorded.next_logits(step, wanted, activity)
-        last = self._computed(step)[wanted]
+            return recorded.next_logits(step, wanted, activity, spans)
+        last = self._computed(step, activity, spans)[wanted]
+        if not wanted:
+            return torch.empty(0, self.directory.spec.vocab_size)
         if recorded is not None and len(last) <= MAX_TOKENS:
-            return recorded.logits(last, activity)
-        return self.decoder.logits(last).cpu() if wanted else torch.empty(0, self.directory.spec.vocab_size)
+            return recorded.logits(last, activity, spans)
+        times = StepTimes()
+        with times.span(self.decoder.outer.head_unit, None, "linear"):
+            logits = self.decoder.logits(last)
+        times.settle(activity.overlap, spans)
+        return logits.cpu()
 
-    def _started(self, token_ids: list[int], spans: list[Span], activity: Activity) -> Step:
-        step = Step(token_ids, spans)
+    def _started(self, token_ids: list[int], parts: list[Span], activity: Activity) -> Step:
+        step = Step(token_ids, parts)
         activity.tokens += len(step.token_ids)
-        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in spans)
-        self.machine.scheduler.activity = activity
+        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in parts)
         return step
 
-    def _computed(self, step: Step) -> torch.Tensor:
-        return self.decoder.forward(EagerOperators(self.directory.spec, step, self.machine.scheduler.feed_forward))
+    def _computed(self, step: Step, activity: Activity, spans: Spans | None) -> torch.Tensor:
+        scheduler, times = self.machine.scheduler, StepTimes()
+        scheduler.activity, scheduler.times = activity, times
+        eager = EagerOperators(self.directory.spec, step, scheduler.feed_forward)
+        hidden = self.decoder.forward(eager if spans is None else TimedOperators(eager, times))
+        times.settle(activity.overlap, spans)
+        return hidden
 
     def _sample(self, planned: list[Planned], logits: torch.Tensor) -> list[TokenSequence]:
         ready = [p.sequence for p in planned if p.is_last]

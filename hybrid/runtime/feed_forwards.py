@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from hybrid.predictors.rows import RowPredictor
-from hybrid.runtime.scheduler import Scheduler, SplitLayer
+from hybrid.runtime.scheduler import Scheduler
 
 
 class FeedForwards(ABC):
@@ -22,7 +22,7 @@ class FeedForwards(ABC):
         """See `Operators`."""
         layer = self.scheduler.layers[index]
         named = self._named(index, x, residual) if self.scheduler.mode == "predicted" else None
-        y = self._on_both(layer, x, named) if layer.far_banks else self._here(layer, x, named)
+        y = self._on_both(index, x, named) if layer.far_banks else self._here(index, x, named)
         if layer.down_bias is not None:
             self._add_bias(y, layer.down_bias)
         return y
@@ -52,11 +52,11 @@ class FeedForwards(ABC):
         """The same of a layer that is still to come: what gives it once that layer is recorded."""
 
     @abstractmethod
-    def _here(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+    def _here(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         """The rows of a layer that all lie beside its attention."""
 
     @abstractmethod
-    def _on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+    def _on_both(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         """As `Scheduler.on_both`: rows elsewhere are computed there while those here are computed."""
 
     @abstractmethod

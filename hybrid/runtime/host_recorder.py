@@ -61,18 +61,17 @@ class HostRecorder:
         """See `Operators`."""
         y = self.state
         self.program.computed_by(_pool(outer.embeddings_unit))
-        address, stride, weight_format, *_ = cpu.matrix_arguments(outer.embeddings)
-        self.program.embed(address, stride, weight_format, outer.embeddings.columns, y.data_ptr())
+        self.program.embed(*cpu.matrix_arguments(outer.embeddings)[:3], outer.embeddings.columns, y.data_ptr())
         if outer.positions is not None:
-            address, stride, weight_format, *_ = cpu.matrix_arguments(outer.positions)
-            place = (outer.positions.columns, self.spec.position_offset)
-            self.program.add_positions(address, stride, weight_format, *place, y.data_ptr())
+            positions, width = cpu.matrix_arguments(outer.positions)[:3], outer.positions.columns
+            self.program.add_positions(*positions, width, self.spec.position_offset, y.data_ptr())
         self.kept.append(outer)
         return y
 
-    def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
+    def follow(self, x: torch.Tensor, unit: ComputeUnit, layer: int | None) -> torch.Tensor:
         """See `Operators`: all units of host memory reach all of it."""
         self.program.computed_by(_pool(unit))
+        self.program.mark(-1 if layer is None else layer)
         return x
 
     def norm(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
@@ -148,10 +147,11 @@ class HostRecorder:
             here = 0 if named is None else named.data_ptr() + bank.first_row
             stride = 0 if named is None else named.shape[1]
             arguments = (*cpu.bank_arguments(bank), self._skip_inactive, bank.addresses[1])
-            shown = (0, 0) if self._activations is None else _columns_from(self._activations, bank.first_row)
+            table = self._activations
+            shown = (0, 0) if table is None else (table[:, bank.first_row :].data_ptr(), table.stride(0))
             state = (x.data_ptr(), here, stride)
             self.program.sparse_ffn(_pool(unit), *arguments, *state, i > 0, y.data_ptr(), counts, *shown)
-            self.kept += [bank.memory, self._activations]
+            self.kept += [bank.memory, table]
         return y
 
     def buffer(self, name: str, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -175,8 +175,3 @@ class HostRecorder:
 def _pool(unit: ComputeUnit) -> cpu.Pool:
     assert unit.pool is not None, "recorded programs are for units of host memory"
     return unit.pool
-
-
-def _columns_from(table: torch.Tensor, first: int) -> tuple[int, int]:
-    """Address and stride, in elements, of the columns of a table from one on."""
-    return table.data_ptr() + first * table.element_size(), table.stride(0)

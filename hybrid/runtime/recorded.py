@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from hybrid.model.decoder import Decoder, Projection
+from hybrid.model.decoder import ComputeUnit, Decoder, Projection
 from hybrid.model.eager import Step
 from hybrid.ops import cpu
 from hybrid.predictors.rows import RowPredictor
-from hybrid.runtime.activity import Activity
+from hybrid.runtime.activity import Activity, Overlap
 from hybrid.runtime.feed_forwards import FeedForwards
 from hybrid.runtime.host_recorder import HostRecorder
-from hybrid.runtime.scheduler import Scheduler, SplitLayer
+from hybrid.runtime.scheduler import Scheduler
+from hybrid.runtime.trace import Spans, noted
 from hybrid.spec import ModelSpec
 
 CLOSED = "this model was closed; its memory is gone"
@@ -35,6 +36,12 @@ class Recorder(FeedForwards, HostRecorder):
         FeedForwards.__init__(self, scheduler)
         HostRecorder.__init__(self, spec, scheduler.skip_inactive, activations)
         self._lane: cpu.Lane | None = None  # where a layer is split
+        self.programs: list[cpu.Program] = []  # all that were begun, those of other units among them
+
+    def begin(self, new_step: bool = True) -> cpu.Program:
+        """See `HostRecorder`."""
+        self.programs.append(super().begin(new_step))
+        return self.program
 
     def _predicted(self, index: int, rows: RowPredictor, x: torch.Tensor, buffer: str) -> torch.Tensor:
         return self.predict(self.scheduler.layers[index].near, rows, x, buffer)
@@ -45,19 +52,22 @@ class Recorder(FeedForwards, HostRecorder):
         named = self._predicted(index, rows, x, buffer)
         return lambda: named
 
-    def _here(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+    def _here(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        layer = self.scheduler.layers[index]
         return self.rows(layer.near, layer.near_banks, x, named, "feed-forward")
 
-    def _on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+    def _on_both(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        layer, here, lane = self.scheduler.layers[index], self.program, self._lane or cpu.Lane()
         assert layer.far is not None, "rows elsewhere have a unit"
-        here, lane = self.program, self._lane or cpu.Lane()
         far = self.begin(new_step=False)
+        far.mark(index)
         far_y = self.rows(layer.far, layer.far_banks, x, named, "of the other unit")
-        self.program = here
+        self.program, self._lane = here, lane
         here.hand_over(lane, far)
-        y = self.rows(layer.near, layer.near_banks, x, named, "feed-forward") if layer.near_banks else far_y
+        if not self.scheduler.overlap:
+            here.wait(lane)
+        y = self._here(index, x, named) if layer.near_banks else far_y
         here.join(lane)
-        self._lane = lane
         return self.add(y, far_y) if layer.near_banks else y
 
     def _add_bias(self, y: torch.Tensor, bias: torch.Tensor) -> None:
@@ -65,21 +75,22 @@ class Recorder(FeedForwards, HostRecorder):
 
 
 class RecordedStep:
-    """A decoder's step for up to `cpu.MAX_TOKENS` tokens."""
+    """A decoder's step for up to `cpu.MAX_TOKENS` tokens, all of it on `units` of host memory."""
 
-    def __init__(self, decoder: Decoder, scheduler: Scheduler) -> None:
+    def __init__(self, decoder: Decoder, scheduler: Scheduler, units: Sequence[ComputeUnit]) -> None:
         recorder = Recorder(decoder.spec, scheduler)
         self._program: cpu.Program | None = recorder.begin()
         self._hidden = decoder.forward(recorder)
         self._recorder: Recorder | None = recorder
-        self._overlap = (0.0, 0.0, 0.0)  # of the runs so far
+        self._units = {unit.pool: unit.name for unit in units if unit.pool is not None}
         head, unit = decoder.outer.head, decoder.outer.head_unit
+        self._step_programs = list(recorder.programs)
         self._picked = recorder.buffer("picked", head.columns)
         self._head: cpu.Program | None = recorder.begin()
         (self._logits,) = recorder.project(unit, self._picked, [Projection(head, None)])
         self._no_tokens = array("q", (0,))  # the head needs no ids, positions or blocks
 
-    def run(self, step: Step, activity: Activity) -> torch.Tensor:
+    def run(self, step: Step, activity: Activity, spans: Spans | None = None) -> torch.Tensor:
         """fp32 `[tokens, hidden]` as `Decoder.forward`, in a buffer that the next run overwrites.
 
         Raises:
@@ -91,20 +102,18 @@ class RecordedStep:
         ids, positions = array("q", step.token_ids), array("q", step.positions)
         tables = array("q", [s.blocks.buffer_info()[0] for s in step.spans for _ in range(s.count)])
         addresses = [values.buffer_info()[0] for values in (ids, positions, tables)]
-        activity.native_seconds += self._program.run(tokens, *addresses)
-        before, self._overlap = self._overlap, self._program.overlap
-        near, far, wait = (now - then for now, then in zip(self._overlap, before, strict=True))
-        activity.near_seconds += near
-        activity.far_seconds += far
-        activity.wait_seconds += wait
+        for counts in self._recorder.counts.values():
+            counts[0] = counts[1] = 0  # a run that failed may have left some
+        with noted(self._step_programs, self._units, spans):
+            activity.native_seconds += self._program.run(tokens, *addresses)
+        activity.overlap.add(Overlap(*self._program.overlap))
         for unit, counts in self._recorder.counts.items():
             rows = activity.rows(unit)
             rows.gated += counts[0]
             rows.finished += counts[1]
-            counts[0] = counts[1] = 0
         return self._hidden[:tokens]
 
-    def logits(self, hidden: torch.Tensor, activity: Activity) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, activity: Activity, spans: Spans | None = None) -> torch.Tensor:
         """fp32 `[tokens, vocab]` as `Decoder.logits`, in a buffer that the next call overwrites.
 
         Raises:
@@ -117,12 +126,15 @@ class RecordedStep:
             return self._logits[:0]
         self._picked[:tokens] = hidden
         unused = self._no_tokens.buffer_info()[0]
-        activity.native_seconds += self._head.run(tokens, unused, unused, unused)
+        with noted([self._head], self._units, spans):
+            activity.native_seconds += self._head.run(tokens, unused, unused, unused)
         return self._logits[:tokens]
 
-    def next_logits(self, step: Step, wanted: Sequence[int], activity: Activity) -> torch.Tensor:
+    def next_logits(
+        self, step: Step, wanted: Sequence[int], activity: Activity, spans: Spans | None = None
+    ) -> torch.Tensor:
         """fp32 `[wanted, vocab]`: a step, and the logits of some of its tokens, by their places in it."""
-        return self.logits(self.run(step, activity)[list(wanted)], activity)
+        return self.logits(self.run(step, activity, spans)[list(wanted)], activity, spans)
 
     def seconds(self) -> dict[str, float]:
         """What native operators of this thread took so far, by kind, the head as one of its own."""

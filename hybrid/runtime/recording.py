@@ -14,6 +14,7 @@ from hybrid.runtime.activity import Activity
 from hybrid.runtime.recorded import RecordedStep
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.streams import HostStreams, Streams
+from hybrid.runtime.trace import Spans
 
 log = logging.getLogger(__name__)
 
@@ -21,35 +22,36 @@ log = logging.getLogger(__name__)
 class Recorded(Protocol):
     """A decoder's step for up to `cpu.MAX_TOKENS` tokens; see `RecordedStep` and `DeviceStep`."""
 
-    def run(self, step: Step, activity: Activity) -> torch.Tensor:
+    def run(self, step: Step, activity: Activity, spans: Spans | None = None) -> torch.Tensor:
         """fp32 `[tokens, hidden]` as `Decoder.forward`, in a buffer that the next run overwrites."""
 
-    def logits(self, hidden: torch.Tensor, activity: Activity) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, activity: Activity, spans: Spans | None = None) -> torch.Tensor:
         """fp32 `[tokens, vocab]` on the host as `Decoder.logits`, in a buffer that the next call overwrites."""
 
-    def next_logits(self, step: Step, wanted: Sequence[int], activity: Activity) -> torch.Tensor:
+    def next_logits(
+        self, step: Step, wanted: Sequence[int], activity: Activity, spans: Spans | None = None
+    ) -> torch.Tensor:
         """fp32 `[wanted, vocab]` on the host: a step, and the logits of some of its tokens, by their places in it."""
 
     def close(self) -> None:
         """Forget what was recorded, and the memory that it holds."""
 
 
-def record(decoder: Decoder, scheduler: Scheduler, context: int, overlap: bool = True) -> Recorded | None:
+def record(decoder: Decoder, scheduler: Scheduler, context: int) -> Recorded | None:
     """The recorded step of a model; None where one of its units is computed by torch alone.
 
-    context: tokens of the longest sequence there can be. overlap: whether both units compute a layer at once; without
-    it, of a step on a device, one does after the other, with the same results.
+    context: tokens of the longest sequence there can be.
     """
     units = list(units_of(decoder, scheduler))
     devices = [unit for unit in units if unit.pool is None]
     if not devices:
-        return RecordedStep(decoder, scheduler)
+        return RecordedStep(decoder, scheduler, units)
     if not all(unit.kernels for unit in devices):
         return None
     from hybrid.runtime.device_step import DeviceStep  # needs Triton, which is not everywhere
 
-    streams = streams_of(devices[0].device, overlap)
-    return None if streams is None else DeviceStep(decoder, scheduler, context, devices[0].device, streams)
+    streams = streams_of(devices[0].device, scheduler.overlap)
+    return None if streams is None else DeviceStep(decoder, scheduler, units, context, streams)
 
 
 def units_of(decoder: Decoder, scheduler: Scheduler) -> Iterator[ComputeUnit]:

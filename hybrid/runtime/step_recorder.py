@@ -39,7 +39,8 @@ class StepRecorder(FeedForwards):
         self._pieces = Pieces()
         self.inputs = StepInputs(context, device)
         self.host_step = cpu.HostStep(*self.inputs.addresses)
-        self.functions: list[cpu.HostFunction] = []  # all of them
+        self.programs: list[cpu.Program] = []  # of the host, all of them
+        self.functions: list[cpu.HostFunction] = []  # that call them
         # Of each layer that both units compute at once, in turn: the host's part, and whether attention is there.
         self.splits: list[tuple[cpu.HostFunction, bool]] = []
         pinned = device.type == "cuda"
@@ -81,17 +82,16 @@ class StepRecorder(FeedForwards):
         self._resume(outer.embeddings_unit)
         return self._at.embed(outer)
 
-    def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
-        """See `Operators`. A decoder asks for this once for each layer, and once for what comes after them."""
-        following = 0 if self._pieces.layer is None else self._pieces.layer + 1
+    def follow(self, x: torch.Tensor, unit: ComputeUnit, layer: int | None) -> torch.Tensor:
+        """See `Operators`."""
         side = self._side(unit)
         if side is not self._at:
             self._pause()
             x = self._carried(x, side, "state")
-            self._pieces.layer, self._at = following, side
+            self._at = side
             self._resume(unit)
-        self._pieces.layer = following if following < self.spec.n_layers else None
-        return self._at.follow(x, unit)
+        self._pieces.layer = layer
+        return self._at.follow(x, unit, layer)
 
     def norm(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
         """See `Operators`."""
@@ -128,10 +128,12 @@ class StepRecorder(FeedForwards):
         self._resume(self.scheduler.layers[index - 1].near)
         return lambda: self._predicted(index, rows, there, buffer)
 
-    def _here(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+    def _here(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        layer = self.scheduler.layers[index]
         return self._at.rows(layer.near, layer.near_banks, x, named, "feed-forward")
 
-    def _on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+    def _on_both(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        layer = self.scheduler.layers[index]
         self._pause()  # what is computed so far may be copied now
         if not layer.near_banks:
             y = self._elsewhere(layer, x, named)
@@ -147,7 +149,7 @@ class StepRecorder(FeedForwards):
                 there = self._elsewhere(layer, x, named)
         self.splits.append((self.functions[-1], on_host))
         if not on_host:
-            y = self._here(layer, x, named)
+            y = self._here(index, x, named)
         self._pieces.join()
         self._resume(layer.near)
         return self._at.add(y, there)
@@ -169,6 +171,7 @@ class StepRecorder(FeedForwards):
     ) -> torch.Tensor:
         """Rows of the host as a program of their own."""
         self.host.begin(new_step=False)
+        self.host.follow(x, unit, self._pieces.layer)
         y = self.host.rows(unit, banks, x, named, "feed-forward")
         self._call("feed-forward")
         return y
@@ -180,7 +183,7 @@ class StepRecorder(FeedForwards):
         """Where the state is on the host, what follows goes to a program of its own."""
         if self._at is self.host:
             self.host.begin(new_step=False)
-            self.host.follow(self.host.state, unit)
+            self.host.follow(self.host.state, unit, self._pieces.layer)
 
     def _pause(self) -> None:
         """Where the state is on the host, what was recorded since `_resume` is to be done before what follows."""
@@ -189,6 +192,7 @@ class StepRecorder(FeedForwards):
 
     def _call(self, kind: str) -> None:
         function = cpu.HostFunction(self.host_step, self.host.program)
+        self.programs.append(self.host.program)
         self.functions.append(function)
         self._pieces.on_host(kind, function)
 

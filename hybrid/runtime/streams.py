@@ -6,9 +6,7 @@ native lane is the second stream. Those of CUDA are in `cuda_streams`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Protocol
 
 from hybrid.ops import cpu
@@ -16,18 +14,8 @@ from hybrid.ops import cpu
 Work = Callable[[], object]
 
 
-@dataclass(frozen=True)
-class Together:
-    """Seconds of what lies between a fork and its join: of the main stream's own work, and until both were done."""
-
-    main: float
-    total: float
-
-
 class Streams(Protocol):
     """A main stream and a second one; `aside` means the second. What goes there comes after the last `fork`."""
-
-    together: list[Together]  # of the last run, one for each fork; none where that is not known
 
     def call(self, work: Work, aside: bool) -> None:
         """Have the device do what `work` asks it for."""
@@ -42,7 +30,9 @@ class Streams(Protocol):
         """Let the main stream wait for the second one."""
 
     def run(self, name: Hashable, issue: Work) -> None:
-        """Issue pieces, and wait until all is done. The same name stands for the same pieces every time."""
+        """Issue pieces, and wait until all is done. The same name stands for the same pieces every time, so that what
+        they once were may be repeated; None is no name.
+        """
 
     def close(self) -> bool:
         """Give back what the streams hold; whether it is certain that no program is called any more."""
@@ -55,15 +45,13 @@ class HostStreams:
     """
 
     def __init__(self, overlap: bool = True) -> None:
-        self.together: list[Together] = []
         self._lane = cpu.Lane() if overlap else None
-        self._under_way: cpu.HostFunction | None = None
+        self._busy = False
         self._after: list[Work] = []
-        self._forked = self._in_turn = 0.0
 
     def call(self, work: Work, aside: bool) -> None:
         """See `Streams`."""
-        if aside and self._under_way is not None:
+        if aside and self._busy:
             self._after.append(work)
         else:
             work()
@@ -71,34 +59,28 @@ class HostStreams:
     def host(self, function: cpu.HostFunction, aside: bool) -> None:
         """See `Streams`."""
         if aside and self._lane is not None:
-            assert self._under_way is None, "the second stream has one program between a fork and a join"
+            assert not self._busy, "the second stream has one program between a fork and a join"
             function.submit(self._lane)
-            self._under_way = function
+            self._busy = True
         else:
-            began = time.perf_counter()
             function.run()
-            self._in_turn += (time.perf_counter() - began) if aside else 0.0
 
     def fork(self) -> None:
         """See `Streams`."""
-        self._forked, self._in_turn = time.perf_counter(), 0.0
 
     def join(self) -> None:
         """See `Streams`."""
-        main = time.perf_counter() - self._forked - self._in_turn
-        self._await()
-        self.together.append(Together(main, time.perf_counter() - self._forked))
+        self._wait()
         after, self._after = self._after, []
         for work in after:
             work()
 
     def run(self, name: Hashable, issue: Work) -> None:
         """See `Streams`."""
-        self.together = []
         try:
             issue()
         finally:  # what failed on this side leaves the lane free
-            self._await()
+            self._wait()
             self._after.clear()
 
     def close(self) -> bool:
@@ -106,7 +88,7 @@ class HostStreams:
         self._lane = None
         return True
 
-    def _await(self) -> None:
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None and self._lane is not None:
+    def _wait(self) -> None:
+        if self._busy and self._lane is not None:
             self._lane.join()
+        self._busy = False

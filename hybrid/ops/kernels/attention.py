@@ -20,8 +20,7 @@ def _rounded(x, dtype: tl.constexpr):
         bits = x.to(tl.uint32, bitcast=True)
         upper = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         return tl.where(x == x, upper, 0x7FC0).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    else:
-        return x.to(dtype)
+    return x.to(dtype)
 
 
 @triton.jit

@@ -40,7 +40,7 @@ void bind_host_step(nb::module_& m) {
       .def("run", &HostFunction::run, nb::call_guard<nb::gil_scoped_release>())
       .def("submit",
            [](HostFunction& function, Lane& lane) {
-             lane.submit([&function](hybrid::Workspace&, hybrid::Seat&) { function.run(); });
+             lane.submit([&function](hybrid::Workspace&, hybrid::Seat&, hybrid::Interrupt&) { function.run(); });
            },
            "lane"_a);
 }

@@ -52,20 +52,3 @@ DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu) if torch.cuda.is_availabl
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where device operators are tested: a GPU, or without one the CPU under Triton's interpreter."""
     return torch.device(request.param)
-
-
-class NamedBuffers:
-    def __init__(self, device):
-        self.device, self.found = device, {}
-
-    def get(self, name, shape, dtype):
-        key = (name, shape, dtype)
-        if key not in self.found:
-            self.found[key] = torch.empty(shape, dtype=dtype, device=self.device)
-        return self.found[key]
-
-
-@pytest.fixture(scope="session")
-def make_scratch(device):
-    """Scratch buffers of one's own."""
-    return lambda: NamedBuffers(device)

@@ -12,6 +12,7 @@ from hybrid.model.kv_cache import KV_DTYPES, LayerPages, Span
 from hybrid.model.pages import PAGE_TOKENS, pages_for
 from hybrid.ops import cuda_states, reference
 from hybrid.ops.limits import attention_splits
+from hybrid.ops.scratch import Scratch
 
 BLOCKS = 60  # pages of a test, whose places are drawn from them
 CONTEXT = 512
@@ -77,9 +78,9 @@ def attend(scratch, q: torch.Tensor, pages: LayerPages, texts: Texts, which=slic
 
 @settings(deadline=None, max_examples=20)
 @given(heads=HEADS, lengths=TEXTS, window=st.sampled_from([None, None, 1, 7, 24, 130]), dtype=DTYPES, seed=SEEDS)
-def test_attention(device, make_scratch, heads, lengths, window, dtype, seed):
+def test_attention(device, heads, lengths, window, dtype, seed):
     torch.manual_seed(seed)
-    scratch, pages, texts = make_scratch(), make_pages(heads, dtype, device), Texts(lengths, device)
+    scratch, pages, texts = Scratch(device), make_pages(heads, dtype, device), Texts(lengths, device)
     fill(pages, texts, heads)
     q = torch.randn(len(texts), heads.kv_heads * heads.shared, heads.head_dim, device=device) * 2
     y = attend(scratch, q, pages, texts, window=window)
@@ -91,16 +92,16 @@ def test_attention(device, make_scratch, heads, lengths, window, dtype, seed):
         torch.testing.assert_close(y[here], expected, atol=1e-5, rtol=1e-5)
         at += span.count
     t = seed % len(texts)
-    assert torch.equal(attend(make_scratch(), q, pages, texts, slice(t, t + 1), window)[0], y[t])
+    assert torch.equal(attend(Scratch(device), q, pages, texts, slice(t, t + 1), window)[0], y[t])
 
 
 @pytest.mark.parametrize("window", [None, 100])
-def test_every_run_has_the_same_bits_whatever_scratch_held(device, make_scratch, window):
+def test_every_run_has_the_same_bits_whatever_scratch_held(device, window):
     heads = Heads(2, 4, 64)
     pages, texts = make_pages(heads, torch.float16, device), Texts([300, 17, 200], device)
     fill(pages, texts, heads)
     q = torch.randn(len(texts), 8, 64, device=device)
-    first, scratch = attend(make_scratch(), q, pages, texts, window=window), make_scratch()
+    first, scratch = attend(Scratch(device), q, pages, texts, window=window), Scratch(device)
     for poison in (torch.nan, 1e30):
         for name in ("sums", "weights"):
             width = {"sums": 64, "weights": 2}[name]
@@ -110,13 +111,13 @@ def test_every_run_has_the_same_bits_whatever_scratch_held(device, make_scratch,
 
 
 @pytest.mark.parametrize("dtype", list(KV_DTYPES.values()))
-def test_scores_far_apart(device, make_scratch, dtype):
+def test_scores_far_apart(device, dtype):
     """Of keys whose scores differ by hundreds one takes all, also where splits are joined."""
     heads = Heads(2, 4, 64)
     pages, texts = make_pages(heads, dtype, device), Texts([500, 300], device)
     fill(pages, texts, heads, 40.0)
     q = torch.randn(len(texts), 8, 64, device=device) * 40
-    y, t = attend(make_scratch(), q, pages, texts), 0
+    y, t = attend(Scratch(device), q, pages, texts), 0
     for span in texts.spans:
         keys, values = (kept.double() for kept in pages.read(span))
         for seen in range(span.first_position + 1, span.end + 1):
@@ -127,8 +128,9 @@ def test_scores_far_apart(device, make_scratch, dtype):
             t += 1
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of numpy, which the interpreter computes with
 @pytest.mark.parametrize("where", ["query", "first key", "last key", "value"])
-def test_a_nan_is_not_hidden_and_stays_with_its_head(device, make_scratch, where):
+def test_a_nan_is_not_hidden_and_stays_with_its_head(device, where):
     heads = Heads(2, 4, 20)
     pages, texts = make_pages(heads, torch.float16, device), Texts([80], device)
     fill(pages, texts, heads)
@@ -139,13 +141,14 @@ def test_a_nan_is_not_hidden_and_stays_with_its_head(device, make_scratch, where
         key = {"first key": 0, "last key": 79, "value": 21}[where]
         target = pages.values if where == "value" else pages.keys
         target[texts.spans[0].blocks[key // PAGE_TOKENS], 1, key % PAGE_TOKENS, 19] = torch.nan
-    y = attend(make_scratch(), q, pages, texts)
+    y = attend(Scratch(device), q, pages, texts)
     assert not y[:, :4].isnan().any()
     struck = y[-1, 6:7] if where == "query" else y[-1, 4:]
     assert struck[..., 19].isnan().all()
     assert where == "value" or struck.isnan().all()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("dtype", list(KV_DTYPES.values()))
 def test_every_kind_of_number_is_stored_as_torch_rounds_it(device, dtype):
     """Halfway cases, subnormal numbers, what overflows, zeros of both signs, infinities and NaN."""
@@ -185,17 +188,17 @@ def test_keys_and_values_are_stored_as_torch_rounds_them(device, heads, lengths,
     assert torch.equal(stored.values.nan_to_num(nan=7.0), expected.values.nan_to_num(nan=7.0))
 
 
-def test_what_does_not_fit_is_refused(device, make_scratch):
+def test_what_does_not_fit_is_refused(device):
     heads = Heads(2, 1, 8)
     pages, texts = make_pages(heads, torch.float16, device), Texts([20], device)
     q = torch.randn(len(texts), 2, 8, device=device)
     with pytest.raises(ValueError, match="do not share 2"):
-        attend(make_scratch(), torch.randn(len(texts), 3, 8, device=device), pages, texts)
+        attend(Scratch(device), torch.randn(len(texts), 3, 8, device=device), pages, texts)
     with pytest.raises(ValueError, match="heads of 9"):
-        attend(make_scratch(), torch.randn(len(texts), 2, 9, device=device), pages, texts)
+        attend(Scratch(device), torch.randn(len(texts), 2, 9, device=device), pages, texts)
     texts.tables = texts.tables.long()
     with pytest.raises(ValueError, match="int32"):
-        attend(make_scratch(), q, pages, texts)
+        attend(Scratch(device), q, pages, texts)
     texts.positions = texts.positions.int()
     with pytest.raises(ValueError, match="positions"):
         cuda_states.store(q, q, pages, texts.positions, texts.tables)

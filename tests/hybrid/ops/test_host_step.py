@@ -64,7 +64,7 @@ def as_driver(function: cpu.HostFunction) -> None:
 def over_a_lane(function: cpu.HostFunction) -> None:
     lane = cpu.Lane()
     function.submit(lane)
-    assert lane.join() > 0
+    lane.join()
 
 
 @pytest.mark.parametrize("run", [cpu.HostFunction.run, as_driver, over_a_lane])
