@@ -21,6 +21,7 @@ from hybrid.model.kv_cache import BlockAllocator, Span
 from hybrid.model.pages import pages_for
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
+from hybrid.runtime.failures import explained
 from hybrid.runtime.loader import Machine, load_machine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sequence import Sequence as TokenSequence
@@ -84,7 +85,11 @@ class Engine:
             )
 
     def step(self) -> list[TokenSequence]:
-        """Advance: a piece of one prompt where one waits, else one token of every running sequence."""
+        """Advance: a piece of one prompt where one waits, else one token of every running sequence.
+
+        Raises:
+            UserError: the GPU has no memory left, or failed; or logits are not finite numbers.
+        """
         prefill = bool(self.waiting) and len(self.running) < self.options.max_sequences
         activity = self.ledger.prefill if prefill else self.ledger.decode
         began = time.perf_counter()
@@ -197,9 +202,10 @@ class Engine:
     def _run(self, token_ids: list[int], parts: list[Span], activity: Activity) -> torch.Tensor:
         """fp32 `[tokens, hidden]` that the head reads, where the head is."""
         step, recorded = self._started(token_ids, parts, activity), self.machine.recorded
-        if recorded is not None and self.machine.scheduler.tap is None and len(token_ids) <= MAX_TOKENS:
-            return recorded.run(step, activity)
-        return self._computed(step, activity, None)
+        with explained(len(token_ids)):
+            if recorded is not None and self.machine.scheduler.tap is None and len(token_ids) <= MAX_TOKENS:
+                return recorded.run(step, activity)
+            return self._computed(step, activity, None)
 
     @torch.inference_mode()
     def _next_logits(self, planned: list[Planned], activity: Activity, spans: Spans | None) -> torch.Tensor:
@@ -207,12 +213,15 @@ class Engine:
         step = self._started([i for p in planned for i in p.token_ids], [p.span for p in planned], activity)
         ends = accumulate(p.span.count for p in planned)
         wanted = [end - 1 for p, end in zip(planned, ends, strict=True) if p.is_last]
+        recorded, tokens = self.machine.recorded, len(step.token_ids)
+        with explained(tokens):
+            if recorded is not None and tokens <= MAX_TOKENS:
+                return recorded.next_logits(step, wanted, activity, spans)
+            last = self._computed(step, activity, spans)[wanted]
+            return self._logits(last, activity, spans) if wanted else torch.empty(0, self.directory.spec.vocab_size)
+
+    def _logits(self, last: torch.Tensor, activity: Activity, spans: Spans | None) -> torch.Tensor:
         recorded = self.machine.recorded
-        if recorded is not None and len(step.token_ids) <= MAX_TOKENS:
-            return recorded.next_logits(step, wanted, activity, spans)
-        last = self._computed(step, activity, spans)[wanted]
-        if not wanted:
-            return torch.empty(0, self.directory.spec.vocab_size)
         if recorded is not None and len(last) <= MAX_TOKENS:
             return recorded.logits(last, activity, spans)
         times = StepTimes()

@@ -61,8 +61,8 @@ class TimedStreams:
         return self._streams.close()
 
     def together(self) -> list[tuple[float, float]]:
-        """Of each layer that both units computed, seconds from the end of the hand-over: until the main stream was done,
-        and until both were.
+        """Of each layer that both units computed, seconds from the hand-over's end: until the main stream was done, and
+        until both were.
         """
         times = [[self._times.seconds(mark) for mark in marks] for marks in self._joins]
         return [(done - began, joined - began) for began, done, joined in times]

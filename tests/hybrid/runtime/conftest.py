@@ -1,13 +1,24 @@
-"""Fixtures of the engine's tests: plans made by hand, for layers of every kind."""
+"""Fixtures of the engine's tests: tiny models, and plans made by hand for layers of every kind.
+
+`tiny(family, weight_format="bf16", **config)` is a packed model directory of two layers, made once.
+`plan_layers(path, "gpu:0.3g 0.7c", "cpu:1c", ...)` is a plan of these layers, in turn for all of the model's.
+`two_units(path, *layers, mode="exact", ...)` is that plan opened with the operators of a GPU under Triton's interpreter.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hybrid.runtime.engine import Engine
+from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sizes import model_sizes
+from hybrid.stages.pack import pack
 from hybrid.stages.plan import digests
 from hybrid.store.directory import ModelDirectory
 from placement.plan import Budgets, LayerPlan, Placement, Plan, Segment, Unit
@@ -15,41 +26,60 @@ from placement.planner import finish_plan
 from profiler.hardware import read_hardware
 from profiler.predictor import PredictorSet
 
+Tiny = Callable[..., Path]
 PlanLayers = Callable[..., Plan]
+TwoUnits = Callable[..., Engine]
+CONTEXT = 64
+
+
+@pytest.fixture(scope="session")
+def tiny(make_family: Any, make_opt: Any, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """`tiny(family, weight_format="bf16", **config)`: a packed model directory; the same one for the same arguments."""
+    folder = tmp_path_factory.mktemp("tiny")
+
+    @functools.cache
+    def make(family: str, weight_format: str = "bf16", **config: Any) -> Path:
+        if family == "opt":
+            sizes = {"hidden_size": 32, "ffn_dim": 72, "num_attention_heads": 2}
+            path = make_opt(folder, num_hidden_layers=2, **{**sizes, **config})
+        else:
+            sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
+            wide = {"ffn_hidden_size": 72} if family == "falcon" else {"intermediate_size": 72, "head_dim": 16}
+            path = make_family(family, folder, **{**sizes, **wide, **config})
+        return pack(path, folder / f"{path.name}-{weight_format}", weight_format).destination
+
+    return make
 
 
 @pytest.fixture(scope="session")
 def plan_layers() -> PlanLayers:
-    """`plan_layers(path, "gpu:0.3g 0.7c", "cpu:1c", ...)`: a plan of these layers, in turn for all of the model's.
+    """A plan made by hand, of a model directory.
 
-    A layer is the unit of its attention and its rows, shares of them on the gpu (g) or the cpu (c). Options: mode,
-    embeddings and head ("gpu" or "cpu"), context, predictors (counted), kv_format.
+    A layer is the unit of its attention, then its rows: shares of them on the gpu (g) or the cpu (c). Options: mode,
+    embeddings and head ("gpu" or "cpu"), predictors (counted).
     """
 
     def make(
         path: Path,
         *layers: str,
-        mode: str = "dense",
+        mode: Any = "dense",
         embeddings: Unit = "cpu",
         head: Unit = "cpu",
-        context: int = 64,
         predictors: PredictorSet | None = None,
-        kv_format: str = "f32",
     ) -> Plan:
         with ModelDirectory.open(path) as directory:
-            vram = 1 << 30
-            sizes = model_sizes(directory, predictors, context, vram, kv_format)
+            sizes = model_sizes(directory, predictors, CONTEXT, 1 << 30, "f32")
             count = directory.spec.n_layers
             placement = Placement(
-                mode=mode,
-                sparse=mode != "dense",
-                budgets=Budgets(vram=vram, ram=None, context=context),
+                mode="dense",
+                sparse=False,
+                budgets=Budgets(vram=1 << 30, ram=None, context=CONTEXT),
                 n_rows=sizes.n_rows,
                 embeddings=embeddings,
                 head=embeddings if sizes.tied else head,
                 layers=tuple(_layer(layers[i % len(layers)], sizes.n_rows) for i in range(count)),
             )
-            return finish_plan(
+            plan = finish_plan(
                 placement,
                 name="by-hand",
                 digests=digests(directory, directory.row_orders(), None),
@@ -57,6 +87,7 @@ def plan_layers() -> PlanLayers:
                 frequencies=None,
                 hardware=read_hardware("cpu-stand-in"),
             )
+            return replace(plan, mode=mode, sparse=mode != "dense")
 
     return make
 
@@ -70,4 +101,30 @@ def _layer(text: str, rows: int) -> LayerPlan:
         gpu = part.endswith("g")
         segments.append(Segment(start, stop, "gpu" if gpu else "ram", "gpu" if gpu else "cpu"))
         start = stop
-    return LayerPlan(attention, tuple(segments))
+    return LayerPlan(attention, tuple(segments))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def two_units(plan_layers: PlanLayers) -> TwoUnits:
+    """An engine of a plan made by hand; beside those of the plan, options are the engine's."""
+
+    def open_one(path: Path, *layers: str, mode: str = "exact", predictors: Any = None, **options: Any) -> Engine:
+        places = {name: options.pop(name) for name in ("embeddings", "head") if name in options}
+        plan = plan_layers(path, *layers, mode=mode, predictors=predictors, **places)
+        known = {"kv_format": "f32", "second_device": "interpreter", "threads": 1, **options}
+        return Engine(
+            ModelDirectory.open(path), EngineOptions(mode=mode, plan=plan, predictors=predictors, **known)
+        )
+
+    return open_one
+
+
+@pytest.fixture(scope="session")
+def one_unit() -> TwoUnits:
+    """`one_unit(path, mode="exact", ...)`: the same model on the host."""
+
+    def open_one(path: Path, mode: str = "exact", **options: Any) -> Engine:
+        known = {"kv_format": "f32", "context": CONTEXT, "threads": 1, **options}
+        return Engine(ModelDirectory.open(path), EngineOptions(mode=mode, **known))
+
+    return open_one
