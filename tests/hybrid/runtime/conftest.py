@@ -2,7 +2,8 @@
 
 `tiny(family, weight_format="bf16", **config)` is a packed model directory of two layers, made once.
 `plan_layers(path, "gpu:0.3g 0.7c", "cpu:1c", ...)` is a plan of these layers, in turn for all of the model's.
-`two_units(path, *layers, mode="exact", ...)` is that plan opened with the operators of a GPU under Triton's interpreter.
+`two_units(path, *layers, mode="exact", ...)` is that plan opened with a GPU's operators, under Triton's interpreter;
+`one_unit(path, mode="exact", ...)` is the same model on the host.
 """
 
 from __future__ import annotations
@@ -112,9 +113,7 @@ def two_units(plan_layers: PlanLayers) -> TwoUnits:
         places = {name: options.pop(name) for name in ("embeddings", "head") if name in options}
         plan = plan_layers(path, *layers, mode=mode, predictors=predictors, **places)
         known = {"kv_format": "f32", "second_device": "interpreter", "threads": 1, **options}
-        return Engine(
-            ModelDirectory.open(path), EngineOptions(mode=mode, plan=plan, predictors=predictors, **known)
-        )
+        return Engine(ModelDirectory.open(path), EngineOptions(mode=mode, plan=plan, predictors=predictors, **known))
 
     return open_one
 

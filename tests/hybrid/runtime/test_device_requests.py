@@ -1,0 +1,195 @@
+"""Requests on a device and the host: what is generated, what a trace is told, failures of any part, and the end."""
+
+import contextlib
+import gc
+import os
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybrid.ops import cpu, cuda_weights
+from hybrid.runtime.failures import DeviceError
+from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.sampler import NumericalError, SamplingParams
+from hybrid.runtime.sequence import Sequence
+from hybrid.runtime.streams import HostStreams
+from profiler.artifacts import UserError
+from profiler.matrix import Matrix
+
+BOTH = ("gpu:0.4g 0.6c", "cpu:0.2g 0.5c 0.3g")
+PROMPTS = [[5, 90, 17, 230, 8], [301, 12, 66]]
+LONG = [list(range(20, 40))]  # more than a recorded step takes
+
+
+@pytest.fixture
+def engine(tiny, two_units):
+    with two_units(tiny("llama"), *BOTH, embeddings="gpu", head="gpu", max_sequences=2) as engine:
+        yield engine
+
+
+def replace_streams(engine, streams):
+    recorded = engine.machine.recorded
+    recorded._streams.close()
+    recorded._streams = streams
+
+
+def test_sequences_generate_what_they_generate_on_the_host(tiny, one_unit, two_units, complete):
+    path = tiny("llama")
+    with one_unit(path, max_sequences=2) as one:
+        expected = complete(one, PROMPTS, 3), complete(one, LONG, 2)
+    for ends in ("gpu", "cpu"):
+        with two_units(path, *BOTH, embeddings=ends, head=ends, max_sequences=2, prefill_tokens=4) as two:
+            assert complete(two, PROMPTS, 3) == expected[0]
+    with two_units(path, *BOTH, embeddings="gpu", head="gpu") as two:
+        assert complete(two, LONG, 2) == expected[1]
+        done = two.ledger.decode
+        assert done.tokens == 1
+        assert 0 < done.native_seconds <= done.seconds
+        assert done.overlap.smaller > 0
+
+
+class Spans(list):
+    """Spans as a trace is told of them."""
+
+    def add(self, unit, layer, kind, begin, end):
+        assert begin <= end
+        self.append((unit, layer, kind))
+
+
+def test_a_trace_is_told_what_each_unit_does(engine, complete):
+    class Everything:
+        def __init__(self):
+            self.spans = Spans()
+
+        def step(self, kind):
+            return contextlib.nullcontext(self)
+
+        def token(self, number):
+            pass
+
+        def add(self, *span):
+            self.spans.add(*span)
+
+    alone = complete(engine, PROMPTS[1:], 2)
+    engine.trace = Everything()
+    assert complete(engine, PROMPTS[1:], 2) == alone
+    spans = set(engine.trace.spans)
+    for layer, attention in ((0, "gpu"), (1, "cpu")):
+        assert {("gpu", layer, "feed-forward"), ("cpu", layer, "feed-forward")} <= spans
+        assert (attention, layer, "attention") in spans
+        assert ("gpu", layer, "copy") in spans
+    assert {("gpu", None, "embeddings"), ("gpu", None, "linear"), ("gpu", None, "norms")} <= spans
+
+
+class FailingStreams(HostStreams):
+    """A host's program fails before the next one that goes to the second stream."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.failing, self.armed = function, True
+
+    def host(self, function, aside):
+        if aside and self.armed:
+            self.armed = False
+            self.failing.run()
+        super().host(function, aside)
+
+
+def test_a_failure_of_the_host_is_raised_once_and_the_next_request_works(engine, complete):
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("threads are not kept on cores here")
+    expected, free = complete(engine, PROMPTS[1:], 2), engine.allocator.free
+    x, weight = torch.zeros(cpu.MAX_TOKENS, 32), Matrix.of(torch.zeros(4, 32).half())
+    program, y = cpu.Program(), torch.zeros(cpu.MAX_TOKENS, 4)
+    program.linear(cpu.Pool(1, 1.0, [1023]), x.data_ptr(), 32, [cpu.matrix_arguments(weight, None, y)])
+    replace_streams(engine, FailingStreams(cpu.HostFunction(engine.machine.recorded._recorder.host_step, program)))
+    with pytest.raises(RuntimeError, match="cannot run on the cores"):
+        complete(engine, PROMPTS[1:], 2)
+    assert engine.allocator.free == free
+    assert complete(engine, PROMPTS[1:], 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), UserError, "no memory left"),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), UserError, "no memory left"),
+        (
+            RuntimeError("CUDA error: an illegal memory access was encountered\nmore"),
+            DeviceError,
+            "illegal memory access",
+        ),
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+    ],
+    ids=["memory", "memory of the driver", "device", "interrupt"],
+)
+def test_a_failure_of_the_device_is_explained_and_what_it_took_is_given_back(
+    engine, complete, monkeypatch, error, raised, message
+):
+    expected, free = complete(engine, PROMPTS[1:], 2), engine.allocator.free
+    with monkeypatch.context() as patched:
+        calls = []
+
+        def failing(*arguments):
+            calls.append(arguments)
+            raise error
+
+        patched.setattr(cuda_weights, "sparse_ffn", failing)
+        with pytest.raises(raised, match=message):
+            complete(engine, PROMPTS[1:], 2)
+        assert len(calls) == 1
+    assert engine.allocator.free == free
+    assert complete(engine, PROMPTS[1:], 2) == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_numbers_that_are_none_are_told_of_and_stay_in_no_page(engine, complete, temperature):
+    """The pages that the failed request leaves hold NaN, and the next request is given them."""
+    expected = complete(engine, PROMPTS[1:], 2)
+    rows = next(bank for bank in engine.machine.banks if engine.machine.scheduler.layers[0].near_banks[0] is bank)
+    weights, _ = rows.memory
+    before = weights.clone()
+    weights.fill_(float("nan"))
+    params = SamplingParams(max_tokens=4, ignore_eos=True, temperature=temperature, seed=1)
+    with pytest.raises(NumericalError, match="not finite"):
+        list(engine.run([Sequence(PROMPTS[1] + PROMPTS[0] * 4, params, engine.tokenizer)]))
+    pages = engine.decoder.layers[1].pages
+    assert pages.keys.isnan().any()
+    weights.copy_(before)
+    assert complete(engine, PROMPTS[1:], 2) == expected
+
+
+def test_an_engine_gives_back_threads_and_buffers_when_it_is_closed(tiny, two_units, complete):
+    path, tasks = tiny("llama"), Path("/proc/self/task")
+    if not tasks.is_dir():
+        pytest.skip("the system does not list threads")
+    gc.collect()
+    before = set(tasks.iterdir())
+    gc.disable()
+    try:
+        engine = two_units(path, *BOTH, embeddings="gpu", head="gpu", threads=2)
+        threads = set(tasks.iterdir()) - before
+        assert len(threads) >= 2, "lanes of both kinds"
+        complete(engine, PROMPTS[1:], 2)
+        recorded = engine.machine.recorded
+        held = [weakref.ref(t) for t in (recorded._recorder.device.counts, recorded._hidden, recorded._logits)]
+        held += [weakref.ref(t) for t in recorded._recorder.device.scratch.buffers.values()]
+        engine.close()
+        assert [kept() for kept in held] == [None] * len(held)
+        with pytest.raises(RuntimeError, match="closed"):
+            engine.logits(PROMPTS[0])
+        engine.close()
+        del engine, recorded
+        assert not threads & set(tasks.iterdir())
+    finally:
+        gc.enable()
+
+
+def test_an_interpreted_gpu_is_asked_for_in_words(monkeypatch, tiny, two_units):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(UserError, match="TRITON_INTERPRET=1"):
+        two_units(tiny("llama"), *BOTH)
+    with pytest.raises(UserError, match="needs a plan"):
+        EngineOptions(mode="dense", second_device="interpreter")
