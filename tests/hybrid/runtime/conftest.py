@@ -2,7 +2,8 @@
 
 `tiny(family, weight_format="bf16", **config)` is a packed model directory of two layers, made once.
 `plan_layers(path, "gpu:0.3g 0.7c", "cpu:1c", ...)` is a plan of these layers, in turn for all of the model's.
-`two_units(path, *layers, mode="exact", ...)` is that plan opened with a GPU's operators, under Triton's interpreter;
+`two_units(path, *layers, mode="exact", ...)` is that plan opened on a GPU, or without one with a GPU's operators under
+Triton's interpreter;
 `one_unit(path, mode="exact", ...)` is the same model on the host.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
@@ -105,14 +107,17 @@ def _layer(text: str, rows: int) -> LayerPlan:
     return LayerPlan(attention, tuple(segments))  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="session")
-def two_units(plan_layers: PlanLayers) -> TwoUnits:
+DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu) if torch.cuda.is_available() else "interpreter"]
+
+
+@pytest.fixture(params=DEVICES, scope="session")
+def two_units(plan_layers: PlanLayers, request: pytest.FixtureRequest) -> TwoUnits:
     """An engine of a plan made by hand; beside those of the plan, options are the engine's."""
 
     def open_one(path: Path, *layers: str, mode: str = "exact", predictors: Any = None, **options: Any) -> Engine:
         places = {name: options.pop(name) for name in ("embeddings", "head") if name in options}
         plan = plan_layers(path, *layers, mode=mode, predictors=predictors, **places)
-        known = {"kv_format": "f32", "second_device": "interpreter", "threads": 1, **options}
+        known = {"kv_format": "f32", "second_device": request.param, "threads": 1, **options}
         return Engine(ModelDirectory.open(path), EngineOptions(mode=mode, plan=plan, predictors=predictors, **known))
 
     return open_one
