@@ -24,25 +24,26 @@ class Driver:
     """The one function of the CUDA driver that torch does not show.
 
     Raises:
-        OSError: there is no such driver.
+        OSError: there is no such library.
+        AttributeError: it is no driver, or one from before CUDA 10.
     """
 
-    def __init__(self) -> None:
-        library = ctypes.CDLL("libcuda.so.1")  # calls release the interpreter lock
-        self._launch = library.cuLaunchHostFunc  # (CUstream, CUhostFn, void* userData) -> CUresult
+    def __init__(self, library: str = "libcuda.so.1") -> None:
+        driver = ctypes.CDLL(library)  # calls release the interpreter lock
+        self._launch = driver.cuLaunchHostFunc  # (CUstream, CUhostFn, void* userData) -> CUresult
         self._launch.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
         self._launch.restype = ctypes.c_int
-        self._text = library.cuGetErrorString  # (CUresult, const char**) -> CUresult
+        self._text = driver.cuGetErrorString  # (CUresult, const char**) -> CUresult
         self._text.argtypes = (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p))
         self._text.restype = ctypes.c_int
 
-    def launch(self, stream: torch.cuda.Stream, function: cpu.HostFunction) -> None:
-        """Have a program run when its turn in the stream comes; in a capture it becomes a node of the graph.
+    def launch(self, stream: int, function: cpu.HostFunction) -> None:
+        """Have a program run when its turn in a stream comes; in a capture it becomes a node of the graph.
 
         Raises:
             RuntimeError: the driver refuses.
         """
-        result = self._launch(stream.cuda_stream, function.function, function.context)
+        result = self._launch(stream, function.function, function.context)
         if result != 0:
             text = ctypes.c_char_p()
             said = text.value if self._text(result, ctypes.byref(text)) == 0 else None
@@ -56,8 +57,8 @@ class CudaStreams:
     meanwhile instead of watching: the host's programs need its core.
     """
 
-    def __init__(self, device: torch.device, overlap: bool = True) -> None:
-        self._device, self._driver = device, Driver()
+    def __init__(self, device: torch.device, driver: Driver, overlap: bool = True) -> None:
+        self._device, self._driver = device, driver
         self._main, second = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
         self._second = second if overlap else self._main
         self._before, self._forked, self._joined = (torch.cuda.Event() for _ in range(3))  # type: ignore[no-untyped-call]
@@ -73,7 +74,7 @@ class CudaStreams:
 
     def host(self, function: cpu.HostFunction, aside: bool) -> None:
         """See `Streams`."""
-        self._driver.launch(self._stream(aside), function)
+        self._driver.launch(self._stream(aside).cuda_stream, function)
 
     def fork(self) -> None:
         """See `Streams`."""

@@ -11,6 +11,7 @@ import torch
 from hybrid.model.decoder import ComputeUnit, Decoder
 from hybrid.model.eager import Step
 from hybrid.runtime.activity import Activity
+from hybrid.runtime.cuda_streams import CudaStreams, Driver
 from hybrid.runtime.recorded import RecordedStep
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.streams import HostStreams, Streams
@@ -70,10 +71,8 @@ def streams_of(device: torch.device, overlap: bool) -> Streams | None:
     """Streams of a device; None where its driver cannot be reached, as is said."""
     if device.type != "cuda":
         return HostStreams(overlap)
-    from hybrid.runtime.cuda_streams import CudaStreams
-
     try:
-        return CudaStreams(device, overlap)
-    except OSError as error:
-        log.warning("the GPU's operators are torch's, which is slower: its driver was not found (%s)", error)
+        return CudaStreams(device, Driver(), overlap)
+    except (OSError, AttributeError) as error:
+        log.warning("the GPU's operators are torch's, which is slower: its driver cannot be called (%s)", error)
         return None
