@@ -76,7 +76,7 @@ class Transformers:
 
     @torch.inference_mode()
     def score(self, ids: Sequence[int]) -> dict[str, Any]:
-        """`loss`: summed over a text's predicted tokens, in nats; `likeliest`: the token expected in each one's place."""
+        """`loss`: summed over a text's predicted tokens, in nats; `likeliest`: the token expected for each."""
         logits = self._forward(ids[:-1], use_cache=False).logits[0]
         loss, likeliest = 0.0, list[int]()
         pieces = torch.split(logits, TOKENS_AT_ONCE)
