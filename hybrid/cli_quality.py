@@ -17,6 +17,7 @@ from hybrid.cli_options import (
     Mode,
     ModelArgument,
     NoMmapOption,
+    NoOverlapOption,
     PlanOption,
     SlowdownOption,
     ThreadsOption,
@@ -63,6 +64,7 @@ def compare(
     kv_format: KvOption = KvFormat.f16,
     threads: ThreadsOption = None,
     no_mmap: NoMmapOption = False,
+    no_overlap: NoOverlapOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a layer-wise baseline and the model's other modes side by side.
@@ -85,6 +87,7 @@ def compare(
         threads=threads,
         mmap=not no_mmap,
         slowdown=parse_slowdown(slowdown),
+        overlap=not no_overlap,
     )
     with display.stages() as tell:
         result = run_stage(model, texts, settings, tell)

@@ -36,7 +36,7 @@ class Settings:
     """What is compared: decode `tokens` after each of `prompts` prompts taken from the text, `rounds` times.
 
     plan: the hybrid placement; None keeps everything on the CPU, and the baseline there too. text_tokens: how much of
-    the text the quality is measured on; None for all of it. slowdown: of `EngineOptions`.
+    the text the quality is measured on; None for all of it. slowdown, overlap: of `EngineOptions`.
     """
 
     plan: str | None = None
@@ -50,6 +50,7 @@ class Settings:
     threads: int | None = None
     mmap: bool = True
     slowdown: Mapping[str, float] = field(default_factory=dict)
+    overlap: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def _open(model: Path, mode: Mode, placement: Plan | None, settings: Settings, b
         threads=settings.threads,
         mmap=settings.mmap,
         slowdown=settings.slowdown,
+        overlap=settings.overlap,
         beside=beside,
     )
 

@@ -39,6 +39,7 @@ def open_engine(
     prefill_tokens: int | None = None,
     slowdown: Mapping[str, float] | None = None,
     cores: Mapping[str, tuple[int, ...]] | None = None,
+    overlap: bool = True,
     beside: Engine | None = None,
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
@@ -77,6 +78,7 @@ def open_engine(
             loss=loss,
             slowdown=slowdown or {},
             cores=cores or {},
+            overlap=overlap,
         )
         return Engine(directory, options)
     except BaseException:
