@@ -1,8 +1,8 @@
-"""Steps of many tokens, as prompts take: whether a layer's rows in host memory are computed there or brought to the GPU.
+"""Steps of many tokens, as prompts take: whether rows in host memory are computed there, or brought to the GPU.
 
-computed: as for one token, each unit takes its own rows at the same time, the CPU `CPU_TOKENS` tokens at once. streamed:
-the GPU takes them all; those of host memory pass through two buffers, one of which is filled while the other is
-computed. The time of one grows with the tokens, that of the other hardly does.
+computed: as for one token, each unit takes its own rows at the same time, the CPU `CPU_TOKENS` tokens at once.
+streamed: the GPU takes them all; those of host memory pass through two buffers, one of which is filled while the other
+is computed. The time of one grows with the tokens, that of the other hardly does.
 """
 
 from __future__ import annotations

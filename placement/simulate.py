@@ -111,7 +111,8 @@ class Step(Protocol):
         *,
         batch: int,
         context: int,
-    ) -> Expected: ...
+    ) -> Expected:
+        """See `step_seconds`."""
 
 
 def prompt_seconds(
@@ -125,8 +126,8 @@ def prompt_seconds(
 ) -> float:
     """Seconds to read a prompt, `chunk` tokens to a step: a batch whose tokens share one sequence's keys and values.
 
-    step: what a step takes; by default every row where the placement has it computed, as in decoding. How this project's
-    engine reads prompts, `placement.prefill.prefill_step` says.
+    step: what a step takes; by default every row where the placement has it computed, as in decoding. How the engine
+    here reads prompts, `placement.prefill.prefill_step` says.
 
     Of attention, only reading keys and values counts, halfway through the prompt on average: the products with them are
     fewer than those with weights until a prompt has several times as many tokens as the model has hidden units.
