@@ -242,7 +242,7 @@ def make_units(options: EngineOptions) -> dict[str, Unit]:
         return {"cpu": host_unit(threads, *host)}
     budget, planned = plan.budgets.vram, plan.total_bytes("gpu")
     if options.second_device != "cpu":
-        return {"cpu": host_unit(threads, *host), "gpu": cuda_unit(budget, planned)}
+        return {"cpu": host_unit(threads, *host, natively=True), "gpu": cuda_unit(budget, planned)}
     shares = shared_cores(threads)
     return {"cpu": host_unit(shares[0], *host), "gpu": stand_in_unit(shares[1], budget, planned, *theirs)}
 
