@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from placement.cost import ModelSizes, uses_predictors
+from placement.cost import ModelSizes, gpu_computes, uses_predictors
 from placement.frequencies import Frequencies
 from placement.latency import Costs, arrival_seconds, rows_seconds
 from placement.plan import Expected, LayerPlan, Placement
@@ -97,7 +97,7 @@ class PrefillCosts:
         arriving = sum(arrival_seconds(many, self.placement, number, s) for s in cpu)
         beside = pieces * rows_seconds(self._few, number, cpu) + arriving
         computed = self.hardware.joined_seconds(resident, beside) + self.hardware.hand_over * layer.crosses
-        if pieces == 1 or not cpu or not self.placement.budgets.vram:
+        if pieces == 1 or not cpu or not gpu_computes(self.placement):
             return Ways(computed, None)
         brought = [replace(s, resident="ram", computed_on="gpu") for s in cpu]
         places = np.concatenate([np.arange(s.start, s.stop) for s in cpu])
@@ -132,7 +132,7 @@ def prefill_step(
         return expected
     ways = PrefillCosts(sizes, frequencies, hardware, placement).ways(batch)
     hand_overs = hardware.hand_over * sum(layer.crosses for layer in placement.layers)  # are in the ways
-    ffn, transfer = sum(way.seconds for way in ways), expected.transfer_seconds - hand_overs
+    ffn, transfer = sum(way.seconds for way in ways), max(0.0, expected.transfer_seconds - hand_overs)
     total = expected.attention_seconds + ffn + expected.head_seconds + transfer
     return replace(expected, token_seconds=total, ffn_seconds=ffn, transfer_seconds=transfer)
 

@@ -111,7 +111,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         check_cache(spec, options, sum(layer.attention == "cpu" for layer in layers))
     units = make_units(options)
     prefill = options.prefill_tokens or PREFILL_TOKENS
-    if plan is not None and "gpu" in units:
+    if plan is not None and plan.bytes["gpu"]["buffers"]:  # the GPU computes something
         row = row_bytes(directory)
         prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context, row))
         units["gpu"].reserve(buffer_bytes(spec, prefill, context, row), "buffers")

@@ -97,14 +97,15 @@ def row_stream(
     Raises:
         UserError: rows are to be streamed, and steps are too small for it.
     """
-    plan = options.plan
-    banks = [bank for x in layers for bank in (x.far_banks if x.near is gpu else x.near_banks)]
-    if options.prefill_rows == "streamed" and tokens <= CPU_TOKENS:
+    plan, way = options.plan, options.prefill_rows
+    room = plan is not None and plan.bytes["gpu"]["buffers"] > 0 and tokens > CPU_TOKENS
+    if way == "streamed" and not room:
         raise UserError(
-            f"rows are streamed in steps of more than {CPU_TOKENS} tokens, and steps have up to {tokens} here: plan "
+            f"rows are streamed to a GPU in steps of more than {CPU_TOKENS} tokens, and steps have {tokens} here: plan "
             "with a larger --vram, and ask for more with prefill_tokens where all units are in host memory"
         )
-    if plan is None or gpu is None or not banks or tokens <= CPU_TOKENS or options.prefill_rows == "computed":
+    banks = [bank for x in layers for bank in (x.far_banks if x.near is gpu else x.near_banks)]
+    if plan is None or gpu is None or not room or not banks or way == "computed":
         return None
     choice = PrefillChoice(directory, options, plan)
     return RowStream(gpu, banks[0], stream_rows(directory.spec), choice)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from placement.cost import ModelSizes
 from placement.frequencies import Frequencies
-from placement.plan import Budgets, LayerPlan, Mode, Placement, Segment
+from placement.plan import Budgets, LayerPlan, Mode, Placement, Segment, Unit
 from placement.prefill import CPU_TOKENS, PICKED, STREAM_ROWS, PrefillCosts, Ways, prefill_step
 from placement.simulate import prompt_seconds, step_seconds
 from profiler.hardware import Hardware
@@ -44,11 +44,11 @@ MACHINE = Hardware(
 RESIDENT = 2048
 
 
-def placed(mode: Mode = "dense", resident: int = RESIDENT, vram: int = 1 << 30, attention: str = "gpu") -> Placement:
+def placed(mode: Mode = "dense", resident: int = RESIDENT, attention: Unit = "gpu", head: Unit = "gpu") -> Placement:
     segments = [Segment(0, resident, "gpu", "gpu")] if resident else []
     segments += [Segment(resident, 8192, "ram", "cpu")] if resident < 8192 else []
     layer = LayerPlan(attention, tuple(segments))
-    return Placement(mode, mode != "dense", Budgets(vram, None, 512), 8192, "gpu", "gpu", (layer,))
+    return Placement(mode, mode != "dense", Budgets(1 << 30, None, 512), 8192, head, head, (layer,))
 
 
 def ways(tokens: int, hardware: Hardware = MACHINE, **placement: object) -> Ways:
@@ -86,7 +86,7 @@ def test_few_tokens_are_computed_and_many_streamed() -> None:
     assert PrefillCosts(SIZES, None, replace(MACHINE, link_bandwidth=1e7), placed()).crossover(0, 256) is None
 
 
-@pytest.mark.parametrize("change", [{"vram": 0, "resident": 0, "attention": "cpu"}, {"resident": 8192}])
+@pytest.mark.parametrize("change", [{"resident": 0, "attention": "cpu", "head": "cpu"}, {"resident": 8192}])
 def test_nothing_to_stream(change: dict[str, object]) -> None:
     assert ways(256, **change).streamed is None
     assert not ways(256, **change).streams

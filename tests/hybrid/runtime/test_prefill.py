@@ -21,26 +21,19 @@ CLOSE = 2e-4
 
 
 @pytest.fixture(scope="module")
-def roomy(demo):
-    """`roomy(plan)`: the plan with room on the GPU for steps of `STEP` tokens, which so small a budget has not."""
+def split_plan(demo):
+    """Rows of every layer but one on both units; that one's attention is on the CPU, and all of its rows.
 
-    def more(plan):
-        with ModelDirectory.open(demo) as directory:
-            buffers = sizes.buffer_bytes(directory.spec, STEP, CONTEXT, sizes.row_bytes(directory))
-        taken = {**plan.bytes, "gpu": {**plan.bytes["gpu"], "buffers": buffers}}
-        budgets = dataclasses.replace(plan.budgets, vram=plan.budgets.vram + buffers)
-        return dataclasses.replace(plan, bytes=taken, budgets=budgets)
-
-    return more
-
-
-@pytest.fixture(scope="module")
-def split_plan(demo, roomy):
-    """Rows of every layer but one on both units; that one's attention is on the CPU, and all of its rows."""
+    With room on the GPU for steps of `STEP` tokens, which so small a budget has not.
+    """
     plan = make_plan(demo, PlanSettings(vram=8 << 20, context=CONTEXT, name="prefill", kv_format="f32")).plan
     cut = LayerPlan("gpu", (Segment(0, 300, "gpu", "gpu"), Segment(300, 1024, "ram", "cpu")))
     on_cpu = LayerPlan("cpu", (Segment(0, 1024, "ram", "cpu"),))
-    return roomy(dataclasses.replace(plan, layers=(cut, cut, on_cpu, cut, cut, cut)))
+    with ModelDirectory.open(demo) as directory:
+        buffers = sizes.buffer_bytes(directory.spec, STEP, CONTEXT, sizes.row_bytes(directory))
+    taken = {**plan.bytes, "gpu": {**plan.bytes["gpu"], "buffers": buffers}}
+    budgets = dataclasses.replace(plan.budgets, vram=plan.budgets.vram + buffers)
+    return dataclasses.replace(plan, bytes=taken, budgets=budgets, layers=(cut, cut, on_cpu, cut, cut, cut))
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +115,19 @@ def test_layers_that_are_whole_on_the_host_are_streamed_too(demo, open_split, sp
         assert engine.ledger.evaluation.gpu.gated == TOKENS * sum(len(bank) for bank in engine.machine.banks)
 
 
+def test_a_plan_that_leaves_the_gpu_alone_reads_prompts_as_a_host_alone_does(open_split, split_plan):
+    on_cpu = LayerPlan("cpu", (Segment(0, 1024, "ram", "cpu"),))
+    taken = {**split_plan.bytes, "gpu": dict.fromkeys(split_plan.bytes["gpu"], 0)}
+    alone = dataclasses.replace(split_plan, layers=(on_cpu,) * 6, head="cpu", embeddings="cpu", bytes=taken)
+    with open_split(alone, "exact", prefill_tokens=None) as engine:
+        assert engine.machine.prefill_tokens == 16
+        assert engine.machine.units["gpu"].total == 0
+    with open_split(alone, "exact", prefill_tokens=STEP) as engine:
+        assert engine.machine.scheduler.stream is None
+    with pytest.raises(UserError, match="streamed to a GPU"):
+        open_split(alone, "exact", prefill_rows="streamed")
+
+
 def machine_file(folder: Path, **changes: float) -> Path:
     """A machine on which all is equal but what is given."""
     path = folder / "machine.json"
@@ -175,7 +181,7 @@ def test_figures_are_the_machines_else_those_of_the_plan_else_nominal(split_plan
 
 def test_steps_that_are_too_small_to_stream(open_split, split_plan):
     for options in ({"prefill_tokens": 16}, {"prefill_tokens": None}):
-        with pytest.raises(UserError, match="steps of more than 16 tokens, and steps have up to 16 here"):
+        with pytest.raises(UserError, match="of more than 16 tokens, and steps have 16 here"):
             open_split(split_plan, "exact", prefill_rows="streamed", **options)
         with open_split(split_plan, "exact", **options) as engine:
             assert engine.machine.scheduler.stream is None
