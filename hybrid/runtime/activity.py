@@ -51,6 +51,7 @@ class Activity:
     gpu: UnitRows = field(default_factory=UnitRows)
     cpu: UnitRows = field(default_factory=UnitRows)
     overlap: Overlap = field(default_factory=Overlap)
+    streamed_bytes: int = 0  # of rows brought from host memory to the GPU
 
     def rows(self, unit: str) -> UnitRows:
         """The rows of a unit by its name."""
