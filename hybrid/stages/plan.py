@@ -117,7 +117,7 @@ def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) ->
     context = choose_context(settings.context, None, directory.spec.max_positions)
     row_orders = directory.row_orders()
     request = Request(
-        sizes=model_sizes(directory, predictors, context, given.vram, settings.kv_format),
+        sizes=model_sizes(directory, predictors, context, given.vram, settings.kv_format, given.hardware.context),
         frequencies=Frequencies.in_row_order(profile, row_orders),
         hardware=given.hardware,
         mode=mode,
@@ -134,7 +134,8 @@ def baseline_plan(directory: ModelFiles, plan: Plan, kv_format: str) -> Plan:
 
     Its placement follows from bytes alone; the time that it predicts is by nominal figures.
     """
-    sizes = model_sizes(directory, None, plan.budgets.context, plan.budgets.vram, kv_format)
+    context = plan.bytes["gpu"]["context"]
+    sizes = model_sizes(directory, None, plan.budgets.context, plan.budgets.vram, kv_format, context)
     return first_layers_on_gpu(
         digests=digests(directory, directory.row_orders(), None),
         sizes=sizes,
