@@ -12,7 +12,7 @@ import torch
 from hybrid.runtime import cores as cores_file
 from hybrid.runtime.options import EngineOptions
 from hybrid.stages.opening import open_engine
-from hybrid.stages.plan import PlanSettings, baseline_plan
+from hybrid.stages.plan import PlanSettings, baseline_plans
 from hybrid.stages.plan import plan as make_plan
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
@@ -32,7 +32,7 @@ def split_plan(demo):
 def whole_layers(demo, split_plan):
     """The first layers on the stand-in, the others on the host; none is split."""
     with ModelDirectory.open(demo) as directory:
-        return baseline_plan(directory, split_plan, "f32")
+        return next(iter(baseline_plans(directory, split_plan.budgets, "f32").values()))
 
 
 @pytest.fixture(scope="module")
