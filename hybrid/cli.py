@@ -29,6 +29,7 @@ from hybrid.cli_options import (
     Mode,
     ModelArgument,
     NoMmapOption,
+    NoOverlapOption,
     PlanOption,
     SlowdownOption,
     ThreadsOption,
@@ -110,6 +111,17 @@ def run(
     kv_format: KvOption = KvFormat.f16,
     threads: ThreadsOption = None,
     no_mmap: NoMmapOption = False,
+    no_overlap: NoOverlapOption = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write what each unit does when, for ui.perfetto.dev or chrome://tracing, as JSON."
+        ),
+    ] = None,
+    trace_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trace so many of the steps that read the prompt, and as many that decode."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Complete a prompt, streaming the text; a line of figures follows on stderr.
@@ -127,20 +139,25 @@ def run(
         stop=tuple(stop or ()),
     )
     chosen = None if mode is None else mode.value
-    with LLM(
-        model,
-        mode=chosen,
-        plan=plan or ("default" if device else None),
-        device=device_name(device),
-        context=context,
-        max_sequences=1,
-        kv_format=kv_format.value,
-        threads=threads,
-        mmap=not no_mmap,
-        profile=profile,
-        thresholds=thresholds,
-        slowdown=parse_slowdown(slowdown),
-    ) as llm:
+    with contextlib.ExitStack() as stack:
+        llm = stack.enter_context(
+            LLM(
+                model,
+                mode=chosen,
+                plan=plan or ("default" if device else None),
+                device=device_name(device),
+                context=context,
+                max_sequences=1,
+                kv_format=kv_format.value,
+                threads=threads,
+                mmap=not no_mmap,
+                profile=profile,
+                thresholds=thresholds,
+                slowdown=parse_slowdown(slowdown),
+                overlap=not no_overlap,
+            )
+        )
+        traced = None if trace is None else stack.enter_context(llm.trace(trace, trace_steps))
         show = (lambda text: None) if as_json else display.write
         pieces = llm.stream(prompt, params)
         show(prompt)
@@ -153,6 +170,8 @@ def run(
     display.write("\n")
     for line in reports.run_lines(figures, completion.first_token_seconds):
         display.note(line)
+    if trace is not None and traced is not None:
+        display.note(reports.trace_line(traced, trace))
 
 
 app.command()(compare)

@@ -17,6 +17,7 @@ from hybrid.cli_options import (
     KvOption,
     ModelArgument,
     NoMmapOption,
+    NoOverlapOption,
     PlanOption,
     SlowdownOption,
     ThreadsOption,
@@ -66,6 +67,7 @@ def compare(
     kv_format: KvOption = KvFormat.f16,
     threads: ThreadsOption = None,
     no_mmap: NoMmapOption = False,
+    no_overlap: NoOverlapOption = False,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the figures; needs matplotlib.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -103,6 +105,7 @@ def compare(
         threads=threads,
         mmap=not no_mmap,
         slowdown=parse_slowdown(slowdown),
+        overlap=not no_overlap,
         checkpoint=checkpoint,
         gguf=gguf,
         python=peer_python,

@@ -83,6 +83,14 @@ HeldOutOption = Annotated[
         "`text` or `messages`; may be given several times. The demo has one.",
     ),
 ]
+NoOverlapOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-overlap",
+        help="Have the two units of a split layer compute one after the other: the same text, slower; shows what "
+        "computing at the same time saves.",
+    ),
+]
 TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
 
 ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]

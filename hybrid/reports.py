@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from profiler.artifacts import format_size
@@ -10,6 +11,7 @@ from profiler.thresholds import loss_label
 
 if TYPE_CHECKING:
     from hybrid.runtime.summary import RunSummary
+    from hybrid.runtime.trace import Trace
     from hybrid.stages.budget import BudgetReport
     from hybrid.stages.calibrate import CalibrationReport
     from hybrid.stages.evaluate import EvaluationReport
@@ -144,8 +146,12 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
     ]
     if summary.flash_bytes:
         speed.append(f"{format_size(summary.flash_bytes)} of neurons left on flash, which page faults fetch")
-    if summary.hidden_share is not None:
-        speed.append(f"{summary.hidden_share:.0%} of the smaller side hidden by the other")
+    if (sides := summary.split_milliseconds) is not None:
+        hidden = "" if summary.hidden_share is None else f", {summary.hidden_share:.0%} of the smaller side hidden"
+        speed.append(
+            f"split layers' neurons per token: {sides['near']:.2f} ms beside attention, {sides['far']:.2f} ms "
+            f"elsewhere, {sides['waiting']:.2f} ms waited for those{hidden}"
+        )
     host = summary.memory["cpu"]
     used = [f"cpu {format_size(host['mapped'])} of the model mapped, process {format_size(host['resident'])}"]
     if "gpu" in summary.memory:
@@ -153,6 +159,13 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
         parts = ", ".join(f"{purpose} {format_size(size)}" for purpose, size in gpu.items())
         used.append(f"gpu {format_size(sum(gpu.values()))} ({parts})")
     return ["; ".join(speed), "memory: " + "; ".join(used)]
+
+
+def trace_line(trace: Trace, path: Path) -> str:
+    """How much was traced, and who shows it."""
+    steps = ", ".join(f"{trace.traced[kind]:,} of {seen:,} {kind} steps" for kind, seen in trace.seen.items())
+    size = format_size(path.stat().st_size)
+    return f"trace: {steps} in {path}, {size}; open it in ui.perfetto.dev or chrome://tracing"
 
 
 def inspect_lines(report: InspectReport) -> list[str]:

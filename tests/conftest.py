@@ -10,6 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # before anything imports Triton: its kernels run under its interpreter then
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -116,7 +116,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     parts = [placer.attention(i, layer.attention) for i, layer in enumerate(layers)]
     split = [placer.ffn(i, layer) for i, layer in enumerate(layers)]
     lane = ThreadLane() if any(layer.far_banks for layer in split) else None
-    scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, spec.activation_cutoff)
+    scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, spec.activation_cutoff, options.overlap)
     decoder = Decoder(spec, outer, parts)
     guards = guard(directory.mappings())
     predictors = options.predictors

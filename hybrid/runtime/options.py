@@ -30,7 +30,8 @@ class EngineOptions:
     known of what that costs. slowdown: of a stand-in and its host, how many times as long everything takes that a unit
     computes, so that two equal halves of a machine stand for unequal units; results stay the same to the last bit.
     cores: numbers of the CPUs that a unit computes on, with as many threads; a thread that calls the engine is there
-    while it computes, and back where it was when a step ends.
+    while it computes, and back where it was when a step ends. overlap: both units of a split layer compute at the same
+    time; without, one after the other, to the same bits.
     """
 
     mode: Mode
@@ -47,6 +48,7 @@ class EngineOptions:
     loss: Loss | None = None
     slowdown: Mapping[str, float] = field(default_factory=dict)
     cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    overlap: bool = True
 
     def __post_init__(self) -> None:
         known_mode(self.mode)

@@ -47,9 +47,18 @@ def prefill_within(spec: ModelSpec, size: int, context: int) -> int:
 
 
 def model_sizes(
-    files: ModelFiles, predictors: AnyPredictors | None, context: int, vram: int, kv_format: str
+    files: ModelFiles,
+    predictors: AnyPredictors | None,
+    context: int,
+    vram: int,
+    kv_format: str,
+    gpu_context: int = 0,
 ) -> ModelSizes:
-    """Everything placement has to know of a model, in bytes."""
+    """Everything placement has to know of a model, in bytes.
+
+    context: tokens of a sequence. vram: the budget of GPU memory. gpu_context: what a process takes of it by being
+    there (`Hardware.context`).
+    """
     spec, weight_format = files.spec, files.weight_format
     norm = spec.hidden_size * FP32 * (2 if spec.norm == "layer" else 1)
     row, mixed_row = vector_bytes(weight_format, spec.hidden_size), vector_bytes(weight_format, spec.q_size)
@@ -81,4 +90,5 @@ def model_sizes(
         kv_bytes_per_token=2 * spec.kv_size * KV_FORMATS[kv_format],
         kv_page_tokens=PAGE_TOKENS,
         buffer_bytes=buffers,
+        context_bytes=gpu_context,
     )

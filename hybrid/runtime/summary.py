@@ -17,6 +17,9 @@ class RunSummary:
 
     native_share: of the seconds, inside native programs; the rest is the interpreter's, and torch's where a model is
     not all in host memory.
+    hidden_share: of the smaller side's time in split layers' FFNs, what the larger one hid, summed layer by layer;
+    split_milliseconds: there, per token, the rows beside attention (`near`), those elsewhere (`far`), and waiting for
+    the latter. Both None where no layer is split.
     memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,
     `resident` and `proportional` bytes of this process (RSS and PSS: shared pages count in part).
     flash_bytes: neurons that the plan leaves on flash, where page faults fetch them.
@@ -31,6 +34,7 @@ class RunSummary:
     gates_per_token: dict[str, float]
     bytes_per_token: float
     hidden_share: float | None
+    split_milliseconds: dict[str, float] | None
     native_share: float
     memory: dict[str, dict[str, int]]
     flash_bytes: int = 0
@@ -72,9 +76,19 @@ def summarise(engine: Engine) -> RunSummary:
         gates_per_token={name: activity.rows(name).gated / tokens for name in units},
         bytes_per_token=bytes_per_token(engine, activity),
         hidden_share=activity.hidden_share,
+        split_milliseconds=split_milliseconds(activity),
         native_share=activity.native_seconds / activity.seconds if activity.seconds else 0.0,
         memory=memory,
         flash_bytes=options.plan.total_bytes("flash") if options.plan else 0,
         warning=loss_label(options.loss, engine.directory.path) if options.mode == "threshold" else None,
         loss=options.loss,
     )
+
+
+def split_milliseconds(activity: Activity) -> dict[str, float] | None:
+    """Milliseconds that a token spent in the FFNs of split layers, on average; None where there are none."""
+    overlap, thousandths = activity.overlap, max(1, activity.tokens) / 1000
+    if not overlap.far:
+        return None
+    sides = {"near": overlap.near, "far": overlap.far, "waiting": overlap.wait}
+    return {side: seconds / thousandths for side, seconds in sides.items()}

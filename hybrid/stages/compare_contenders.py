@@ -13,7 +13,7 @@ from hybrid.runtime.choices import check_kv_format, choose_context
 from hybrid.runtime.cores import shared_cores, usable_cores
 from hybrid.runtime.options import check_slowdown
 from hybrid.stages.finding import find_plan, offered_modes
-from hybrid.stages.plan import PlanSettings, baseline_plans, unwritten_plan
+from hybrid.stages.plan import PlanSettings, baseline_plans, solve
 from hybrid.stages.plan_defaults import Given, resolve
 from hybrid.store.files import ModelFiles
 from placement.plan import Budgets, Plan
@@ -34,7 +34,7 @@ class Settings:
     has a budget of its own. Without either all is on the CPU. prompt_tokens: of each prompt, until whose first token
     is timed. text_tokens: how much of the text perplexity is measured on; None for all of it. threads: of the CPU, for
     everybody. checkpoint, gguf: the same model for transformers and for llama.cpp. python: an interpreter in which
-    their packages are looked for first. slowdown: of `EngineOptions`.
+    their packages are looked for first. slowdown, overlap: of `EngineOptions`.
     """
 
     vram: int | None = None
@@ -50,6 +50,7 @@ class Settings:
     threads: int | None = None
     mmap: bool = True
     slowdown: Mapping[str, float] = field(default_factory=dict)
+    overlap: bool = True
     checkpoint: Path | None = None
     gguf: Path | None = None
     python: str | None = None
@@ -62,13 +63,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all contenders share. budgets: None without a second device. threads: of the CPU, beside a stand-in those of
+    """What all contenders share. budgets: None without a second device. gpu_context: bytes of the GPU that a process
+    takes by being there. threads: of the CPU, beside a stand-in those of
     the half that stands for it. scratch: a folder that lasts as long as the comparison.
     """
 
     files: ModelFiles
     settings: Settings
     budgets: Budgets | None
+    gpu_context: int
     context: int
     threads: int
     scratch: Path
@@ -155,7 +158,8 @@ def prepare(files: ModelFiles, settings: Settings, scratch: Path) -> tuple[Setup
     threads = settings.threads or usable_cores()
     if budgets is not None and settings.device == "cpu":
         threads = shared_cores(threads)[0]
-    return Setup(files, settings, budgets, context, threads, scratch), named, given
+    taken = given.hardware.context if given is not None else named.bytes["gpu"]["context"] if named is not None else 0
+    return Setup(files, settings, budgets, taken, context, threads, scratch), named, given
 
 
 def hybrid_contenders(setup: Setup, named: Plan | None, given: Given | None) -> list[Contender | Absent]:
@@ -183,7 +187,8 @@ def layer_wise_contenders(setup: Setup) -> list[Contender | Absent]:
     if setup.budgets is None:
         return [_ours(setup, CPU_ALONE, "layer-wise", "dense", None, 0)]
     found: list[Contender | Absent] = []
-    for name, made in baseline_plans(setup.files, setup.budgets, setup.settings.kv_format).items():
+    plans = baseline_plans(setup.files, setup.budgets, setup.settings.kv_format, setup.gpu_context)
+    for name, made in plans.items():
         if isinstance(made, str):
             found.append(Absent(name, "layer-wise", "hybrid", made))
         elif name == CPU_ALONE and setup.device == "cuda":
@@ -212,6 +217,7 @@ def _ours(setup: Setup, name: str, kind: Kind, mode: str, plan: Path | None, vra
         "kv_format": settings.kv_format,
         "mmap": settings.mmap,
         "slowdown": dict(settings.slowdown) if plan is not None else {},
+        "overlap": settings.overlap,
     }
     held = 0 if settings.mmap else sum(record.size for record in setup.files.manifest.files.values())
     return Contender(
@@ -230,7 +236,7 @@ def _made_for(setup: Setup, mode: str, given: Given) -> Plan | str:
             vram=given.vram, context=setup.context, mode=planned, kv_format=setup.settings.kv_format, name="planned"
         )
         try:
-            return unwritten_plan(setup.files, wanted, given)[0]
+            return solve(setup.files, wanted, given)[1]
         except UserError as error:
             problem = problem or str(error)
     return problem

@@ -39,10 +39,12 @@ def open_engine(
     prefill_tokens: int | None = None,
     slowdown: Mapping[str, float] | None = None,
     cores: Mapping[str, tuple[int, ...]] | None = None,
+    overlap: bool = True,
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
-    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, slowdown, cores: of `EngineOptions`.
+    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, slowdown, cores, overlap: of
+    `EngineOptions`.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
@@ -73,6 +75,7 @@ def open_engine(
             loss=loss,
             slowdown=slowdown or {},
             cores=cores or {},
+            overlap=overlap,
         )
         return Engine(directory, options)
     except BaseException:

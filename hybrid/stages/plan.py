@@ -82,7 +82,7 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
     """
     given = resolve(settings.hardware, settings.second_device, settings.vram, settings.ram)
     directory = ModelFiles.open_files(path)
-    result, request = unwritten_plan(directory, settings, given)
+    request, result = solve(directory, settings, given)
     explanation = explain(request, result) if settings.explain else None
     target = directory.plan_path(settings.name)
     with directory_lock(path, "write a plan"):
@@ -94,12 +94,16 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
     return PlanReport(target, result, given.hardware.measured, notes, explanation)
 
 
-def unwritten_plan(directory: ModelFiles, settings: PlanSettings, given: Given) -> tuple[Plan, Request]:
-    """The plan alone, and what was asked of placement for it. Raises as `plan` does."""
-    request, digests = read_request(directory, settings, given)
+def solve(directory: ModelFiles, settings: PlanSettings, given: Given) -> tuple[Request, Plan]:
+    """What is asked of placement, and the plan that it gives; nothing is written.
+
+    Raises:
+        UserError: as `plan`.
+    """
+    request, found = read_request(directory, settings, given)
     context = choose_context(settings.context, None, directory.spec.max_positions)
     budgets = Budgets(given.vram, given.ram, context, settings.batch)
-    return make_plan(request, budgets, name=settings.name, digests=digests), request
+    return request, make_plan(request, budgets, name=settings.name, digests=found)
 
 
 def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) -> tuple[Request, Digests]:
@@ -124,7 +128,7 @@ def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) ->
     context = choose_context(settings.context, None, directory.spec.max_positions)
     row_orders = directory.row_orders()
     request = Request(
-        sizes=model_sizes(directory, predictors, context, given.vram, settings.kv_format),
+        sizes=model_sizes(directory, predictors, context, given.vram, settings.kv_format, given.hardware.context),
         frequencies=Frequencies.in_row_order(profile, row_orders),
         hardware=given.hardware,
         mode=mode,
@@ -136,12 +140,13 @@ def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) ->
     return request, digests(directory, row_orders, profile_digest)
 
 
-def baseline_plans(directory: ModelFiles, budgets: Budgets, kv_format: str) -> dict[str, Plan | str]:
+def baseline_plans(directory: ModelFiles, budgets: Budgets, kv_format: str, gpu_context: int) -> dict[str, Plan | str]:
     """Layer-wise offload within budgets, by name, in the forms that the engine runs; a text says why there is no plan.
 
-    The placements follow from bytes alone; the times that they predict are by nominal figures.
+    The placements follow from bytes alone; the times that they predict are by nominal figures. gpu_context: bytes of
+    the GPU that a process takes by being there.
     """
-    sizes = model_sizes(directory, None, budgets.context, budgets.vram, kv_format)
+    sizes = model_sizes(directory, None, budgets.context, budgets.vram, kv_format, gpu_context)
     bound, hardware = digests(directory, directory.row_orders(), None), read_hardware(NOMINAL)
     found: dict[str, Plan | str] = {}
     for make in BASELINES:

@@ -43,3 +43,12 @@ def run_program() -> RunProgram:
         return program.run(tokens, *(numbers.buffer_info()[0] for numbers in step))
 
     return run
+
+
+DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu) if torch.cuda.is_available() else "cpu"]
+
+
+@pytest.fixture(params=DEVICES, scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where device operators are tested: a GPU, or without one the CPU under Triton's interpreter."""
+    return torch.device(request.param)

@@ -32,7 +32,7 @@ def split_plan(demo):
 def whole_layers(demo, split_plan):
     """The first layers on the stand-in, the others on the host; none is split."""
     with ModelDirectory.open(demo) as directory:
-        return next(iter(baseline_plans(directory, split_plan.budgets, "f32").values()))
+        return next(iter(baseline_plans(directory, split_plan.budgets, "f32", 0).values()))
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +113,11 @@ def test_a_step_waits_once_for_each_operator(open_stand_in, split_plan, heldout)
 def test_the_overlap_of_a_recorded_step_is_counted(open_stand_in, split_plan, complete):
     with open_stand_in(split_plan, "dense") as engine:
         complete(engine, [[5, 6, 7]], 4)
-        decode = engine.ledger.decode
-        assert decode.near_seconds > 0
-        assert decode.far_seconds > 0
-        assert decode.wait_seconds > 0
-        assert decode.near_seconds + decode.wait_seconds < decode.native_seconds <= decode.seconds
+        decode, overlap = engine.ledger.decode, engine.ledger.decode.overlap
+        assert overlap.near > 0
+        assert overlap.far > 0
+        assert overlap.wait > 0
+        assert overlap.near + overlap.wait < decode.native_seconds <= decode.seconds
         assert 0 <= decode.hidden_share <= 1
 
 
