@@ -74,6 +74,18 @@ def test_plans_are_made_for_the_budget_and_the_mode(setup, tmp_path):
         assert (one.kind, one.vram, one.arguments["device"]) == ("hybrid", 7 * MIB, "cpu")
 
 
+def test_a_plan_that_is_named_runs_in_every_mode_and_has_a_budget_of_its_own(hybrid, demo_copy, setup):
+    assert hybrid("plan", demo_copy, "--vram", "6MiB", "--context", 64)[0] == 0
+    files = ModelFiles.open_files(demo_copy)
+    found = hybrid_contenders(*setup(files, plan="default", vram=7 * MIB, device="cpu"))
+    modes = [f"{mode}, {plan}" for mode in ("exact", "predicted") for plan in ("plan default", "planned")]
+    assert [(one.name, one.vram) for one in found] == list(zip(modes, [6 * MIB, 7 * MIB] * 2, strict=True))
+    alone, *_ = setup(files, plan="default", device="cpu")
+    assert (alone.budgets.vram, alone.budgets.context) == (6 * MIB, 64)
+    with pytest.raises(UserError, match=r"6\.0 MiB.*5\.0 MiB"):
+        setup(files, plan="default", vram=5 * MIB, device="cpu")
+
+
 def test_layer_wise_plans_are_dense_and_what_does_not_fit_says_why(setup):
     made, *_ = setup(vram=7 * MIB, device="cpu")
     found = layer_wise_contenders(made)
