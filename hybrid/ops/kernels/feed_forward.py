@@ -76,7 +76,9 @@ def open_kernel(
             finished += pair.to(tl.int32)
             if GATED:
                 still = tl.max(pair.to(tl.int32), 0) != 0
-                value *= dots(rows, start + VECTOR, still, x, tokens, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
+                value *= dots(
+                    rows, start + VECTOR, still, x, tokens, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL
+                )
                 if ACTIVATION == "drelu":
                     value = tl.where(value <= 0, 0.0, value)
             tl.store(here + _place(row, CHUNKS, ROOM)[None, :], tl.where(pair, value, 0.0), inside)

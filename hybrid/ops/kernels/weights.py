@@ -31,18 +31,17 @@ def dots(
     """
     if FORMAT == "bf16" or FORMAT == "f16":
         return _float_dots(weights, starts, live, x, tokens, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
-    else:
-        BLOCKS: tl.constexpr = COLUMNS // 32
-        TOGETHER: tl.constexpr = min(BLOCKS, GROUP.value)
-        REST: tl.constexpr = BLOCKS % TOGETHER
-        sums = _block_dots(
-            weights, starts, live, x, tokens, 0, BLOCKS - REST, TOGETHER, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES
+    BLOCKS: tl.constexpr = COLUMNS // 32
+    TOGETHER: tl.constexpr = min(BLOCKS, GROUP.value)
+    REST: tl.constexpr = BLOCKS % TOGETHER
+    sums = _block_dots(
+        weights, starts, live, x, tokens, 0, BLOCKS - REST, TOGETHER, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES
+    )
+    if REST > 0:
+        sums += _block_dots(
+            weights, starts, live, x, tokens, BLOCKS - REST, REST, REST, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, 4
         )
-        if REST > 0:
-            sums += _block_dots(
-                weights, starts, live, x, tokens, BLOCKS - REST, REST, REST, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, 4
-            )
-        return sums
+    return sums
 
 
 @triton.jit
@@ -123,10 +122,9 @@ def load_words(weights, start, place, mask, UNIT: tl.constexpr):
     """int32: the words of vectors at places within them."""
     if UNIT == 4:
         return tl.load(weights.to(tl.pointer_type(tl.int32)) + start + place, mask, other=0)
-    else:
-        halves = weights.to(tl.pointer_type(tl.uint16)) + start + place * 2
-        low = tl.load(halves, mask, other=0).to(tl.int32)
-        return low | (tl.load(halves + 1, mask, other=0).to(tl.int32) << 16)
+    halves = weights.to(tl.pointer_type(tl.uint16)) + start + place * 2
+    low = tl.load(halves, mask, other=0).to(tl.int32)
+    return low | (tl.load(halves + 1, mask, other=0).to(tl.int32) << 16)
 
 
 @triton.jit
@@ -146,9 +144,8 @@ def _dot4(a, b, sums):
         return tl.inline_asm_elementwise(
             "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, sums], dtype=tl.int32, is_pure=True, pack=1
         )
-    else:
-        left = tl.arange(0, 4)[None, None, None, :] * 8
-        return sums + tl.sum(((a[:, :, :, None] << left) >> 24) * ((b[:, :, :, None] << left) >> 24), 3)
+    left = tl.arange(0, 4)[None, None, None, :] * 8
+    return sums + tl.sum(((a[:, :, :, None] << left) >> 24) * ((b[:, :, :, None] << left) >> 24), 3)
 
 
 @triton.jit
@@ -193,16 +190,15 @@ def add_columns(
     PARTS: tl.constexpr = parts_of(FORMAT)
     if PARTS == 1:
         return total + factor * tl.load(weights + start + place, mask, other=0.0).to(tl.float32)
-    else:
-        BITS: tl.constexpr = 32 // PARTS
-        scale = load_scales(weights, start, block_of(place, FORMAT, COLUMNS), mask, FORMAT, UNIT, COLUMNS)
-        words = load_words(weights, start, place, mask, UNIT)
-        if FORMAT == "q8_0":
-            words ^= -2139062144  # 0x80 in each byte: signed bytes plus 128
-        shift = tl.arange(0, PARTS)[None, :, None] * BITS
-        lifted = ((words >> shift) & ((1 << BITS) - 1)) | MAGIC  # faster than to convert
-        w = lifted.to(tl.float32, bitcast=True) - (8388608.0 + (1 << (BITS - 1)))
-        return total + factor * scale * w
+    BITS: tl.constexpr = 32 // PARTS
+    scale = load_scales(weights, start, block_of(place, FORMAT, COLUMNS), mask, FORMAT, UNIT, COLUMNS)
+    words = load_words(weights, start, place, mask, UNIT)
+    if FORMAT == "q8_0":
+        words ^= -2139062144  # 0x80 in each byte: signed bytes plus 128
+    shift = tl.arange(0, PARTS)[None, :, None] * BITS
+    lifted = ((words >> shift) & ((1 << BITS) - 1)) | MAGIC  # faster than to convert
+    w = lifted.to(tl.float32, bitcast=True) - (8388608.0 + (1 << (BITS - 1)))
+    return total + factor * scale * w
 
 
 @triton.constexpr_function
@@ -223,10 +219,9 @@ def column_of(place, part, FORMAT: tl.constexpr, COLUMNS: tl.constexpr):
     """The column of a part of what lies at a place."""
     if parts_of(FORMAT) == 1:
         return place + part
-    else:
-        group, member, together = _grouped(place, FORMAT, COLUMNS)
-        first = (group * GROUP + member % together) * 32 + member // together * 4
-        return first + (part if FORMAT == "q8_0" else part // 2 + part % 2 * 16)
+    group, member, together = _grouped(place, FORMAT, COLUMNS)
+    first = (group * GROUP + member % together) * 32 + member // together * 4
+    return first + (part if FORMAT == "q8_0" else part // 2 + part % 2 * 16)
 
 
 @triton.jit

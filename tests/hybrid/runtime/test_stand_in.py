@@ -11,7 +11,7 @@ import torch
 from hybrid.runtime import cores as cores_file
 from hybrid.runtime.options import EngineOptions
 from hybrid.stages.opening import open_engine
-from hybrid.stages.plan import baseline_plan
+from hybrid.stages.plan import baseline_plans
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
 
@@ -24,7 +24,7 @@ two_cores = pytest.mark.skipif(len(ALLOWED) < 2, reason="needs two cores")
 def whole_layers(demo, split_plan):
     """The first layers on the stand-in, the others on the host; none is split."""
     with ModelDirectory.open(demo) as directory:
-        return baseline_plan(directory, split_plan, "f32")
+        return next(iter(baseline_plans(directory, split_plan.budgets, "f32", 0).values()))
 
 
 def ids_of(engine, heldout):
