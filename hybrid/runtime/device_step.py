@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -43,7 +44,6 @@ class DeviceStep:
     ) -> None:
         self._device = next(unit for unit in units if unit.pool is None)
         self._names = {unit.pool: unit.name for unit in units if unit.pool is not None}
-        self._overlap = scheduler.overlap
         recorder = StepRecorder(decoder.spec, scheduler, self._device.device, context)
         self.pieces, self._hidden = recorder.step(decoder)
         self._next, self._logits = recorder.head(decoder.outer, self._hidden)
@@ -87,6 +87,13 @@ class DeviceStep:
             self._launch(("head", tokens), self._head, tokens, activity, spans)
         return self._logits[:tokens]
 
+    def seconds(self) -> dict[str, float]:
+        """What native operators of the host took so far, by kind."""
+        taken: Counter[str] = Counter()
+        for program in self._open().programs:
+            taken.update(program.seconds)
+        return dict(taken)
+
     def close(self) -> None:
         """Wait for the device, and forget what was recorded."""
         recorder, self._recorder = self._recorder, None
@@ -101,7 +108,6 @@ class DeviceStep:
 
     def _step(self, step: Step, head: bool, activity: Activity, spans: Spans | None) -> None:
         recorder, tokens = self._open(), len(step.token_ids)
-        before = [function.seconds for function, _ in recorder.splits]
         host_counts = recorder.host.counts["cpu"]
         host_counts[0] = host_counts[1] = 0  # a step that failed may have left some
         recorder.inputs.fill(step)
@@ -111,17 +117,15 @@ class DeviceStep:
             rows = activity.rows(unit)
             rows.gated += counts[0]
             rows.finished += counts[1]
-        host = [function.seconds - then for (function, _), then in zip(recorder.splits, before, strict=True)]
-        for seconds, (_, attention_there), (main, total) in zip(host, recorder.splits, together, strict=False):
-            device = main if self._overlap else main - seconds
-            near, far = (seconds, device) if attention_there else (device, seconds)
-            activity.overlap.add(Overlap.of_layer(near, far, max(0.0, total - near), total))
+        for (function, attention_there), (main, joined) in zip(recorder.splits, together, strict=False):
+            near, far = (function.span, main) if attention_there else (main, function.span)
+            activity.overlap.add(Overlap.of_layer(near, far, max(0.0, joined - near[1])))
         if head:  # every operator has run: what is captured from now on makes no memory
             recorder.device.scratch.freeze()
 
     def _launch(
         self, name: tuple[object, ...], pieces: Sequence[Piece], tokens: int, activity: Activity, spans: Spans | None
-    ) -> list[tuple[float, float]]:
+    ) -> list[tuple[tuple[float, float], float]]:
         """Have pieces done, and raise what failed; what `TimedStreams.together` knows."""
         recorder, times, began = self._open(), StepTimes(), time.perf_counter()
         timed = TimedStreams(self._streams, times, self._device)

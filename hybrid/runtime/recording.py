@@ -34,6 +34,9 @@ class Recorded(Protocol):
     ) -> torch.Tensor:
         """fp32 `[wanted, vocab]` on the host: a step, and the logits of some of its tokens, by their places in it."""
 
+    def seconds(self) -> dict[str, float]:
+        """What native operators took so far, by kind."""
+
     def close(self) -> None:
         """Forget what was recorded, and the memory that it holds."""
 

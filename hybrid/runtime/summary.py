@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import psutil
-
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.engine import Engine
+from hybrid.runtime.memory import process_memory
 from profiler.formats import vector_bytes
 from profiler.thresholds import Loss, loss_label
 
@@ -18,7 +17,8 @@ class RunSummary:
 
     native_share: of the seconds, inside native programs; the rest is the interpreter's, and torch's where a model is
     not all in host memory.
-    hidden_share: of the smaller side's time in split layers' FFNs, what the larger one hid, summed layer by layer;
+    hidden_share: of the smaller side's time in split layers' FFNs, that in which the larger one computed too, summed
+    layer by layer;
     split_milliseconds: there, per token, the rows beside attention (`near`), those elsewhere (`far`), and waiting for
     the latter. Both None where no layer is split.
     memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,
@@ -62,7 +62,10 @@ def summarise(engine: Engine) -> RunSummary:
     """The summary of what an engine decoded."""
     activity = engine.ledger.decode
     tokens, units, options = max(1, activity.tokens), engine.machine.units, engine.options
-    memory = {"cpu": {"mapped": sum(size for _, size, _ in engine.directory.mappings()), **process_memory()}}
+    process = process_memory()
+    memory = {"cpu": {"mapped": sum(size for _, size, _ in engine.directory.mappings()), "resident": process.resident}}
+    if process.proportional is not None:
+        memory["cpu"]["proportional"] = process.proportional
     if "gpu" in units:
         memory["gpu"] = dict(units["gpu"].used)
     return RunSummary(
@@ -90,11 +93,3 @@ def split_milliseconds(activity: Activity) -> dict[str, float] | None:
         return None
     sides = {"near": overlap.near, "far": overlap.far, "waiting": overlap.wait}
     return {side: seconds / thousandths for side, seconds in sides.items()}
-
-
-def process_memory() -> dict[str, int]:
-    """RSS of this process and, where the system tells it, PSS, in bytes."""
-    process = psutil.Process()
-    memory = {"resident": int(process.memory_info().rss)}
-    proportional = getattr(process.memory_full_info(), "pss", None)
-    return memory if proportional is None else {**memory, "proportional": int(proportional)}

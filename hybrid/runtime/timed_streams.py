@@ -60,12 +60,11 @@ class TimedStreams:
         """See `Streams`."""
         return self._streams.close()
 
-    def together(self) -> list[tuple[float, float]]:
-        """Of each layer that both units computed, seconds from the hand-over's end: until the main stream was done, and
-        until both were.
-        """
+    def together(self) -> list[tuple[tuple[float, float], float]]:
+        """Of each layer that both units computed: when the main stream began and ended its part, and when both parts
+        were there."""
         times = [[self._times.seconds(mark) for mark in marks] for marks in self._joins]
-        return [(done - began, joined - began) for began, done, joined in times]
+        return [((began, done), joined) for began, done, joined in times]
 
     def _now(self) -> Mark:
         """Once the main stream is done with all that it was given."""

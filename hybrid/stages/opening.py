@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hybrid.runtime.engine import Engine
-from hybrid.runtime.options import Device, EngineOptions
+from hybrid.runtime.options import Device, EngineOptions, PrefillRows
 from hybrid.stages.demo import demo_directory
 from hybrid.stages.finding import choose_mode, find_model, find_plan
 from hybrid.stages.model_predictors import find_predictors
@@ -36,23 +36,21 @@ def open_engine(
     thresholds: str = "default",
     cutoffs: tuple[float, ...] | None = None,
     prefill_tokens: int | None = None,
+    prefill_rows: PrefillRows = "auto",
     slowdown: Mapping[str, float] | None = None,
     cores: Mapping[str, tuple[int, ...]] | None = None,
     overlap: bool = True,
-    beside: Engine | None = None,
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
-    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, slowdown, cores: of `EngineOptions`.
-    beside: an open engine of the same model; what it has read into memory for `mmap=False` is used, not read again.
+    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, prefill_rows, slowdown, cores and overlap
+    are those of `EngineOptions`.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
     """
     directory = ModelDirectory.open(resolve(path))
     try:
-        if beside is not None:
-            directory.share(beside.directory)
         predictors = find_predictors(directory, profile)
         found = plan if isinstance(plan, Plan) else find_plan(directory, plan)
         if device == "cuda" and found is None:
@@ -73,6 +71,7 @@ def open_engine(
             threads=threads,
             mmap=mmap,
             prefill_tokens=prefill_tokens,
+            prefill_rows=prefill_rows,
             cutoffs=cutoffs,
             loss=loss,
             slowdown=slowdown or {},

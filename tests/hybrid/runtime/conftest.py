@@ -1,4 +1,4 @@
-"""Fixtures of the engine's tests: tiny models, and plans made by hand for layers of every kind.
+"""Models over two units: the demo, whose second one is the stand-in for a GPU, and tiny ones with plans made by hand.
 
 `tiny(family, weight_format="bf16", **config)` is a packed model directory of two layers, made once.
 `plan_layers(path, "gpu:0.3g 0.7c", "cpu:1c", ...)` is a plan of these layers, in turn for all of the model's.
@@ -10,6 +10,7 @@ Triton's interpreter;
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,18 +22,69 @@ import torch
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sizes import model_sizes
+from hybrid.stages.opening import open_engine
 from hybrid.stages.pack import pack
-from hybrid.stages.plan import digests
+from hybrid.stages.plan import PlanSettings, digests
+from hybrid.stages.plan import plan as make_plan
+from hybrid.stages.shipped import CHECKPOINT
 from hybrid.store.directory import ModelDirectory
 from placement.plan import Budgets, LayerPlan, Placement, Plan, Segment, Unit
 from placement.planner import finish_plan
 from profiler.hardware import read_hardware
 from profiler.predictor import PredictorSet
 
+OpenStandIn = Callable[..., Engine]
 Tiny = Callable[..., Path]
 PlanLayers = Callable[..., Plan]
 TwoUnits = Callable[..., Engine]
 CONTEXT = 64
+
+
+@pytest.fixture(scope="session")
+def demo_in(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`demo_in(weight_format)`: the demo in another format, with its predictors: neurons are the same. Read it only."""
+
+    @functools.cache
+    def make(weight_format: str) -> Path:
+        path = pack(CHECKPOINT, tmp_path_factory.mktemp("packed") / weight_format, weight_format).destination
+        with ModelDirectory.open(demo) as theirs, ModelDirectory.open(path) as ours:
+            for name in ("profile_path", "predictors_path"):
+                source, destination = (getattr(directory, name)("default") for directory in (theirs, ours))
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, destination)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def split_plan(demo: Path) -> Plan:
+    """Rows of some layers on both units."""
+    return make_plan(demo, PlanSettings(vram=8 << 20, context=256, name="stand-in", kv_format="f32")).plan
+
+
+@pytest.fixture(scope="session")
+def open_stand_in(demo: Path) -> OpenStandIn:
+    """`open_stand_in(plan, mode=None, **options)`: an engine on the host and the stand-in, in the plan's mode."""
+
+    def open_one(plan: Plan, mode: str | None = None, **options: Any) -> Engine:
+        mode = mode or plan.mode
+        plan = replace(plan, mode=mode, sparse=plan.sparse or mode != "dense")
+        return open_engine(demo, mode=mode, plan=plan, device="cpu", kv_format="f32", **options)
+
+    return open_one
+
+
+@pytest.fixture(scope="session")
+def without_recorded_step() -> Callable[[Engine], None]:
+    """Has an engine compute one operator after the other."""
+
+    def change(engine: Engine) -> None:
+        assert engine.machine.recorded is not None
+        engine.machine.recorded.close()
+        engine.machine.recorded = None
+
+    return change
 
 
 @pytest.fixture(scope="session")
