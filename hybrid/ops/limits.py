@@ -7,6 +7,8 @@ ROWS_AT_ONCE = 1024  # widened to fp32 together
 SCORES_AT_ONCE = 1 << 24  # attention scores held together
 ATTENTION_HEADS = 8  # query heads of one key-value head that a program of the GPU takes together, at most
 ATTENTION_PROGRAMS = 256  # for one token, where its text is long enough: one to ten for each multiprocessor
+MOST_ADDING = 1024  # programs of the GPU that add up a bank's rows
+ADDED_COLUMNS = (128, 256)  # that such a program takes, at least and at most
 SPLIT_KEYS = 64  # that a program takes at least, so that what programs leave stays small beside what they read
 
 

@@ -51,6 +51,7 @@ class DeviceStep:
         self._head, _ = recorder.head(decoder.outer, self._picked)
         self._recorder: StepRecorder | None = recorder
         self._streams = streams
+        self._warm = False
 
     @property
     def bytes(self) -> int:
@@ -111,7 +112,8 @@ class DeviceStep:
         host_counts = recorder.host.counts["cpu"]
         host_counts[0] = host_counts[1] = 0  # a step that failed may have left some
         recorder.inputs.fill(step)
-        pieces = [*self.pieces, *self._next] if head else self.pieces
+        # The first step has all operators run: what is captured later makes no memory.
+        pieces = [*self.pieces, *self._next] if head or not self._warm else self.pieces
         together = self._launch(("step", tokens, head), pieces, tokens, activity, spans)
         for unit, counts in (("gpu", recorder.device_counts.tolist()), ("cpu", host_counts)):
             rows = activity.rows(unit)
@@ -120,8 +122,9 @@ class DeviceStep:
         for (function, attention_there), (main, joined) in zip(recorder.splits, together, strict=False):
             near, far = (function.span, main) if attention_there else (main, function.span)
             activity.overlap.add(Overlap.of_layer(near, far, max(0.0, joined - near[1])))
-        if head:  # every operator has run: what is captured from now on makes no memory
+        if not self._warm:
             recorder.device.scratch.freeze()
+            self._warm = True
 
     def _launch(
         self, name: tuple[object, ...], pieces: Sequence[Piece], tokens: int, activity: Activity, spans: Spans | None

@@ -5,6 +5,7 @@ Without a plan everything is on the host, in place. What is placed here is what 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -24,13 +25,23 @@ from hybrid.runtime.prefill import row_stream
 from hybrid.runtime.recorded import RecordedStep
 from hybrid.runtime.recording import Recorded, record
 from hybrid.runtime.scheduler import Scheduler
-from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, cache_bytes, prefill_within, row_bytes
+from hybrid.runtime.sizes import (
+    PREFILL_TOKENS,
+    buffer_bytes,
+    cache_bytes,
+    prefill_within,
+    row_bytes,
+    step_bytes,
+    step_share,
+)
 from hybrid.runtime.unit import Unit, cuda_unit, host_unit, interpreted_unit, stand_in_unit
 from hybrid.spec import ModelSpec
 from hybrid.store.directory import ModelDirectory
 from placement.plan import LayerPlan, Plan, Segment
 from profiler.artifacts import UserError, format_size
 from profiler.predictor import PredictorSet
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -113,9 +124,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     units = make_units(options)
     prefill = options.prefill_tokens or PREFILL_TOKENS
     if plan is not None and plan.bytes["gpu"]["buffers"]:  # the GPU computes something
-        row = row_bytes(directory)
-        prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context, row))
-        units["gpu"].reserve(buffer_bytes(spec, prefill, context, row), "buffers")
+        prefill = reserve_buffers(directory, plan, context, units["gpu"], prefill)
     placer = Placer(directory, options, units, pages_for(context) * options.max_sequences)
     outer = placer.outer()
     parts = [placer.attention(i, layer.attention) for i, layer in enumerate(layers)]
@@ -153,6 +162,27 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         machine.close()
         raise
     return machine
+
+
+def reserve_buffers(directory: ModelDirectory, plan: Plan, context: int, unit: Unit, prefill: int) -> int:
+    """Count on the GPU what steps hold there within the plan's buffers; for how many of `prefill` tokens there is room.
+
+    Where a plan has no room for steps by the GPU's own operators, torch computes them, as is said.
+    """
+    spec, row, reserved = directory.spec, row_bytes(directory), plan.bytes["gpu"]["buffers"]
+    step = step_share(spec, context, plan.budgets.vram)
+    if reserved < step + buffer_bytes(spec, 1, context, row):  # planned before such steps were counted
+        step = 0
+    if unit.kernels and not step:
+        unit.kernels = False
+        log.warning(
+            "the GPU's operators are torch's, which is slower: the plan leaves no %s for those made for it; plan anew, "
+            "with a larger --vram",
+            format_size(step_bytes(spec, context)),
+        )
+    prefill = min(prefill, prefill_within(spec, reserved - step, context, row))
+    unit.reserve(step + buffer_bytes(spec, prefill, context, row), "buffers")
+    return prefill
 
 
 def check_cutoffs(spec: ModelSpec, cutoffs: tuple[float, ...] | None) -> None:

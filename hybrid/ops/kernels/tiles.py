@@ -16,15 +16,15 @@ import triton
 from hybrid.ops.kernels.weights import parts_of
 from profiler.formats import BLOCK, QUANT_BITS, is_quantised
 
+INTERPRETED = bool(triton.knobs.runtime.interpret)
 WARP = 32
-PROGRAMS = 16  # for each multiprocessor, of those that deal rows out among themselves
+PROGRAMS = 2 if INTERPRETED else 16  # for each multiprocessor, of those that deal rows out among themselves
 DEALT = 64  # rows that such a program looks at together
 LISTED = 1024  # pairs of token and row that a program which adds rows looks at together
 ROUNDED = 16  # blocks of a token that a program rounds
 JOINED = 128  # columns that a program joins
 DOWN_COLUMNS = 256  # that a program adds up: 512 bytes of a bf16 row, 144 of a q4_0 one
 DOWN_PROGRAMS = 512  # of one bank, whatever the device, so that their sums are the same everywhere
-INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from profiler.matrix import Matrix
 
 BOTH = ("gpu:0.4g 0.6c", "cpu:0.2g 0.5c 0.3g")
 PROMPTS = [[5, 90, 17, 230, 8], [301, 12, 66]]
+SHORT = [[301]]
 LONG = [list(range(20, 40))]  # more than a recorded step takes
 
 
@@ -31,11 +32,10 @@ def engine(tiny, two_units):
 def test_sequences_generate_what_they_generate_on_the_host(tiny, one_unit, two_units, complete):
     path = tiny("llama")
     with one_unit(path, max_sequences=2) as one:
-        expected = complete(one, PROMPTS, 3), complete(one, LONG, 2)
-    for ends in ("gpu", "cpu"):
-        with two_units(path, *BOTH, embeddings=ends, head=ends, max_sequences=2, prefill_tokens=4) as two:
-            assert complete(two, PROMPTS, 3) == expected[0]
-    with two_units(path, *BOTH, embeddings="gpu", head="gpu") as two:
+        expected = complete(one, PROMPTS, 2), complete(one, LONG, 2)
+    with two_units(path, *BOTH, embeddings="gpu", head="gpu", max_sequences=2, prefill_tokens=4) as two:
+        assert complete(two, PROMPTS, 2) == expected[0]
+    with two_units(path, *BOTH) as two:
         assert complete(two, LONG, 2) == expected[1]
         done = two.ledger.decode
         assert done.tokens == 1
@@ -65,9 +65,9 @@ def test_a_trace_is_told_what_each_unit_does(engine, complete):
         def add(self, *span):
             self.spans.add(*span)
 
-    alone = complete(engine, PROMPTS[1:], 2)
+    alone = complete(engine, SHORT, 1)
     engine.trace = Everything()
-    assert complete(engine, PROMPTS[1:], 2) == alone
+    assert complete(engine, SHORT, 1) == alone
     spans = set(engine.trace.spans)
     for layer, attention in ((0, "gpu"), (1, "cpu")):
         assert {("gpu", layer, "feed-forward"), ("cpu", layer, "feed-forward")} <= spans
@@ -79,7 +79,7 @@ def test_a_trace_is_told_what_each_unit_does(engine, complete):
 def test_a_failure_of_the_host_is_raised_once_and_the_next_request_works(engine, complete, monkeypatch):
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("threads are not kept on cores here")
-    expected, free = complete(engine, PROMPTS[1:], 2), engine.allocator.free
+    expected, free = complete(engine, SHORT, 1), engine.allocator.free
     x, weight = torch.zeros(cpu.MAX_TOKENS, 32), Matrix.of(torch.zeros(4, 32).half())
     program, y = cpu.Program(), torch.zeros(cpu.MAX_TOKENS, 4)
     program.linear(cpu.Pool(1, 1.0, [1023]), x.data_ptr(), 32, [cpu.matrix_arguments(weight, None, y)])
@@ -93,9 +93,9 @@ def test_a_failure_of_the_host_is_raised_once_and_the_next_request_works(engine,
     with monkeypatch.context() as patched:
         patched.setattr(recorded._streams, "run", run_after_a_failure)
         with pytest.raises(RuntimeError, match="cannot run on the cores"):
-            complete(engine, PROMPTS[1:], 2)
+            complete(engine, SHORT, 1)
     assert engine.allocator.free == free
-    assert complete(engine, PROMPTS[1:], 2) == expected
+    assert complete(engine, SHORT, 1) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,16 +106,16 @@ def test_a_failure_of_the_host_is_raised_once_and_the_next_request_works(engine,
         (
             RuntimeError("CUDA error: an illegal memory access was encountered\nmore"),
             DeviceError,
-            "illegal memory access",
+            "illegal memory access was encountered\\).*open the model anew",
         ),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
     ],
     ids=["memory", "memory of the driver", "device", "interrupt"],
 )
 def test_a_failure_of_the_device_is_explained_and_what_it_took_is_given_back(
     engine, complete, monkeypatch, error, raised, message
 ):
-    expected, free = complete(engine, PROMPTS[1:], 2), engine.allocator.free
+    expected, free = complete(engine, SHORT, 1), engine.allocator.free
     with monkeypatch.context() as patched:
         calls = []
 
@@ -125,27 +125,27 @@ def test_a_failure_of_the_device_is_explained_and_what_it_took_is_given_back(
 
         patched.setattr(cuda_weights, "sparse_ffn", failing)
         with pytest.raises(raised, match=message):
-            complete(engine, PROMPTS[1:], 2)
+            complete(engine, SHORT, 1)
         assert calls
     assert engine.allocator.free == free
-    assert complete(engine, PROMPTS[1:], 2) == expected
+    assert complete(engine, SHORT, 1) == expected
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_numbers_that_are_none_are_told_of_and_stay_in_no_page(engine, complete, temperature):
     """The pages that the failed request leaves hold NaN, and the next request is given them."""
-    expected = complete(engine, PROMPTS[1:], 2)
+    expected = complete(engine, SHORT, 1)
     rows = next(bank for bank in engine.machine.banks if engine.machine.scheduler.layers[0].near_banks[0] is bank)
     weights, _ = rows.memory
     before = weights.clone()
     weights.fill_(float("nan"))
-    params = SamplingParams(max_tokens=4, ignore_eos=True, temperature=temperature, seed=1)
+    params = SamplingParams(max_tokens=1, ignore_eos=True, temperature=temperature, seed=1)
     with pytest.raises(NumericalError, match="not finite"):
-        list(engine.run([Sequence(PROMPTS[1] + PROMPTS[0] * 4, params, engine.tokenizer)]))
+        list(engine.run([Sequence(PROMPTS[0], params, engine.tokenizer)]))
     pages = engine.decoder.layers[1].pages
     assert pages.keys.isnan().any()
     weights.copy_(before)
-    assert complete(engine, PROMPTS[1:], 2) == expected
+    assert complete(engine, SHORT, 1) == expected
 
 
 def test_an_engine_gives_back_threads_and_buffers_when_it_is_closed(tiny, two_units, complete):
@@ -159,10 +159,10 @@ def test_an_engine_gives_back_threads_and_buffers_when_it_is_closed(tiny, two_un
         engine = two_units(path, *BOTH, embeddings="gpu", head="gpu", threads=2)
         threads = set(tasks.iterdir()) - before
         assert len(threads) >= 2, "lanes of both kinds"
-        complete(engine, PROMPTS[1:], 2)
+        complete(engine, SHORT, 1)
         recorded = engine.machine.recorded
         held = [weakref.ref(t) for t in (recorded._recorder.device.counts, recorded._hidden, recorded._logits)]
-        held += [weakref.ref(t) for t in recorded._recorder.device.scratch.buffers.values()]
+        held += [weakref.ref(t) for t in recorded._recorder.device.scratch._memory.values()]
         engine.close()
         assert [kept() for kept in held] == [None] * len(held)
         with pytest.raises(RuntimeError, match="closed"):

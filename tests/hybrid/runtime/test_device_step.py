@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hybrid.runtime.device_step import DeviceStep
+from hybrid.runtime.sizes import step_bytes
 from hybrid.store.directory import ModelDirectory
 from profiler.matrix import Matrix
 from profiler.predictor import Predictor, PredictorSet
@@ -16,7 +17,7 @@ from profiler.predictor_outline import PredictorQuality
 
 CLOSE = 1e-4  # of the logits' scale
 ROUNDED = 0.06
-IDS = [5, 90, 17, 230, 8]
+IDS = [5, 90, 17, 230]
 FAMILIES = {  # and what differs from what they are by default
     "opt": {},
     "falcon": {},
@@ -38,11 +39,14 @@ def gaps_of(found, expected):
     return (found - expected).abs().amax(1) / scale
 
 
-def check(one, two, close=CLOSE):
-    """A step of several tokens, and two of one token each, one after the other."""
+def check(one, two, close=CLOSE, singles=0):
+    """A step of several tokens, and some of one token each, one after the other."""
     assert isinstance(two.machine.recorded, DeviceStep)
     assert gaps_of(two.logits(IDS), one.logits(IDS)).max() < close
-    assert gaps_of(two.logits(IDS[:2], one_by_one=True), one.logits(IDS[:2], one_by_one=True)).max() < close
+    if singles:
+        ids = IDS[:singles]
+        assert gaps_of(two.logits(ids, one_by_one=True), one.logits(ids, one_by_one=True)).max() < close
+    assert two.machine.recorded.bytes <= step_bytes(two.directory.spec, two.context)
     done, expected = two.ledger.evaluation, one.ledger.evaluation
     assert done.gpu.gated + done.cpu.gated == expected.cpu.gated
     if close == CLOSE:
@@ -68,7 +72,7 @@ def test_layers_of_every_kind(tiny, one_unit, two_units, layers, ends):
         one_unit(path, "dense") as one,
         two_units(path, *layers, mode="dense", embeddings=embeddings, head=head) as two,
     ):
-        done, spec = check(one, two), one.directory.spec
+        done, spec = check(one, two, singles=2), one.directory.spec
         shares = [float(part[:-1]) for layer in layers for part in layer.split(":")[1].split() if part[-1] == "g"]
         on_gpu = done.gpu.gated / (done.tokens * spec.n_layers * spec.n_neurons)
         assert on_gpu == pytest.approx(sum(shares) / len(layers), abs=0.03)
@@ -102,8 +106,7 @@ def test_mode_threshold(tiny, one_unit, two_units):
         assert 0 < done.gpu.finished < done.gpu.gated
         for engine in (one, two):
             engine.set_cutoffs((0.2, 0.2))
-        assert gaps_of(two.logits(IDS), one.logits(IDS)).max() < CLOSE
-        assert gaps_of(two.logits(IDS), two.logits(IDS)).max() == 0
+        assert gaps_of(two.logits(IDS[:1]), one.logits(IDS[:1])).max() < CLOSE
 
 
 # Of both layers: family, and the state that it reads.
@@ -134,8 +137,16 @@ def predictors_of(directory, kinds, weight_format="f16"):
     return PredictorSet(directory.source_digest, layers, (PredictorQuality(0, 1, 1, 1, 1, 1),) * spec.n_layers)
 
 
-@pytest.mark.parametrize("layers", [BOTH, BOTH[:1], BOTH[1:], ("cpu:1c", "gpu:0.5g 0.5c")], ids="-".join)
-@pytest.mark.parametrize("kinds", KINDS[::2], ids=["perceptron", "ahead of none"])
+@pytest.mark.parametrize(
+    ("kinds", "layers"),
+    [
+        (KINDS[0], BOTH),
+        (KINDS[0], BOTH[1:]),
+        (KINDS[2], BOTH[:1]),
+        (KINDS[2], ("cpu:1c", "gpu:0.5g 0.5c")),
+    ],
+    ids=["to the host", "on the host", "on the device", "to the device"],
+)
 def test_predictors_that_read_any_state_on_any_unit(tiny, one_unit, two_units, kinds, layers):
     path = tiny("llama")
     with ModelDirectory.open(path) as directory:
@@ -169,7 +180,7 @@ def test_the_same_bits_in_every_run_and_whether_or_not_both_units_compute_at_onc
     found = []
     for overlap in (True, False):
         with two_units(path, *BOTH, mode=mode, predictors=predictors, overlap=overlap) as engine:
-            found += [engine.logits(IDS[:3]), engine.logits(IDS[:3])]
+            found += [engine.logits(IDS[:2]), engine.logits(IDS[:2])]
             done = engine.ledger.evaluation.overlap
             assert done.near > 0
             assert done.far > 0

@@ -159,5 +159,8 @@ def test_pieces_are_timed_by_layer_and_kind(overlap):
     times.settle(Overlap(), spans)
     assert sorted(span[:3] for span in spans) == [("gpu", 7, "copy")] * 2 + [("gpu", 7, "feed-forward")]
     (near,) = (span for span in spans if span[2] == "feed-forward")
-    ((main, total),) = streams.together()
-    assert 0 < near[4] - near[3] <= main <= total
+    (((began, done), joined),) = streams.together()
+    assert began <= near[3] < near[4] <= done <= joined
+    there, back = host.function.span
+    assert there < back <= joined
+    assert overlap or back <= began
