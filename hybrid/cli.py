@@ -17,6 +17,7 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_calibrate import calibrate
+from hybrid.cli_compare import compare
 from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
 from hybrid.cli_options import (
@@ -40,7 +41,7 @@ from hybrid.cli_options import (
 )
 from hybrid.cli_plan import plan
 from hybrid.cli_profile import profile_app
-from hybrid.cli_quality import compare, evaluate
+from hybrid.cli_quality import evaluate
 from hybrid.cli_report import report
 from hybrid.cli_simulate import simulate
 from profiler.artifacts import UserError

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from hybrid.runtime.trace import Trace
     from hybrid.stages.budget import BudgetReport
     from hybrid.stages.calibrate import CalibrationReport
-    from hybrid.stages.compare import Comparison
     from hybrid.stages.evaluate import EvaluationReport
     from hybrid.stages.inspect import InspectReport
     from hybrid.stages.pack import PackReport
@@ -196,30 +195,6 @@ def inspect_lines(report: InspectReport) -> list[str]:
         f"source {report.source_digest[:16]}, pack {report.pack_digest[:16]}, order {report.row_order_digest[:16]}",
         "verified: every byte is as it was packed" if report.verified else "not verified; --verify reads every byte",
     ]
-
-
-def comparison_lines(result: Comparison) -> list[str]:
-    """The table of `hybrid compare`."""
-    header = ["", "tokens/s", "ratio", "touched/token", "rows/token", "perplexity", "top-1 as dense", "KL (nats)"]
-    rows = []
-    for row in result.rows:
-        by_unit = " + ".join(f"{count:,.0f} {unit}" for unit, count in row.rows_per_token.items())
-        quality = row.quality
-        rows.append(
-            [
-                row.name,
-                f"{row.tokens_per_second:.1f}",
-                f"{row.ratio:.2f}x",
-                format_size(row.bytes_per_token),
-                by_unit,
-                f"{quality.perplexity:.4f}",
-                f"{quality.agreement:.2%}",
-                f"{quality.divergence:.5f}",
-            ]
-        )
-    tokens = result.rows[0].quality.tokens
-    note = f"quality over {tokens:,} tokens of {', '.join(result.text)}; speed: median of interleaved rounds"
-    return [*table(header, rows), "", note]
 
 
 def evaluation_lines(report: EvaluationReport, all_layers: bool) -> list[str]:

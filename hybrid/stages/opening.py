@@ -41,21 +41,17 @@ def open_engine(
     slowdown: Mapping[str, float] | None = None,
     cores: Mapping[str, tuple[int, ...]] | None = None,
     overlap: bool = True,
-    beside: Engine | None = None,
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
-    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, prefill_rows, slowdown, cores: of
-    `EngineOptions`. beside: an open engine of the same model; what it has read into memory for `mmap=False` is used,
-    not read again.
+    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, prefill_rows, slowdown, cores and overlap
+    are those of `EngineOptions`.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
     """
     directory = ModelDirectory.open(resolve(path))
     try:
-        if beside is not None:
-            directory.share(beside.directory)
         predictors = find_predictors(directory, profile)
         found = plan if isinstance(plan, Plan) else find_plan(directory, plan)
         if device == "cuda" and found is None:

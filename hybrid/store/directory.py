@@ -53,14 +53,8 @@ class ModelDirectory(ModelFiles):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the files of weights that are not open yet: what `hold` takes."""
-        return sum(layout.size for name, layout in self.manifest.layouts.items() if name not in self._files)
-
-    def share(self, other: ModelDirectory) -> None:
-        """Use what another object of the same directory holds in memory, so that `hold` need not read it again."""
-        assert (self.path, self.pack_digest) == (other.path, other.pack_digest), "both are the same model"
-        assert not self._files, "what is open stays open"
-        self._files.update({name: file for name, file in other._files.items() if isinstance(file, HeldFile)})
+        """Bytes of the files of weights: what `hold` takes."""
+        return sum(layout.size for layout in self.manifest.layouts.values())
 
     def hold(self) -> None:
         """Have all weights in ordinary memory, read now, instead of mapping their files when they are asked for.
@@ -68,10 +62,9 @@ class ModelDirectory(ModelFiles):
         Raises:
             UserError: a file cannot be read, or is damaged.
         """
-        assert not self._mapped(), "what is mapped stays mapped"
+        assert not self._files, "what is open stays open"
         for name, layout in self.manifest.layouts.items():
-            if name not in self._files:
-                self._files[name] = HeldFile(self.path / name, layout)
+            self._files[name] = HeldFile(self.path / name, layout)
 
     def watch(self, path: Path, mend: str) -> None:
         """Let `check_unchanged` look at a file too that was mapped elsewhere; `mend` is the command that remakes it."""

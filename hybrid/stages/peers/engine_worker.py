@@ -35,6 +35,7 @@ class ThisEngine:
         kv_format: str = "f16",
         mmap: bool = True,
         slowdown: Mapping[str, float] | None = None,
+        overlap: bool = True,
         prefill_tokens: int | None = None,
     ) -> dict[str, Any]:
         """Open a model directory in place of what was open. plan: its file; the others are as `open_engine`'s."""
@@ -49,6 +50,7 @@ class ThisEngine:
             threads=threads,
             mmap=mmap,
             slowdown=slowdown,
+            overlap=overlap,
             prefill_tokens=prefill_tokens,
         )
         return {"isa": cpu.isa(), "context": self._engine.context}
