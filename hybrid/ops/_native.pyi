@@ -170,7 +170,7 @@ class Program:
         """Seconds of the last run between hand-overs and joins, summed over these.
 
         What operators of this program took, those of the other, how long this one waited for it, the smaller of both
-        sides, and what of that was hidden: how much less both took together than one after the other.
+        sides, and what of that was hidden: for so long both computed.
         """
 
     def run(self, tokens: int, ids: int, positions: int, blocks: int) -> float:

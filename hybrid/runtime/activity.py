@@ -18,8 +18,8 @@ class Overlap:
     """Seconds of layers that have rows on both units, between hand-over and join, summed layer by layer.
 
     near: computing the rows beside attention. far: computing those elsewhere. wait: this side waiting for the other.
-    smaller: of both sides, in each layer. hidden: what of the smaller side the larger one hid: how much less both took
-    together than one after the other, in each layer.
+    smaller: of both sides, in each layer. hidden: what of the smaller side the larger one hid, in each layer: for so
+    long both computed.
     """
 
     near: float = 0.0
@@ -29,10 +29,11 @@ class Overlap:
     hidden: float = 0.0
 
     @classmethod
-    def of_layer(cls, near: float, far: float, wait: float, together: float) -> Overlap:
-        """One layer's; `together` is from the end of the hand-over until both sides were done."""
-        smaller = min(near, far)
-        return cls(near, far, wait, smaller, min(max(near + far - together, 0.0), smaller))
+    def of_layer(cls, near: tuple[float, float], far: tuple[float, float], wait: float) -> Overlap:
+        """One layer's, of the times at which each side began and ended."""
+        (began, ended), (there, back) = near, far
+        hidden = max(0.0, min(ended, back) - max(began, there))
+        return cls(ended - began, back - there, wait, min(ended - began, back - there), hidden)
 
     def add(self, other: Overlap) -> None:
         """Add another sum to this one."""
@@ -51,6 +52,7 @@ class Activity:
     gpu: UnitRows = field(default_factory=UnitRows)
     cpu: UnitRows = field(default_factory=UnitRows)
     overlap: Overlap = field(default_factory=Overlap)
+    streamed_bytes: int = 0  # of rows brought from host memory to the GPU
 
     def rows(self, unit: str) -> UnitRows:
         """The rows of a unit by its name."""

@@ -20,9 +20,10 @@ from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.placer import Placer
+from hybrid.runtime.prefill import row_stream
 from hybrid.runtime.recorded import RecordedStep, record
 from hybrid.runtime.scheduler import Scheduler
-from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, cache_bytes, prefill_within
+from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, cache_bytes, prefill_within, row_bytes
 from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit
 from hybrid.spec import ModelSpec
 from hybrid.store.directory import ModelDirectory
@@ -76,6 +77,8 @@ class Machine:
             self.recorded.close()
         if self.lane is not None:
             self.lane.close()
+        if self.scheduler.stream is not None:
+            self.scheduler.stream.close()
         for bank in self.banks:
             bank.close()
         unguard(self.guards)
@@ -108,9 +111,10 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         check_cache(spec, options, sum(layer.attention == "cpu" for layer in layers))
     units = make_units(options)
     prefill = options.prefill_tokens or PREFILL_TOKENS
-    if plan is not None and "gpu" in units:
-        prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context))
-        units["gpu"].reserve(buffer_bytes(spec, prefill, context), "buffers")
+    if plan is not None and plan.bytes["gpu"]["buffers"]:  # the GPU computes something
+        row = row_bytes(directory)
+        prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context, row))
+        units["gpu"].reserve(buffer_bytes(spec, prefill, context, row), "buffers")
     placer = Placer(directory, options, units, pages_for(context) * options.max_sequences)
     outer = placer.outer()
     parts = [placer.attention(i, layer.attention) for i, layer in enumerate(layers)]
@@ -128,7 +132,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     recorded = record(decoder, scheduler)
     if recorded is not None and options.prefill_tokens is None:
         prefill = min(prefill, cpu.MAX_TOKENS)
-    return Machine(
+    machine = Machine(
         decoder=decoder,
         scheduler=scheduler,
         recorded=recorded,
@@ -142,6 +146,12 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         dense_bytes_per_token=touched,
         kv_element_bytes=element,
     )
+    try:
+        scheduler.stream = row_stream(directory, options, units.get("gpu"), split, prefill)
+    except BaseException:
+        machine.close()
+        raise
+    return machine
 
 
 def check_cutoffs(spec: ModelSpec, cutoffs: tuple[float, ...] | None) -> None:
@@ -232,7 +242,7 @@ def make_units(options: EngineOptions) -> dict[str, Unit]:
         return {"cpu": host_unit(threads, *host)}
     budget, planned = plan.budgets.vram, plan.total_bytes("gpu")
     if options.second_device != "cpu":
-        return {"cpu": host_unit(threads, *host), "gpu": cuda_unit(budget, planned)}
+        return {"cpu": host_unit(threads, *host, natively=True), "gpu": cuda_unit(budget, planned)}
     shares = shared_cores(threads)
     return {"cpu": host_unit(shares[0], *host), "gpu": stand_in_unit(shares[1], budget, planned, *theirs)}
 

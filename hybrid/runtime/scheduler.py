@@ -16,6 +16,7 @@ from hybrid.ops.bank import RowBank
 from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
+from hybrid.runtime.streaming import RowStream
 from hybrid.runtime.timing import Mark, SplitTimes, StepTimes
 from hybrid.runtime.unit import Unit
 from placement.plan import Mode
@@ -64,6 +65,7 @@ class Scheduler:
         self.activity = Activity()  # replaced by the engine for each kind of work
         self.times = StepTimes()  # replaced by the engine for each step
         self.tap: Tap | None = None
+        self.stream: RowStream | None = None  # by which rows of host memory may pass through the GPU
         self._lane = lane
         self._ahead = torch.empty(0, dtype=torch.bool)  # what the layer before named for the one that comes
 
@@ -103,6 +105,8 @@ class Scheduler:
 
     def _computed(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         layer = self.layers[index]
+        if self.stream is not None and self.stream.wanted(index, len(x)):
+            return self._streamed(self.stream, index, x, named)
         if layer.far_banks:
             return self.on_both(index, x, named)
         with self.times.span(layer.near, index, "feed-forward"):
@@ -191,16 +195,41 @@ class Scheduler:
         times.split(SplitTimes(index, units, handing, handed, (began, ended), (there, back), waiting))
         return y + far_y.to(y.device)
 
+    def _streamed(self, stream: RowStream, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        """fp32 `[tokens, hidden]`: all of a layer's rows on the GPU, those of host memory as they are brought."""
+        layer, gpu = self.layers[index], stream.unit
+        host = layer.far if layer.near is gpu else layer.near
+        assert host is not None, "rows are streamed from one unit to another"
+        resident, brought = layer.near_banks, layer.far_banks
+        if layer.near is not gpu:
+            resident, brought = brought, resident
+        there, asked = x.to(gpu.device), None if named is None else named.to(gpu.device)
+        with (
+            self.times.span(gpu, index, "feed-forward"),
+            stream.bring(brought, asked, lambda: self.times.span(host, index, "copying")) as passage,
+        ):
+            self.activity.streamed_bytes += passage.bytes
+            y = self._rows(gpu, resident, there, asked)
+            for bank, columns in passage:
+                if not isinstance(columns, slice):
+                    columns = columns.to(gpu.device)
+                y = y + self._bank(gpu, bank, there, None if asked is None else asked[:, columns])
+        return y.to(x.device)
+
     def _rows(self, unit: Unit, banks: Sequence[RowBank], x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         y: torch.Tensor | None = None
-        done = self.activity.rows(unit.name)
         for bank in banks:
             here = None if named is None else named[:, bank.first_row : bank.first_row + len(bank)]
-            part, counts = unit.sparse_ffn(bank, x, here, self.skip_inactive)
-            done.gated += counts.gated
-            done.finished += counts.finished
+            part = self._bank(unit, bank, x, here)
             y = part if y is None else y + part
         return torch.zeros_like(x) if y is None else y
+
+    def _bank(self, unit: Unit, bank: RowBank, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        y, counts = unit.sparse_ffn(bank, x, named, self.skip_inactive)
+        done = self.activity.rows(unit.name)
+        done.gated += counts.gated
+        done.finished += counts.finished
+        return y
 
 
 def carry(tensors: Sequence[torch.Tensor | None], device: torch.device) -> Callable[[], Sequence[torch.Tensor | None]]:

@@ -17,7 +17,8 @@ class RunSummary:
 
     native_share: of the seconds, inside native programs; the rest is the interpreter's, and torch's where a model is
     not all in host memory.
-    hidden_share: of the smaller side's time in split layers' FFNs, what the larger one hid, summed layer by layer;
+    hidden_share: of the smaller side's time in split layers' FFNs, that in which the larger one computed too, summed
+    layer by layer;
     split_milliseconds: there, per token, the rows beside attention (`near`), those elsewhere (`far`), and waiting for
     the latter. Both None where no layer is split.
     memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,

@@ -93,13 +93,12 @@ class StepTimes:
 
     def _settle_split(self, layer: SplitTimes, overlap: Overlap, spans: Spans | None) -> None:
         handing, handed = map(self._seconds, (layer.handing, layer.handed))
-        near, far = ([self._seconds(mark) for mark in side] for side in (layer.near, layer.far))
+        near, far = ((self._seconds(began), self._seconds(ended)) for began, ended in (layer.near, layer.far))
         idle, until = layer.waiting
-        done = max(near[1], until)
         # The thread that waits has told its unit all; the unit waits once it has done that, if it then still has to.
         idle = max(idle, handed if until <= near[0] else near[1])
         wait = max(0.0, until - idle)
-        overlap.add(Overlap.of_layer(near[1] - near[0], far[1] - far[0], wait, done - handed))
+        overlap.add(Overlap.of_layer(near, far, wait))
         if spans is None:
             return
         here, there = layer.units

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hybrid.runtime.engine import Engine
-from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.options import EngineOptions, PrefillRows
 from hybrid.stages.demo import demo_directory
 from hybrid.stages.finding import choose_mode, find_model, find_plan
 from hybrid.stages.model_predictors import find_predictors
@@ -37,14 +37,15 @@ def open_engine(
     thresholds: str = "default",
     cutoffs: tuple[float, ...] | None = None,
     prefill_tokens: int | None = None,
+    prefill_rows: PrefillRows = "auto",
     slowdown: Mapping[str, float] | None = None,
     cores: Mapping[str, tuple[int, ...]] | None = None,
     overlap: bool = True,
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
-    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, slowdown, cores, overlap: of
-    `EngineOptions`.
+    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, prefill_rows, slowdown, cores and overlap
+    are those of `EngineOptions`.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
@@ -71,6 +72,7 @@ def open_engine(
             threads=threads,
             mmap=mmap,
             prefill_tokens=prefill_tokens,
+            prefill_rows=prefill_rows,
             cutoffs=cutoffs,
             loss=loss,
             slowdown=slowdown or {},

@@ -8,9 +8,9 @@ from typing import get_args
 
 from hybrid.runtime.choices import check_kv_format, choose_context, known_mode
 from hybrid.runtime.sizes import model_sizes
-from hybrid.runtime.this_machine import SecondDevice
+from hybrid.runtime.this_machine import NOMINAL, SecondDevice
 from hybrid.stages.finding import choose_mode, find_outlines
-from hybrid.stages.plan_defaults import NOMINAL, Given, ram_note, resolve
+from hybrid.stages.plan_defaults import Given, ram_note, resolve
 from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.files import ModelFiles, row_order_digest
 from hybrid.store.rows import Ids

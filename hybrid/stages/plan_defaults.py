@@ -6,11 +6,10 @@ import subprocess
 from dataclasses import dataclass
 
 from hybrid.runtime.memory import available_memory
-from hybrid.runtime.this_machine import SecondDevice, measure_command, this_machine
+from hybrid.runtime.this_machine import NOMINAL, SecondDevice, measure_command, this_machine
 from profiler.artifacts import UserError, format_size
 from profiler.hardware import Hardware, read_hardware
 
-NOMINAL = "cpu-stand-in"  # figures for a machine that was not measured
 MARGIN_SHARE, LEAST_MARGIN = 1 / 16, 512 << 20  # of GPU memory: the CUDA context, kernels, and what others may take
 RAM_MARGIN_SHARE = 1 / 4  # of a machine that is not here: its system and other programs
 

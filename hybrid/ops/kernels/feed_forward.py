@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybrid.ops.kernels.weights import dots
+from hybrid.ops.kernels.weights import add_columns, column_of, dots, parts_of
 
 
 @triton.jit
@@ -30,25 +30,29 @@ def activated(values, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def open_kernel(
-    rows, stride, n, bias, x, tokens, named, named_stride, cutoff, values, counts,
-    GATED: tl.constexpr, ACTIVATION: tl.constexpr, BIASED: tl.constexpr, NAMED: tl.constexpr, SKIP: tl.constexpr,
-    CHUNKS: tl.constexpr, ROOM: tl.constexpr, DEALT: tl.constexpr,
-    COLUMNS: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr,
+    rows, n, bias, x, tokens, named, named_stride, cutoff, values, counts,
+    GATED: tl.constexpr, ACTIVATION: tl.constexpr, SKIP: tl.constexpr,
+    CHUNKS: tl.constexpr, ROOM: tl.constexpr, DEALT: tl.constexpr, STRIDE: tl.constexpr, VECTOR: tl.constexpr,
+    FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """values: fp32 `[tokens, CHUNKS, ROOM]`: of every row its place in its chunk. Grid `[programs]`, any number."""
+    """What multiplies each row's down vector for each token, to values fp32 `[tokens, CHUNKS, ROOM]`; see `_place`.
+
+    Rows named for no token get zeros, and are not read. Grid `[programs]`, any number of them.
+    """
     program, programs = tl.program_id(0), tl.num_programs(0)
     token = tl.arange(0, TOKENS)[:, None]
-    gated = tl.zeros([TOKENS, ROWS], tl.int64)
-    finished = tl.zeros([TOKENS, ROWS], tl.int64)
+    here = values + token * (CHUNKS * ROOM)
+    gated = tl.zeros([TOKENS, ROWS], tl.int32)
+    finished = tl.zeros([TOKENS, ROWS], tl.int32)
     for first in range(program, n, programs * DEALT):
         dealt = first + tl.arange(0, DEALT) * programs
         wanted = dealt < n
-        if NAMED:
-            inside = wanted[None, :] & (token < tokens)
-            flags = tl.load(named + token * named_stride + dealt[None, :], inside, other=0)
+        if named is not None:
+            known = wanted[None, :] & (token < tokens)
+            flags = tl.load(named + token * named_stride + dealt[None, :], known, other=0)
             wanted = tl.max(flags.to(tl.int32), 0) != 0
-            here = values + token * (CHUNKS * ROOM) + (dealt % CHUNKS * ROOM + dealt // CHUNKS)[None, :]
-            tl.store(here, 0.0, inside & (wanted == 0)[None, :])
+            tl.store(here + _place(dealt, CHUNKS, ROOM)[None, :], 0.0, known & (wanted == 0)[None, :])
         rank = tl.cumsum(wanted.to(tl.int32), 0) - 1
         count = tl.sum(wanted.to(tl.int32), 0)
         for at in range(0, count, ROWS):
@@ -56,91 +60,106 @@ def open_kernel(
             live = nth < count
             picked = wanted[None, :] & (rank[None, :] == nth[:, None])
             row = tl.sum(tl.where(picked, dealt[None, :], 0), 1)
-            start = row.to(tl.int64) * stride
-            scores = dots(rows, start, live, x, tokens, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
-            if BIASED:
-                scores += tl.load(bias + row, live, other=0.0)[None, :]
-            value = activated(scores, ACTIVATION)
+            start = row.to(tl.int64) * STRIDE
+            score = dots(rows, start, live, x, tokens, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
+            if bias is not None:
+                score += tl.load(bias + row, live, other=0.0)[None, :]
+            value = activated(score, ACTIVATION)
             value = tl.where(tl.abs(value) <= cutoff, 0.0, value)
             inside = live[None, :] & (token < tokens)
             pair = inside
-            if NAMED:
+            if named is not None:
                 pair &= tl.load(named + token * named_stride + row[None, :], inside, other=0) != 0
-            gated += pair.to(tl.int64)
+            gated += pair.to(tl.int32)
             if SKIP:
                 pair &= value != 0
-            finished += pair.to(tl.int64)
+            finished += pair.to(tl.int32)
             if GATED:
                 still = tl.max(pair.to(tl.int32), 0) != 0
-                value *= dots(rows, start + COLUMNS, still, x, tokens, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
+                value *= dots(
+                    rows, start + VECTOR, still, x, tokens, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL
+                )
                 if ACTIVATION == "drelu":
                     value = tl.where(value <= 0, 0.0, value)
-            here = values + token * (CHUNKS * ROOM) + (row % CHUNKS * ROOM + row // CHUNKS)[None, :]
-            tl.store(here, tl.where(pair, value, 0.0), inside)
-    tl.atomic_add(counts, tl.sum(tl.sum(gated, 1), 0))
-    tl.atomic_add(counts + 1, tl.sum(tl.sum(finished, 1), 0))
+            tl.store(here + _place(row, CHUNKS, ROOM)[None, :], tl.where(pair, value, 0.0), inside)
+    tl.atomic_add(counts, tl.sum(tl.sum(gated, 1), 0).to(tl.int64))
+    tl.atomic_add(counts + 1, tl.sum(tl.sum(finished, 1), 0).to(tl.int64))
+
+
+@triton.jit
+def _place(row, CHUNKS: tl.constexpr, ROOM: tl.constexpr):
+    """Where a row's values lie: `[CHUNKS, ROOM]`, rows dealt out to chunks one by one."""
+    return row % CHUNKS * ROOM + row // CHUNKS
 
 
 @triton.jit
 def down_kernel(
-    rows, stride, n, first_column, tokens, named, named_stride, values, lists, sums,
-    NAMED: tl.constexpr, SKIP: tl.constexpr, CHUNKS: tl.constexpr, ROOM: tl.constexpr, DEALT: tl.constexpr,
-    COLUMNS: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr, UNROLL: tl.constexpr,
+    rows, n, tokens, named, named_stride, values, lists, sums,
+    SKIP: tl.constexpr, CHUNKS: tl.constexpr, ROOM: tl.constexpr, DEALT: tl.constexpr, STRIDE: tl.constexpr,
+    VECTOR: tl.constexpr, FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """sums: fp32 `[CHUNKS, tokens, COLUMNS]`; lists: int32 `[CHUNKS, blocks, ROOM]`. Grid `[CHUNKS, column blocks]`.
+    """A chunk's rows times their values, of `WIDTH` columns, to sums fp32 `[CHUNKS, tokens, column blocks, WIDTH]`.
 
-    A program adds one row after the other, so that no sum of a token depends on what other tokens want.
+    Rows are added one after the other, so that no sum of a token depends on what other tokens want. lists: int32
+    `[CHUNKS, column blocks, ROOM]`. Grid `[CHUNKS, column blocks]`.
     """
-    chunk = tl.program_id(0)
+    PARTS: tl.constexpr = parts_of(FORMAT)
+    chunk, block, blocks = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     count = (n - chunk + CHUNKS - 1) // CHUNKS
     token = tl.arange(0, TOKENS)
     values += chunk * ROOM
-    mine = lists + (chunk * tl.num_programs(1) + tl.program_id(1)) * ROOM
-    if SKIP or NAMED:
+    mine = lists + (chunk * blocks + block) * ROOM
+    if SKIP or named is not None:
         found = 0
         for first in range(0, count, DEALT):
             nth = first + tl.arange(0, DEALT)
-            inside = (nth < count)[None, :] & (token < tokens)[:, None]
+            known = (nth < count)[None, :] & (token < tokens)[:, None]
             if SKIP:
-                pairs = tl.load(values + (token * (CHUNKS * ROOM))[:, None] + nth[None, :], inside, other=0.0) != 0
+                pairs = tl.load(values + (token * (CHUNKS * ROOM))[:, None] + nth[None, :], known, other=0.0) != 0
             else:
                 there = (token * named_stride)[:, None] + (chunk + nth * CHUNKS)[None, :]
-                pairs = tl.load(named + there, inside, other=0) != 0
-            wanted = tl.max(pairs.to(tl.int32), 0) != 0
-            rank = tl.cumsum(wanted.to(tl.int32), 0) - 1
-            tl.store(mine + found + rank, nth, wanted)
-            found += tl.sum(wanted.to(tl.int32), 0)
+                pairs = tl.load(named + there, known, other=0) != 0
+            wanted = tl.max(pairs.to(tl.int32), 0)
+            tl.store(mine + found + tl.cumsum(wanted, 0) - 1, nth, wanted != 0)
+            found += tl.sum(wanted, 0)
         count = found
-        tl.debug_barrier()  # what other threads of this program have written
-    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    within = column < COLUMNS
-    total = tl.zeros([TOKENS, WIDTH], tl.float32)
+        tl.debug_barrier()  # for what other threads of this program have written
+    place = block * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
+    token = tl.arange(0, TOKENS)[:, None, None]
+    total = tl.zeros([TOKENS, PARTS, WIDTH // PARTS], tl.float32)
     for at in range(0, count, UNROLL):
         for step in tl.static_range(UNROLL):
             nth = at + step
-            live = nth < count  # a scalar; the interpreter takes it into no mask
-            if SKIP or NAMED:
+            live = nth < count  # a scalar, which the interpreter takes into no mask
+            if SKIP or named is not None:
                 nth = tl.load(mine + nth, live, other=0)
-            there = token < tl.where(live, tokens, 0)
-            factor = tl.load(values + token * (CHUNKS * ROOM) + nth, there, other=0.0)
-            start = (chunk + nth * CHUNKS).to(tl.int64) * stride + first_column
-            w = tl.load(rows + start + column, column < tl.where(live, COLUMNS, 0), other=0.0)
-            total += factor[:, None] * w.to(tl.float32)[None, :]
-    here = sums + (chunk * tokens + token[:, None]) * COLUMNS + column[None, :]
-    tl.store(here, total, (token < tokens)[:, None] & within[None, :])
+            factor = tl.zeros([TOKENS, 1, 1], tl.float32)
+            for t in tl.static_range(TOKENS):  # what is past the tokens is not stored
+                factor = tl.where(token == t, tl.load(values + t * (CHUNKS * ROOM) + nth, live, other=0.0), factor)
+            start = (chunk + nth * CHUNKS).to(tl.int64) * STRIDE + VECTOR
+            within = place < tl.where(live, COLUMNS // PARTS, 0)
+            total = add_columns(total, factor, rows, start, place, within, FORMAT, UNIT, COLUMNS)
+    part = tl.arange(0, PARTS)[None, :, None] * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
+    tl.store(sums + ((chunk * tokens + token) * blocks + block) * WIDTH + part, total, token < tokens)
 
 
 @triton.jit
 def join_kernel(
-    sums, y, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr, WIDTH: tl.constexpr, ADD: tl.constexpr
+    sums, y, ADD: tl.constexpr, CHUNKS: tl.constexpr, FORMAT: tl.constexpr, COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr, TAKEN: tl.constexpr,
 ):  # fmt: skip
-    """y `[tokens, COLUMNS]` of the sums of all chunks, in their order. Grid `[tokens, column blocks]`."""
+    """y `[tokens, COLUMNS]` of the sums of all chunks, in their order. Grid `[tokens, TAKEN of all columns]`."""
+    PARTS: tl.constexpr = parts_of(FORMAT)
     token, tokens = tl.program_id(0), tl.num_programs(0)
-    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    within = column < COLUMNS
-    total = tl.zeros([WIDTH], tl.float32)
+    padded = (COLUMNS + WIDTH - 1) // WIDTH * WIDTH
+    nth = tl.program_id(1) * TAKEN + tl.arange(0, TAKEN)
+    total = tl.zeros([TAKEN], tl.float32)
     for chunk in tl.static_range(CHUNKS):
-        total += tl.load(sums + (chunk * tokens + token) * COLUMNS + column, within, other=0.0)
+        total += tl.load(sums + (chunk * tokens + token) * padded + nth, nth < padded, other=0.0)
+    place = nth // WIDTH * (WIDTH // PARTS) + nth % (WIDTH // PARTS)
+    column = column_of(place, nth % WIDTH // (WIDTH // PARTS), FORMAT, COLUMNS)
+    within = (nth < padded) & (place < COLUMNS // PARTS)
     here = y + token * COLUMNS + column
     if ADD:
         total += tl.load(here, within, other=0.0)

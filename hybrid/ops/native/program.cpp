@@ -160,21 +160,22 @@ std::vector<Program::Note> Program::notes() const {
   return notes;
 }
 
-// What an operator took, while a layer's part is away.
-void Program::count(Kind kind, double seconds, Clock::time_point ended) {
-  if (kind == Kind::hand_overs) {
-    away_->since = ended;
-    return;
-  }
-  (kind == Kind::waits ? away_->wait : away_->near) += seconds;
+double Program::Extent::seconds() const {
+  return ended < began ? 0 : std::chrono::duration<double>(ended - began).count();
+}
+
+// An operator, while a layer's part is away.
+void Program::count(Kind kind, Clock::time_point began, Clock::time_point ended) {
+  if (kind == Kind::waits) away_->wait += std::chrono::duration<double>(ended - began).count();
+  else if (kind != Kind::hand_overs) away_->near.add(began, ended);
   if (!away_->joined) return;
-  const double near = away_->near, far = away_->far->computed_, smaller = std::min(near, far);
-  const double together = std::chrono::duration<double>(ended - away_->since).count();
-  overlap_.near += near;
-  overlap_.far += far;
+  const Extent &near = away_->near, &far = away_->far->computed_;
+  const Extent both = {std::max(near.began, far.began), std::min(near.ended, far.ended)};
+  overlap_.near += near.seconds();
+  overlap_.far += far.seconds();
   overlap_.wait += away_->wait;
-  overlap_.smaller += smaller;
-  overlap_.hidden += std::clamp(near + far - together, 0.0, smaller);
+  overlap_.smaller += std::min(near.seconds(), far.seconds());
+  overlap_.hidden += both.seconds();
   away_.reset();
 }
 
@@ -203,7 +204,7 @@ void Program::run(const Step& step, Workspace& workspace, Seat& seat, Interrupt*
   workspace_ = &workspace;
   interrupt_ = interrupt;
   overlap_ = {};
-  computed_ = 0;
+  computed_ = {};
   noted_ = 0;
   if (noting_) times_.resize(operators_.size());
   for (Program* far : others_) far->noting_ = noting_, far->noted_ = 0;
@@ -221,11 +222,10 @@ void Program::run(const Step& step, Workspace& workspace, Seat& seat, Interrupt*
     Clock::time_point ended = Clock::now();
     if (op.pool) ended = op.pool->linger(began, ended, interrupt);
     if (interrupt) interrupt->look(ended);
-    const double seconds = std::chrono::duration<double>(ended - began).count();
-    seconds_[op.kind] += seconds;
-    computed_ += seconds;
+    seconds_[op.kind] += std::chrono::duration<double>(ended - began).count();
+    computed_.add(began, ended);
     if (noting_) times_[noted_++] = {began, ended};
-    if (away_) count(op.kind, seconds, ended);
+    if (away_) count(op.kind, began, ended);
     began = ended;
   }
 }

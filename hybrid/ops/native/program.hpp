@@ -1,6 +1,7 @@
 // A decode step, recorded once as a list of operators over fixed buffers and run with one call for each step.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <functional>
 #include <optional>
@@ -83,7 +84,7 @@ class Program {
 
   // Seconds of the last run in layers that both programs have a part in: what operators took between hand-over and join,
   // of this program and of the other, how long this one waited, and, summed layer by layer, the smaller of both sides
-  // and what of it was hidden: the time that both took together is that much shorter than the sum of both.
+  // and what of it was hidden: for so long the other side computed too.
   struct Overlap {
     double near = 0, far = 0, wait = 0, smaller = 0, hidden = 0;
   };
@@ -109,24 +110,29 @@ class Program {
     Pool* unit;
     Run run;
   };
+  struct Extent {  // of operators that follow one another
+    Clock::time_point began = Clock::time_point::max(), ended = Clock::time_point::min();
+    void add(Clock::time_point from, Clock::time_point to) { began = std::min(began, from), ended = to; }
+    double seconds() const;
+  };
   struct Away {  // a layer's part that was handed over
     Lane* lane;
     const Program* far;
-    Clock::time_point since = {};
-    double near = 0, wait = 0;
+    Extent near;
+    double wait = 0;
     bool joined = false;
   };
   void append(Kind kind, Pool* pool, Run run) {
     operators_.push_back({kind, layer_, pool, pool ? pool : unit_, std::move(run)});
   }
-  void count(Kind kind, double seconds, Clock::time_point ended);
+  void count(Kind kind, Clock::time_point began, Clock::time_point ended);
 
   std::vector<Operator> operators_;
   std::vector<Program*> others_;  // that are handed over
   Pool* unit_ = nullptr;
   int64_t layer_ = -1;
   double seconds_[kinds] = {};
-  double computed_ = 0;  // seconds of the last run within operators
+  Extent computed_;  // in the last run
   Overlap overlap_;
   bool noting_ = false;
   std::vector<std::pair<Clock::time_point, Clock::time_point>> times_;  // of the operators, one after the other
