@@ -5,6 +5,7 @@ Without a plan everything is on the host, in place. What is placed here is what 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -72,19 +73,20 @@ class Machine:
             self.recorded = record(self.decoder, self.scheduler)
 
     def close(self) -> None:
-        """Stop the lane, invalidate the banks, forget the units."""
-        if self.recorded is not None:
-            self.recorded.close()
-        if self.lane is not None:
-            self.lane.close()
-        if self.scheduler.stream is not None:
-            self.scheduler.stream.close()
-        for bank in self.banks:
-            bank.close()
-        unguard(self.guards)
+        """Stop the lane, invalidate the banks, forget the units: all of it, also where a part is interrupted."""
+        with contextlib.ExitStack() as closing:  # the last one first
+            for unit in self.units.values():
+                closing.callback(unit.close)
+            closing.callback(unguard, self.guards)
+            for bank in self.banks:
+                closing.callback(bank.close)
+            if self.lane is not None:
+                closing.callback(self.lane.close)
+            if self.scheduler.stream is not None:
+                closing.callback(self.scheduler.stream.close)
+            if self.recorded is not None:
+                closing.callback(self.recorded.close)
         self.predictors = None
-        for unit in self.units.values():
-            unit.close()
 
 
 def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
@@ -119,17 +121,22 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     outer = placer.outer()
     parts = [placer.attention(i, layer.attention) for i, layer in enumerate(layers)]
     split = [placer.ffn(i, layer) for i, layer in enumerate(layers)]
-    lane = ThreadLane() if any(layer.far_banks for layer in split) else None
-    scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, spec.activation_cutoff, options.overlap)
-    decoder = Decoder(spec, outer, parts)
-    guards = guard(directory.mappings())
-    predictors = options.predictors
-    if predictors is not None and predictors.path is not None:
-        directory.watch(predictors.path, f"hybrid profile {directory.path} --text FILE")
-        guards += guard(predictors.mappings())
+    decoder, predictors = Decoder(spec, outer, parts), options.predictors
     touched = placer.dense_bytes_per_token(outer)
     element = KV_FORMATS[options.kv_format]
-    recorded = record(decoder, scheduler)
+    with contextlib.ExitStack() as failed:  # what else would be left, where the rest fails
+        lane = ThreadLane() if any(layer.far_banks for layer in split) else None
+        if lane is not None:
+            failed.callback(lane.close)
+        scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, spec.activation_cutoff, options.overlap)
+        guards: list[int] = []
+        failed.callback(unguard, guards)
+        guards += guard(directory.mappings())
+        if predictors is not None and predictors.path is not None:
+            directory.watch(predictors.path, f"hybrid profile {directory.path} --text FILE")
+            guards += guard(predictors.mappings())
+        recorded = record(decoder, scheduler)
+        failed.pop_all()
     if recorded is not None and options.prefill_tokens is None:
         prefill = min(prefill, cpu.MAX_TOKENS)
     machine = Machine(

@@ -146,8 +146,10 @@ class Unit:
         return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
 
     def close(self) -> None:
-        """Forget the memory; tensors go with their owners."""
+        """Forget the memory, end the threads; tensors go with their owners."""
         self.used.clear()
+        if self.pool is not None:
+            self.pool.rest()
 
 
 def pieces(tokens: int) -> list[slice]:
