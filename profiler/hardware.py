@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from profiler.artifacts import UserError, digest_json, from_json, read_json, write_json
-from profiler.speeds import ComputeUnit, FlashSpeed, Reading, Speed, check_bandwidth, check_bytes, check_delay, interpolate
+from profiler.speeds import (
+    ComputeUnit,
+    FlashSpeed,
+    Reading,
+    Speed,
+    check_bandwidth,
+    check_bytes,
+    check_delay,
+    interpolate,
+)
 
 HARDWARE_VERSION = 3
 OLDER_VERSIONS = (2,)  # which does not say what a process takes of the GPU
-NOMINAL_CONTEXT = 512 << 20  # bytes of a GPU that a process takes, where that was not measured
+NOMINAL_CONTEXT = 640 << 20  # bytes of a GPU that a process takes, where that was not measured
 SHIPPED = Path(__file__).parent / "machines"
 MEND = "hybrid hardware --output FILE, or copy one that is shipped (profiler/machines)"
 
