@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from hybrid.ops import cpu
 from hybrid.runtime.choices import check_kv_format, known_mode
 from hybrid.runtime.sizes import PREFILL_TOKENS
+from hybrid.runtime.vram import DeviceMemory
 from placement.plan import Mode, Plan, Unit
 from profiler.artifacts import UserError
 from profiler.predictor import PredictorSet
@@ -30,7 +31,7 @@ class EngineOptions:
     known of what that costs. slowdown: of a stand-in and its host, how many times as long everything takes that a unit
     computes, so that two equal halves of a machine stand for unequal units; results stay the same to the last bit.
     cores: numbers of the CPUs that a unit computes on, with as many threads; a thread that calls the engine is there
-    while it computes, and back where it was when a step ends.
+    while it computes, and back where it was when a step ends. memory: of the second device; None asks it.
     """
 
     mode: Mode
@@ -47,6 +48,7 @@ class EngineOptions:
     loss: Loss | None = None
     slowdown: Mapping[str, float] = field(default_factory=dict)
     cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    memory: DeviceMemory | None = None
 
     def __post_init__(self) -> None:
         known_mode(self.mode)

@@ -73,7 +73,7 @@ def model_sizes(
     named = [0] * spec.n_layers
     if predictors is not None:
         named = [p.nbytes for p in predictors.layers]
-    buffers = buffer_bytes(spec, prefill_within(spec, int(vram * BUFFER_SHARE), context), context)
+    buffers = buffer_bytes(spec, prefill_within(spec, int(max(0, vram - gpu_context) * BUFFER_SHARE), context), context)
     return ModelSizes(
         n_layers=spec.n_layers,
         n_rows=spec.n_neurons,
