@@ -10,7 +10,7 @@ from hybrid.runtime.choices import check_kv_format, choose_context, known_mode
 from hybrid.runtime.sizes import model_sizes
 from hybrid.runtime.this_machine import SecondDevice
 from hybrid.stages.finding import choose_mode, find_outlines
-from hybrid.stages.plan_defaults import NOMINAL, Given, ram_note, resolve
+from hybrid.stages.plan_defaults import NOMINAL, Given, context_note, ram_note, resolve
 from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.files import ModelFiles, row_order_digest
 from hybrid.store.rows import Ids
@@ -80,19 +80,30 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
     """
     given = resolve(settings.hardware, settings.second_device, settings.vram, settings.ram)
     directory = ModelFiles.open_files(path)
-    request, digests = read_request(directory, settings, given)
-    context = choose_context(settings.context, None, directory.spec.max_positions)
-    budgets = Budgets(given.vram, given.ram, context, settings.batch)
-    result = make_plan(request, budgets, name=settings.name, digests=digests)
+    request, result = solve(directory, settings, given)
     explanation = explain(request, result) if settings.explain else None
     target = directory.plan_path(settings.name)
     with directory_lock(path, "write a plan"):
         with explain_os_errors("write a plan", path):
             target.parent.mkdir(exist_ok=True)
         write_plan(target, result)
-    crowded = ram_note(result.total_bytes("ram")) if settings.hardware is None and given.ram is None else None
-    notes = given.notes if crowded is None else (*given.notes, crowded)
+    found = [context_note(given.hardware, result.bytes["gpu"]["context"])]
+    if settings.hardware is None and given.ram is None:
+        found.append(ram_note(result.total_bytes("ram")))
+    notes = (*given.notes, *(note for note in found if note is not None))
     return PlanReport(target, result, given.hardware.measured, notes, explanation)
+
+
+def solve(directory: ModelFiles, settings: PlanSettings, given: Given) -> tuple[Request, Plan]:
+    """What is asked of placement, and the plan that it gives; nothing is written.
+
+    Raises:
+        UserError: as `plan`.
+    """
+    request, found = read_request(directory, settings, given)
+    context = choose_context(settings.context, None, directory.spec.max_positions)
+    budgets = Budgets(given.vram, given.ram, context, settings.batch)
+    return request, make_plan(request, budgets, name=settings.name, digests=found)
 
 
 def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) -> tuple[Request, Digests]:
