@@ -17,6 +17,7 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_calibrate import calibrate
+from hybrid.cli_compare import compare
 from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
 from hybrid.cli_options import (
@@ -28,6 +29,7 @@ from hybrid.cli_options import (
     Mode,
     ModelArgument,
     NoMmapOption,
+    NoOverlapOption,
     PlanOption,
     SlowdownOption,
     ThreadsOption,
@@ -40,7 +42,7 @@ from hybrid.cli_options import (
 )
 from hybrid.cli_plan import plan
 from hybrid.cli_profile import profile_app
-from hybrid.cli_quality import compare, evaluate
+from hybrid.cli_quality import evaluate
 from hybrid.cli_report import report
 from hybrid.cli_simulate import simulate
 from profiler.artifacts import UserError
@@ -113,6 +115,17 @@ def run(
     kv_format: KvOption = KvFormat.f16,
     threads: ThreadsOption = None,
     no_mmap: NoMmapOption = False,
+    no_overlap: NoOverlapOption = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write what each unit does when, for ui.perfetto.dev or chrome://tracing, as JSON."
+        ),
+    ] = None,
+    trace_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trace so many of the steps that read the prompt, and as many that decode."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Complete a prompt, streaming the text; a line of figures follows on stderr.
@@ -135,25 +148,28 @@ def run(
         stop=tuple(stop or ()),
     )
     chosen = None if mode is None else mode.value
-    with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
-        opened = LLM(
-            model,
-            mode=chosen,
-            plan=plan,
-            vram=vram,
-            device=device_name(device),
-            context=context,
-            max_sequences=1,
-            kv_format=kv_format.value,
-            threads=threads,
-            mmap=not no_mmap,
-            profile=profile,
-            thresholds=thresholds,
-            slowdown=parse_slowdown(slowdown),
-            note=lambda line: display.note(f"warning: {line}"),
-            tell=tell,
-        )
-    with opened as llm:
+    with contextlib.ExitStack() as stack:
+        with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
+            opened = LLM(
+                model,
+                mode=chosen,
+                plan=plan,
+                vram=vram,
+                device=device_name(device),
+                context=context,
+                max_sequences=1,
+                kv_format=kv_format.value,
+                threads=threads,
+                mmap=not no_mmap,
+                profile=profile,
+                thresholds=thresholds,
+                slowdown=parse_slowdown(slowdown),
+                overlap=not no_overlap,
+                note=lambda line: display.note(f"warning: {line}"),
+                tell=tell,
+            )
+        llm = stack.enter_context(opened)
+        traced = None if trace is None else stack.enter_context(llm.trace(trace, trace_steps))
         show = (lambda text: None) if as_json else display.write
         pieces = llm.stream(prompt, params)
         show(prompt)
@@ -166,6 +182,8 @@ def run(
     display.write("\n")
     for line in reports.run_lines(figures, completion.first_token_seconds):
         display.note(line)
+    if trace is not None and traced is not None:
+        display.note(reports.trace_line(traced, trace))
 
 
 app.command()(compare)

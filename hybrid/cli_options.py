@@ -79,6 +79,22 @@ NoMmapOption = Annotated[
         "--no-mmap", help="Read the model into memory when it is opened, instead of using its files in place."
     ),
 ]
+HeldOutOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--text",
+        help="What quality is measured on, kept apart from what was profiled: a text file, a folder, or JSONL with "
+        "`text` or `messages`; may be given several times. The demo has one.",
+    ),
+]
+NoOverlapOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-overlap",
+        help="Have the two units of a split layer compute one after the other: the same text, slower; shows what "
+        "computing at the same time saves.",
+    ),
+]
 TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
 
 ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]
@@ -100,6 +116,20 @@ def parse_slowdown(given: list[str] | None) -> dict[str, float]:
         if unit in found or math.isnan(number):
             raise UserError(f"a slowdown is gpu=RATIO or cpu=RATIO, once for each, such as cpu=4; not {text!r}")
         found[unit] = number
+    return found
+
+
+def held_out(model: str, texts: list[Path] | None) -> list[Path]:
+    """The texts given, or those that the demo keeps for this.
+
+    Raises:
+        UserError: none was given.
+    """
+    from hybrid.stages.shipped import DEMO, HELDOUT_TEXT
+
+    found = texts or ([HELDOUT_TEXT] if model == DEMO else [])
+    if not found:
+        raise UserError("quality is measured on a text: add --text FILE, with documents that were not profiled")
     return found
 
 

@@ -131,7 +131,7 @@ def account(sizes: ModelSizes, placement: Placement) -> Bytes:
         for segment in layer.segments:
             taken[segment.resident]["neurons"] += segment.rows * sizes.whole_row_bytes
     taken["ram"]["buffers"] = sizes.buffer_bytes
-    if _gpu_computes(placement):
+    if gpu_computes(placement):
         taken["gpu"]["buffers"] = (
             sizes.buffer_bytes + max(_streamed_rows(x) for x in placement.layers) * sizes.whole_row_bytes
         )
@@ -175,7 +175,8 @@ def _streamed_rows(layer: LayerPlan) -> int:
     return sum(segment.rows for segment in layer.segments if segment.streamed)
 
 
-def _gpu_computes(placement: Placement) -> bool:
+def gpu_computes(placement: Placement) -> bool:
+    """Whether the GPU computes anything, so that it has work buffers."""
     ffn = any(segment.computed_on == "gpu" for layer in placement.layers for segment in layer.segments)
     attention = any(layer.attention == "gpu" for layer in placement.layers)
     return ffn or attention or "gpu" in (placement.head, placement.embeddings)

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # before anything imports Triton: its kernels run under its interpreter then
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @dataclass

@@ -5,6 +5,7 @@ One caller at a time. The engine owns the units, the lane and the mapped model, 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,8 @@ from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS
+from hybrid.runtime.timing import StepTimes, TimedOperators
+from hybrid.runtime.trace import Spans, StepKind, Trace
 from hybrid.runtime.unit import is_exhaustion
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
@@ -51,6 +54,7 @@ class Engine:
         self.allocator = BlockAllocator(pages_for(self.context) * options.max_sequences)
         self.decoder: Decoder = self.machine.decoder
         self.ledger = Ledger()
+        self.trace: Trace | None = None  # that steps are added to
         self.waiting: list[TokenSequence] = []
         self.running: list[TokenSequence] = []
 
@@ -79,11 +83,15 @@ class Engine:
         prefill = bool(self.waiting) and len(self.running) < self.options.max_sequences
         activity = self.ledger.prefill if prefill else self.ledger.decode
         began = time.perf_counter()
-        planned = self._schedule(prefill)
-        hidden = self._run([p.token_ids for p in planned], [p.span for p in planned], activity)
-        if prefill and planned[0].span.end == len(planned[0].sequence.token_ids):
-            self.running.append(self.waiting.pop(0))
-        sampled = self._sample(planned, hidden)
+        with self._traced("prompt" if prefill else "decode") as trace:
+            planned = self._schedule(prefill)
+            hidden = self._run([p.token_ids for p in planned], [p.span for p in planned], activity, trace)
+            if prefill and planned[0].span.end == len(planned[0].sequence.token_ids):
+                self.running.append(self.waiting.pop(0))
+            sampled = self._sample(planned, hidden, trace)
+            if trace is not None:
+                for sequence in sampled:
+                    trace.token(len(sequence.output_ids))
         activity.seconds += time.perf_counter() - began
         return sampled
 
@@ -169,6 +177,9 @@ class Engine:
     ) -> None:
         self.close()
 
+    def _traced(self, kind: StepKind) -> contextlib.AbstractContextManager[Trace | None]:
+        return contextlib.nullcontext() if self.trace is None else self.trace.step(kind)
+
     def _schedule(self, prefill: bool) -> list[Planned]:
         if prefill:
             chosen, limit = self.waiting[:1], self.machine.prefill_tokens
@@ -177,30 +188,34 @@ class Engine:
         return [Planned(s, *s.next_span(limit, self.allocator)) for s in chosen]
 
     @torch.inference_mode()
-    def _run(self, token_ids: list[list[int]], spans: list[Span], activity: Activity) -> torch.Tensor:
-        step = Step([i for ids in token_ids for i in ids], spans)
+    def _run(
+        self, token_ids: list[list[int]], parts: list[Span], activity: Activity, spans: Spans | None = None
+    ) -> torch.Tensor:
+        step = Step([i for ids in token_ids for i in ids], parts)
         activity.tokens += len(step.token_ids)
-        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in spans)
+        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in parts)
         scheduler = self.machine.scheduler
-        scheduler.activity = activity
+        scheduler.activity, scheduler.times = activity, StepTimes()
         try:
             if self.machine.recorded is not None and scheduler.tap is None and len(step.token_ids) <= MAX_TOKENS:
-                return self.machine.recorded.run(step, activity)
-            return self.decoder.forward(EagerOperators(self.directory.spec, step, scheduler.feed_forward))
+                return self.machine.recorded.run(step, activity, spans)
+            eager = EagerOperators(self.directory.spec, step, scheduler.feed_forward)
+            hidden = self.decoder.forward(eager if spans is None else TimedOperators(eager, scheduler.times))
+            scheduler.times.settle(activity.overlap, spans)
+            return hidden
         except RuntimeError as error:
             failure = self._exhausted(error, f"a step of {len(step.token_ids)} tokens")
         raise failure
 
     @torch.inference_mode()
-    def _sample(self, planned: list[Planned], hidden: torch.Tensor) -> list[TokenSequence]:
+    def _sample(self, planned: list[Planned], hidden: torch.Tensor, spans: Spans | None) -> list[TokenSequence]:
         ends = torch.tensor([p.span.count for p in planned]).cumsum(0) - 1
         for p in planned:
             p.sequence.advance(p.span)
         ready = [i for i, p in enumerate(planned) if p.sequence.pending == 0]
         if not ready:
             return []
-        last = hidden[ends[ready].to(hidden.device)]
-        logits = self._logits(last)
+        logits = self._logits(hidden[ends[ready].to(hidden.device)], spans)
         for row, i in enumerate(ready):
             sequence = planned[i].sequence
             sequence.append(sequence.sampler.pick(logits[row]), self.context)
@@ -209,12 +224,16 @@ class Engine:
                 sequence.release(self.allocator)
         return [planned[i].sequence for i in ready]
 
-    def _logits(self, last: torch.Tensor) -> torch.Tensor:
-        recorded = self.machine.recorded
+    def _logits(self, last: torch.Tensor, spans: Spans | None) -> torch.Tensor:
+        recorded, scheduler = self.machine.recorded, self.machine.scheduler
         try:
             if recorded is not None and len(last) <= MAX_TOKENS:
-                return recorded.logits(last, self.machine.scheduler.activity)
-            return self.decoder.logits(last).cpu()
+                return recorded.logits(last, scheduler.activity, spans)
+            times = StepTimes()
+            with times.span(self.decoder.outer.head_unit, None, "linear"):
+                logits = self.decoder.logits(last)
+            times.settle(scheduler.activity.overlap, spans)
+            return logits.cpu()
         except RuntimeError as error:
             failure = self._exhausted(error, f"the logits of {len(last)} tokens")
         raise failure

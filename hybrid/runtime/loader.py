@@ -21,9 +21,10 @@ from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.placer import Placer
+from hybrid.runtime.prefill import row_stream
 from hybrid.runtime.recorded import RecordedStep, record
 from hybrid.runtime.scheduler import Scheduler
-from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, cache_bytes, prefill_within
+from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, cache_bytes, prefill_within, row_bytes
 from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit
 from hybrid.runtime.vram import fit
 from hybrid.spec import ModelSpec
@@ -81,6 +82,8 @@ class Machine:
             self.recorded.close()
         if self.lane is not None:
             self.lane.close()
+        if self.scheduler.stream is not None:
+            self.scheduler.stream.close()
         for bank in self.banks:
             bank.close()
         unguard(self.guards)
@@ -116,10 +119,11 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         for unit in units.values():
             opened.callback(unit.close)
         prefill = options.prefill_tokens or PREFILL_TOKENS
-        if plan is not None and "gpu" in units:
+        if plan is not None and plan.bytes["gpu"]["buffers"]:  # the GPU computes something
+            row = row_bytes(directory)
             units["gpu"].admit(plan.bytes["gpu"])
-            prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context))
-            units["gpu"].reserve(buffer_bytes(spec, prefill, context), "buffers")
+            prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context, row))
+            units["gpu"].reserve(buffer_bytes(spec, prefill, context, row), "buffers")
         predictors = options.predictors
         guards = [] if predictors is None else guard(predictors.mappings())
         opened.callback(unguard, guards)
@@ -138,11 +142,12 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         lane = ThreadLane() if any(layer.far_banks for layer in split) else None
         if lane is not None:
             opened.callback(lane.close)
-        scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, spec.activation_cutoff)
+        scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, spec.activation_cutoff, options.overlap)
         decoder = Decoder(spec, outer, parts)
         recorded = record(decoder, scheduler)
         if recorded is not None and options.prefill_tokens is None:
             prefill = min(prefill, cpu.MAX_TOKENS)
+        scheduler.stream = row_stream(directory, options, units.get("gpu"), split, prefill)
         opened.pop_all()
     return Machine(
         decoder=decoder,
@@ -228,6 +233,8 @@ def unguard(guards: list[int]) -> None:
 def make_units(options: EngineOptions, model: Path, tell: Tell | None = None) -> dict[str, Unit]:
     """The host, and what the plan's GPU is here; a stand-in shares the host's cores evenly, unless each has its own.
 
+    A GPU that a plan leaves alone is not touched: a context there would take what nobody planned for.
+
     Raises:
         UserError: a GPU is missing or full, or the process may not run on the cores that units are to have.
     """
@@ -235,19 +242,23 @@ def make_units(options: EngineOptions, model: Path, tell: Tell | None = None) ->
     require_cores([core for cores in options.cores.values() for core in cores])
     host = options.slowdown.get("cpu", 1.0), options.cores.get("cpu", ())
     theirs = options.slowdown.get("gpu", 1.0), options.cores.get("gpu", ())
-    if plan is None or not plan.total_bytes("gpu"):
+    if plan is None or plan.budgets.vram == 0 or (options.second_device != "cpu" and not plan.total_bytes("gpu")):
         return {"cpu": host_unit(threads, *host)}
     budget, memory = plan.budgets.vram, options.memory or device_memory(options.second_device)
     fit(plan.bytes["gpu"], budget, memory).require(model)
     if options.second_device != "cpu":
-        units = {"cpu": host_unit(threads, *host), "gpu": cuda_unit(budget, memory)}
-    else:
-        shares = shared_cores(threads)
-        units = {"cpu": host_unit(shares[0], *host), "gpu": stand_in_unit(shares[1], budget, memory, *theirs)}
+        return {"cpu": host_unit(threads, *host, natively=True), "gpu": _heard(cuda_unit(budget, memory), plan, tell)}
+    shares = shared_cores(threads)
+    stand_in = stand_in_unit(shares[1], budget, memory, *theirs)
+    return {"cpu": host_unit(shares[0], *host), "gpu": _heard(stand_in, plan, tell)}
+
+
+def _heard(unit: Unit, plan: Plan, tell: Tell | None) -> Unit:
+    """The unit, of whose uploads somebody hears."""
     if tell is not None:
         total = sum(plan.bytes["gpu"][purpose] for purpose in STORED)
-        units["gpu"].upload.told = lambda done: tell(min(done, total), total)
-    return units
+        unit.upload.told = lambda done: tell(min(done, total), total)
+    return unit
 
 
 def whole_on_host(layers: int, rows: int) -> tuple[LayerPlan, ...]:

@@ -34,7 +34,9 @@ class Unit:
     """Memory with a budget, and the operators that run there.
 
     name: `gpu` or `cpu`, as plans call it; a stand-in for a GPU is named `gpu` too. pool: its threads, where it is made
-    of host memory. memory: what tells how much there is, where it is not the host's. upload: what copies there.
+    of host memory. natively: those compute many tokens too, 16 at a time, in the place of torch's products: each token
+    multiplies only the rows that it names. memory: what tells how much there is, where it is not the host's. upload:
+    what copies there.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Unit:
         *,
         in_place: bool,
         budget: int | None,
+        natively: bool = False,
         memory: DeviceMemory | None = None,
     ) -> None:
         self.name = name
@@ -53,6 +56,7 @@ class Unit:
         self.budget = budget
         self.used: Counter[str] = Counter()
         self.pool = pool
+        self.natively = natively
         self.memory = memory
         self.upload = Upload(device)
         self._arena: Arena | None = None
@@ -192,6 +196,8 @@ class Unit:
         """fp32 `[tokens, out]`: `x @ weightᵀ + bias`."""
         if self.pool is None:
             return reference.linear(x, weight, bias)
+        if self.natively:
+            return torch.cat([cpu.linear(self.pool, x[piece], weight, bias) for piece in pieces(len(x))])
         return cpu.linear(self.pool, x, weight, bias)
 
     def sparse_ffn(
@@ -205,6 +211,14 @@ class Unit:
         cutoff: float | None = None,
     ) -> tuple[torch.Tensor, Counts]:
         """fp32 `[tokens, hidden]`, the bank's share of one FFN, and the rows computed for it; see `cpu.sparse_ffn`."""
+        if self.pool is not None and self.natively and activations is None and gates is None:
+            parts, counts = [], Counts(0, 0)
+            for piece in pieces(len(x)):
+                here = None if named is None else named[piece]
+                part, done = cpu.sparse_ffn(self.pool, bank, x[piece], here, skip_inactive, cutoff=cutoff)
+                parts.append(part)
+                counts = Counts(counts.gated + done.gated, counts.finished + done.finished)
+            return torch.cat(parts), counts
         if self.pool is not None:
             return cpu.sparse_ffn(self.pool, bank, x, named, skip_inactive, activations, gates, cutoff)
         rows, bias = bank.memory
@@ -231,10 +245,15 @@ def is_exhaustion(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in driver)
 
 
-def host_unit(threads: int, slowdown: float = 1.0, cores: Sequence[int] = ()) -> Unit:
-    """The CPU, with rows used in place; with `cores`, by as many threads. See `EngineOptions`."""
+def pieces(tokens: int) -> list[slice]:
+    """Tokens as the native operators take them together."""
+    return [slice(at, at + cpu.MAX_TOKENS) for at in range(0, tokens, cpu.MAX_TOKENS)]
+
+
+def host_unit(threads: int, slowdown: float = 1.0, cores: Sequence[int] = (), *, natively: bool = False) -> Unit:
+    """The CPU, with rows used in place; with `cores`, by as many threads. See `EngineOptions` and `Unit`."""
     pool = cpu.Pool(len(cores) or threads, slowdown, cores)
-    return Unit("cpu", torch.device("cpu"), pool, in_place=True, budget=None)
+    return Unit("cpu", torch.device("cpu"), pool, in_place=True, budget=None, natively=natively)
 
 
 def stand_in_unit(

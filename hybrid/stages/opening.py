@@ -10,7 +10,7 @@ import torch
 from hybrid.runtime.cuda_memory import device_memory
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.loader import Tell
-from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.options import EngineOptions, PrefillRows
 from hybrid.runtime.this_machine import SecondDevice
 from hybrid.runtime.vram import DeviceMemory
 from hybrid.stages.automatic import Device, Note, Use, automatic_plan, choose_plan, plan_within
@@ -43,9 +43,10 @@ def open_engine(
     thresholds: str = "default",
     cutoffs: tuple[float, ...] | None = None,
     prefill_tokens: int | None = None,
+    prefill_rows: PrefillRows = "auto",
     slowdown: Mapping[str, float] | None = None,
     cores: Mapping[str, tuple[int, ...]] | None = None,
-    beside: Engine | None = None,
+    overlap: bool = True,
     vram: int | None = None,
     automatic: bool = False,
     memory: DeviceMemory | None = None,
@@ -54,19 +55,16 @@ def open_engine(
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
-    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, slowdown, cores: of `EngineOptions`.
-    beside: an open engine of the same model; what it has read into memory for `mmap=False` is used, not read again.
-    automatic: where neither a plan nor a budget is named, have one chosen (`automatic_plan`), and not the CPU alone.
-    memory: of the second device; None asks it. note: hears what a user should know of a choice. tell: hears of
-    `(done, total)` bytes that are copied to the second device.
+    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, prefill_rows, slowdown, cores and overlap
+    are those of `EngineOptions`. automatic: where neither a plan nor a budget is named, have one chosen
+    (`automatic_plan`), and not the CPU alone. memory: of the second device; None asks it. note: hears what users should
+    know of a choice. tell: hears of `(done, total)` bytes that are copied to the second device.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
     """
     directory = ModelDirectory.open(resolve(path))
     try:
-        if beside is not None:
-            directory.share(beside.directory)
         predictors = find_predictors(directory, profile)
         chosen = choose_mode(mode, directory, predictors)
         found = choose_plan(directory, plan, vram)
@@ -90,10 +88,12 @@ def open_engine(
             threads=threads,
             mmap=mmap,
             prefill_tokens=prefill_tokens,
+            prefill_rows=prefill_rows,
             cutoffs=cutoffs,
             loss=loss,
             slowdown=slowdown or {},
             cores=cores or {},
+            overlap=overlap,
             memory=memory,
         )
         return Engine(directory, options, tell)

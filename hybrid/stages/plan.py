@@ -8,13 +8,13 @@ from typing import get_args
 
 from hybrid.runtime.choices import check_kv_format, choose_context, known_mode
 from hybrid.runtime.sizes import model_sizes
-from hybrid.runtime.this_machine import SecondDevice
+from hybrid.runtime.this_machine import NOMINAL, SecondDevice
 from hybrid.stages.finding import choose_mode, find_outlines
-from hybrid.stages.plan_defaults import NOMINAL, Given, context_note, ram_note, resolve
+from hybrid.stages.plan_defaults import Given, context_note, ram_note, resolve
 from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.files import ModelFiles, row_order_digest
 from hybrid.store.rows import Ids
-from placement.baselines import first_layers_on_gpu
+from placement.baselines import attention_on_gpu, everything_on_cpu, first_layers_on_gpu
 from placement.explain import Explanation, explain
 from placement.frequencies import Frequencies
 from placement.plan import MOST_BATCH, Budgets, Digests, Objective, Plan, SolverName
@@ -23,6 +23,8 @@ from placement.planner import Request, make_plan
 from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
 from profiler.hardware import read_hardware
 from profiler.profile import read_profile
+
+BASELINES = (first_layers_on_gpu, attention_on_gpu, everything_on_cpu)  # those that stream rows are only simulated
 
 
 @dataclass(frozen=True)
@@ -140,19 +142,22 @@ def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) ->
     return request, digests(directory, row_orders, profile_digest)
 
 
-def baseline_plan(directory: ModelFiles, plan: Plan, kv_format: str) -> Plan:
-    """The layer-wise plan within the budgets of another plan: the first k layers on the GPU, the rest on the CPU.
+def baseline_plans(directory: ModelFiles, budgets: Budgets, kv_format: str, gpu_context: int) -> dict[str, Plan | str]:
+    """Layer-wise offload within budgets, by name, in the forms that the engine runs; a text says why there is no plan.
 
-    Its placement follows from bytes alone; the time that it predicts is by nominal figures.
+    The placements follow from bytes alone; the times that they predict are by nominal figures. gpu_context: bytes of
+    the GPU that a process takes by being there.
     """
-    context = plan.bytes["gpu"]["context"]
-    sizes = model_sizes(directory, None, plan.budgets.context, plan.budgets.vram, kv_format, context)
-    return first_layers_on_gpu(
-        digests=digests(directory, directory.row_orders(), None),
-        sizes=sizes,
-        hardware=read_hardware(NOMINAL),
-        budgets=plan.budgets,
-    )
+    sizes = model_sizes(directory, None, budgets.context, budgets.vram, kv_format, gpu_context)
+    bound, hardware = digests(directory, directory.row_orders(), None), read_hardware(NOMINAL)
+    found: dict[str, Plan | str] = {}
+    for make in BASELINES:
+        try:
+            made = make(digests=bound, sizes=sizes, hardware=hardware, budgets=budgets)
+            found[made.name] = made
+        except UserError as error:
+            found[make.__name__.replace("_", "-")] = str(error)
+    return found
 
 
 def digests(directory: ModelFiles, row_orders: Ids, profile: str | None) -> Digests:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.nvml import free_vram
-from hybrid.runtime.this_machine import SecondDevice, measure_command, this_machine
+from hybrid.runtime.this_machine import NOMINAL, SecondDevice, measure_command, this_machine
 from profiler.artifacts import UserError, format_size
 from profiler.hardware import NOMINAL_CONTEXT, Hardware, read_hardware
 
-NOMINAL = "cpu-stand-in"  # figures for a machine that was not measured
 # Of GPU memory: what others may take before a plan is used. What the process itself takes is a line of the plan.
 MARGIN_SHARE, LEAST_MARGIN = 1 / 16, 512 << 20
 RAM_MARGIN_SHARE = 1 / 4  # of a machine that is not here: its system and other programs

@@ -54,14 +54,8 @@ class ModelDirectory(ModelFiles):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the files of weights that are not open yet: what `hold` takes if all of them is asked for."""
-        return sum(layout.size for name, layout in self.manifest.layouts.items() if name not in self._files)
-
-    def share(self, other: ModelDirectory) -> None:
-        """Use what another object of the same directory holds in memory, so that `hold` need not read it again."""
-        assert (self.path, self.pack_digest) == (other.path, other.pack_digest), "both are the same model"
-        assert not self._files, "what is open stays open"
-        self._files.update({name: file for name, file in other._files.items() if isinstance(file, HeldFile)})
+        """Bytes of the files of weights: what `hold` takes if all of them is asked for."""
+        return sum(layout.size for layout in self.manifest.layouts.values())
 
     def hold(self) -> None:
         """Have weights in ordinary memory, read when they are asked for, instead of mapping their files.
@@ -69,10 +63,9 @@ class ModelDirectory(ModelFiles):
         Raises:
             UserError: a file is missing, or is damaged.
         """
-        assert not self._mapped(), "what is mapped stays mapped"
+        assert not self._files, "what is open stays open"
         for name, layout in self.manifest.layouts.items():
-            if name not in self._files:
-                self._files[name] = HeldFile(self.path / name, layout)
+            self._files[name] = HeldFile(self.path / name, layout)
 
     def watch(self, path: Path, mend: str) -> None:
         """Let `check_unchanged` look at a file too that was mapped elsewhere; `mend` is the command that remakes it."""

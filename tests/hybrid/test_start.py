@@ -159,21 +159,7 @@ def test_too_little_memory_is_refused_before_anything_is_read(demo, monkeypatch)
         pass
 
 
-def test_engines_beside_each_other_share_what_was_read(model, monkeypatch):
-    read = []
-    monkeypatch.setattr(HeldFile, "__init__", lambda *it, init=HeldFile.__init__: read.append(it[1]) or init(*it))
-    with open_engine(model, mode="dense", mmap=False) as first:
-        expected = first.logits([1, 2, 3], one_by_one=True)
-        monkeypatch.setattr(loader, "available_memory", lambda: weights(model) - 1)  # no room for a second copy
-        second = open_engine(model, mode="dense", mmap=False, beside=first)
-    with second:
-        assert torch.equal(second.logits([1, 2, 3], one_by_one=True), expected), "the first was closed"
-        assert sorted(read) == sorted([model / DENSE_FILE, *(model / "neurons").iterdir()]), "each file once"
-    with open_engine(model, mode="exact") as mapping, open_engine(model, mode="exact", beside=mapping) as other:
-        assert len(mapping.directory.mappings()) == len(other.directory.mappings()) > 0, "each maps its own"
-
-
-def test_the_commands_take_no_mmap(monkeypatch, tmp_path, heldout):
+def test_run_takes_no_mmap(monkeypatch):
     opened = []
     whole = loader.hold
     monkeypatch.setattr(loader, "hold", lambda *arguments: opened.append(1) or whole(*arguments))
@@ -182,11 +168,3 @@ def test_the_commands_take_no_mmap(monkeypatch, tmp_path, heldout):
     assert plain.exit_code == read.exit_code == 0
     assert plain.stdout == read.stdout
     assert len(opened) == 1
-    text = tmp_path / "text.py"
-    text.write_text(heldout[:4000], encoding="utf-8")
-    read = []
-    monkeypatch.setattr(HeldFile, "__init__", lambda *it, init=HeldFile.__init__: read.append(it[1]) or init(*it))
-    compare = ["compare", "demo", "--text", str(text), "-n", "2", "--prompts", "1", "--rounds", "1", "--no-mmap"]
-    assert CliRunner().invoke(cli.app, [*compare, "--text-tokens", "64"]).exit_code == 0
-    assert len(opened) == 4, "dense, exact and predicted"
-    assert len(set(read)) == len(read) > 1, "all three use one copy"

@@ -152,10 +152,10 @@ Pool::State& Pool::revive() {
   return *state;
 }
 
-Clock::time_point Pool::linger(Clock::time_point began, Clock::time_point ended) {
+Clock::time_point Pool::linger(Clock::time_point began, Clock::time_point ended, Interrupt* interrupt) {
   if (slowdown_ == 1) return ended;
   const auto worked = ended - began;
-  const auto now = wait_until(ended + std::chrono::ceil<Clock::duration>((slowdown_ - 1) * worked));
+  const auto now = wait_until(ended + std::chrono::ceil<Clock::duration>((slowdown_ - 1) * worked), interrupt);
   const auto add = [](std::atomic<double>& sum, Clock::duration more) {  // one writer at a time: who has the turn
     sum.store(sum.load(std::memory_order_relaxed) + std::chrono::duration<double>(more).count(),
               std::memory_order_relaxed);

@@ -28,7 +28,7 @@ class Pool {
 
   // Ends a piece of work that the unit computed within the caller's turn: waits until it took `slowdown` times as long
   // as it did. Returns when that was.
-  Clock::time_point linger(Clock::time_point began, Clock::time_point ended);
+  Clock::time_point linger(Clock::time_point began, Clock::time_point ended, Interrupt* interrupt = nullptr);
   int64_t waits() const { return waits_.load(std::memory_order_relaxed); }  // pieces that were so ended
   double worked() const { return worked_.load(std::memory_order_relaxed); }  // seconds that they took
   double waited() const { return waited_.load(std::memory_order_relaxed); }  // seconds that were waited after them
@@ -60,7 +60,7 @@ class Pool {
       seat_.take(pool.cores());
       began_ = Clock::now();
     }
-    ~Piece() { pool_.linger(began_, Clock::now()); }
+    void finish(Interrupt* interrupt) { pool_.linger(began_, Clock::now(), interrupt); }
 
    private:
     Pool& pool_;

@@ -120,7 +120,7 @@ def test_what_is_copied_is_told_as_it_goes(open_one, plan):
 def test_a_plan_of_the_host_alone_needs_no_device(demo, plan):
     files_plan = make_plan(demo, PlanSettings(vram=1, context=CONTEXT, name="none-there")).plan
     assert files_plan.total_bytes("gpu") == 0
-    with open_engine(demo, plan=files_plan, device="cpu") as engine:
+    with open_engine(demo, plan=files_plan, device="cuda") as engine:
         assert set(engine.machine.units) == {"cpu"}
         assert summarise(engine).vram is None
 

@@ -1,0 +1,166 @@
+"""Kernels of the sparse feed-forward network over the rows of a bank, in three launches.
+
+`open_kernel` computes what multiplies the down vectors, `down_kernel` adds up columns of them for chunks of rows,
+`join_kernel` adds the chunks. Rows are dealt out one by one, since neighbours in a bank are active equally often; each
+program picks those that are wanted out of its own by a prefix sum, so that nothing waits for a list of all of them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from hybrid.ops.kernels.weights import add_columns, column_of, dots, parts_of
+
+
+@triton.jit
+def activated(values, ACTIVATION: tl.constexpr):
+    """As `reference.activate`; NaN stays NaN."""
+    if ACTIVATION == "silu":
+        return values / (1.0 + tl.exp(-values))
+    if ACTIVATION == "gelu":
+        return values * 0.5 * (1.0 + tl.math.erf(values * 0.7071067811865476))
+    if ACTIVATION == "gelu_tanh":  # 0.5 (1 + tanh(u)) is the logistic function of 2 u
+        return values / (1.0 + tl.exp(-1.5957691216057308 * (values + 0.044715 * values * values * values)))
+    rectified = tl.where(values <= 0, 0.0, values)
+    if ACTIVATION == "relu2":
+        return rectified * rectified
+    return rectified
+
+
+@triton.jit
+def open_kernel(
+    rows, n, bias, x, tokens, named, named_stride, cutoff, values, counts,
+    GATED: tl.constexpr, ACTIVATION: tl.constexpr, SKIP: tl.constexpr,
+    CHUNKS: tl.constexpr, ROOM: tl.constexpr, DEALT: tl.constexpr, STRIDE: tl.constexpr, VECTOR: tl.constexpr,
+    FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """What multiplies each row's down vector for each token, to values fp32 `[tokens, CHUNKS, ROOM]`; see `_place`.
+
+    Rows named for no token get zeros, and are not read. Grid `[programs]`, any number of them.
+    """
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    token = tl.arange(0, TOKENS)[:, None]
+    here = values + token * (CHUNKS * ROOM)
+    gated = tl.zeros([TOKENS, ROWS], tl.int32)
+    finished = tl.zeros([TOKENS, ROWS], tl.int32)
+    for first in range(program, n, programs * DEALT):
+        dealt = first + tl.arange(0, DEALT) * programs
+        wanted = dealt < n
+        if named is not None:
+            known = wanted[None, :] & (token < tokens)
+            flags = tl.load(named + token * named_stride + dealt[None, :], known, other=0)
+            wanted = tl.max(flags.to(tl.int32), 0) != 0
+            tl.store(here + _place(dealt, CHUNKS, ROOM)[None, :], 0.0, known & (wanted == 0)[None, :])
+        rank = tl.cumsum(wanted.to(tl.int32), 0) - 1
+        count = tl.sum(wanted.to(tl.int32), 0)
+        for at in range(0, count, ROWS):
+            nth = at + tl.arange(0, ROWS)
+            live = nth < count
+            picked = wanted[None, :] & (rank[None, :] == nth[:, None])
+            row = tl.sum(tl.where(picked, dealt[None, :], 0), 1)
+            start = row.to(tl.int64) * STRIDE
+            score = dots(rows, start, live, x, tokens, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
+            if bias is not None:
+                score += tl.load(bias + row, live, other=0.0)[None, :]
+            value = activated(score, ACTIVATION)
+            value = tl.where(tl.abs(value) <= cutoff, 0.0, value)
+            inside = live[None, :] & (token < tokens)
+            pair = inside
+            if named is not None:
+                pair &= tl.load(named + token * named_stride + row[None, :], inside, other=0) != 0
+            gated += pair.to(tl.int32)
+            if SKIP:
+                pair &= value != 0
+            finished += pair.to(tl.int32)
+            if GATED:
+                still = tl.max(pair.to(tl.int32), 0) != 0
+                value *= dots(
+                    rows, start + VECTOR, still, x, tokens, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL
+                )
+                if ACTIVATION == "drelu":
+                    value = tl.where(value <= 0, 0.0, value)
+            tl.store(here + _place(row, CHUNKS, ROOM)[None, :], tl.where(pair, value, 0.0), inside)
+    tl.atomic_add(counts, tl.sum(tl.sum(gated, 1), 0).to(tl.int64))
+    tl.atomic_add(counts + 1, tl.sum(tl.sum(finished, 1), 0).to(tl.int64))
+
+
+@triton.jit
+def _place(row, CHUNKS: tl.constexpr, ROOM: tl.constexpr):
+    """Where a row's values lie: `[CHUNKS, ROOM]`, rows dealt out to chunks one by one."""
+    return row % CHUNKS * ROOM + row // CHUNKS
+
+
+@triton.jit
+def down_kernel(
+    rows, n, tokens, named, named_stride, values, lists, sums,
+    SKIP: tl.constexpr, CHUNKS: tl.constexpr, ROOM: tl.constexpr, DEALT: tl.constexpr, STRIDE: tl.constexpr,
+    VECTOR: tl.constexpr, FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
+    WIDTH: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """A chunk's rows times their values, of `WIDTH` columns, to sums fp32 `[CHUNKS, tokens, column blocks, WIDTH]`.
+
+    Rows are added one after the other, so that no sum of a token depends on what other tokens want. lists: int32
+    `[CHUNKS, column blocks, ROOM]`. Grid `[CHUNKS, column blocks]`.
+    """
+    PARTS: tl.constexpr = parts_of(FORMAT)
+    chunk, block, blocks = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    count = (n - chunk + CHUNKS - 1) // CHUNKS
+    token = tl.arange(0, TOKENS)
+    values += chunk * ROOM
+    mine = lists + (chunk * blocks + block) * ROOM
+    if SKIP or named is not None:
+        found = 0
+        for first in range(0, count, DEALT):
+            nth = first + tl.arange(0, DEALT)
+            known = (nth < count)[None, :] & (token < tokens)[:, None]
+            if SKIP:
+                pairs = tl.load(values + (token * (CHUNKS * ROOM))[:, None] + nth[None, :], known, other=0.0) != 0
+            else:
+                there = (token * named_stride)[:, None] + (chunk + nth * CHUNKS)[None, :]
+                pairs = tl.load(named + there, known, other=0) != 0
+            wanted = tl.max(pairs.to(tl.int32), 0)
+            tl.store(mine + found + tl.cumsum(wanted, 0) - 1, nth, wanted != 0)
+            found += tl.sum(wanted, 0)
+        count = found
+        tl.debug_barrier()  # for what other threads of this program have written
+    place = block * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
+    token = tl.arange(0, TOKENS)[:, None, None]
+    total = tl.zeros([TOKENS, PARTS, WIDTH // PARTS], tl.float32)
+    for at in range(0, count, UNROLL):
+        for step in tl.static_range(UNROLL):
+            nth = at + step
+            live = nth < count  # a scalar, which the interpreter takes into no mask
+            if SKIP or named is not None:
+                nth = tl.load(mine + nth, live, other=0)
+            factor = tl.zeros([TOKENS, 1, 1], tl.float32)
+            for t in tl.static_range(TOKENS):  # what is past the tokens is not stored
+                factor = tl.where(token == t, tl.load(values + t * (CHUNKS * ROOM) + nth, live, other=0.0), factor)
+            start = (chunk + nth * CHUNKS).to(tl.int64) * STRIDE + VECTOR
+            within = place < tl.where(live, COLUMNS // PARTS, 0)
+            total = add_columns(total, factor, rows, start, place, within, FORMAT, UNIT, COLUMNS)
+    part = tl.arange(0, PARTS)[None, :, None] * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
+    tl.store(sums + ((chunk * tokens + token) * blocks + block) * WIDTH + part, total, token < tokens)
+
+
+@triton.jit
+def join_kernel(
+    sums, y, ADD: tl.constexpr, CHUNKS: tl.constexpr, FORMAT: tl.constexpr, COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr, TAKEN: tl.constexpr,
+):  # fmt: skip
+    """y `[tokens, COLUMNS]` of the sums of all chunks, in their order. Grid `[tokens, TAKEN of all columns]`."""
+    PARTS: tl.constexpr = parts_of(FORMAT)
+    token, tokens = tl.program_id(0), tl.num_programs(0)
+    padded = (COLUMNS + WIDTH - 1) // WIDTH * WIDTH
+    nth = tl.program_id(1) * TAKEN + tl.arange(0, TAKEN)
+    total = tl.zeros([TAKEN], tl.float32)
+    for chunk in tl.static_range(CHUNKS):
+        total += tl.load(sums + (chunk * tokens + token) * padded + nth, nth < padded, other=0.0)
+    place = nth // WIDTH * (WIDTH // PARTS) + nth % (WIDTH // PARTS)
+    column = column_of(place, nth % WIDTH // (WIDTH // PARTS), FORMAT, COLUMNS)
+    within = (nth < padded) & (place < COLUMNS // PARTS)
+    here = y + token * COLUMNS + column
+    if ADD:
+        total += tl.load(here, within, other=0.0)
+    tl.store(here, total, within)
