@@ -28,7 +28,10 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def files(demo_copy):
-    return ModelFiles.open_files(demo_copy)
+    """A profiled model without a plan by default."""
+    found = ModelFiles.open_files(demo_copy)
+    found.plan_path("default").unlink(missing_ok=True)
+    return found
 
 
 @pytest.fixture
