@@ -20,12 +20,13 @@ from hybrid.model.kv_cache import BlockAllocator, Span
 from hybrid.model.pages import pages_for
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
-from hybrid.runtime.loader import Machine, load_machine
+from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.runtime.timing import StepTimes, TimedOperators
 from hybrid.runtime.trace import Spans, StepKind, Trace
+from hybrid.runtime.unit import is_exhaustion
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
 from profiler.artifacts import UserError
@@ -44,11 +45,11 @@ class Planned:
 class Engine:
     """A model opened in a mode on a placement."""
 
-    def __init__(self, directory: ModelDirectory, options: EngineOptions) -> None:
+    def __init__(self, directory: ModelDirectory, options: EngineOptions, tell: Tell | None = None) -> None:
         self.directory = directory
         self.options = replace(options, predictors=None)  # the machine has them, perhaps in memory of its own
         self.tokenizer = load_tokenizer(directory.path)
-        self.machine: Machine = load_machine(directory, options)
+        self.machine: Machine = load_machine(directory, options, tell)
         self.context = self.machine.context
         self.allocator = BlockAllocator(pages_for(self.context) * options.max_sequences)
         self.decoder: Decoder = self.machine.decoder
@@ -85,6 +86,8 @@ class Engine:
         with self._traced("prompt" if prefill else "decode") as trace:
             planned = self._schedule(prefill)
             hidden = self._run([p.token_ids for p in planned], [p.span for p in planned], activity, trace)
+            if prefill and planned[0].span.end == len(planned[0].sequence.token_ids):
+                self.running.append(self.waiting.pop(0))
             sampled = self._sample(planned, hidden, trace)
             if trace is not None:
                 for sequence in sampled:
@@ -183,10 +186,7 @@ class Engine:
 
     def _schedule(self, prefill: bool) -> list[Planned]:
         if prefill:
-            sequence = self.waiting[0]
-            chosen, limit = [sequence], self.machine.prefill_tokens
-            if sequence.pending <= limit:
-                self.running.append(self.waiting.pop(0))
+            chosen, limit = self.waiting[:1], self.machine.prefill_tokens
         else:
             chosen, limit = self.running, 1
         return [Planned(s, *s.next_span(limit, self.allocator)) for s in chosen]
@@ -200,14 +200,18 @@ class Engine:
         activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in parts)
         scheduler = self.machine.scheduler
         scheduler.activity, scheduler.times = activity, StepTimes()
-        if self.machine.recorded is not None and scheduler.tap is None and len(step.token_ids) <= MAX_TOKENS:
-            return self.machine.recorded.run(step, activity, spans)
-        if self.machine.lane is not None:
-            self.machine.lane.check()
-        eager = EagerOperators(self.directory.spec, step, scheduler.feed_forward)
-        hidden = self.decoder.forward(eager if spans is None else TimedOperators(eager, scheduler.times))
-        scheduler.times.settle(activity.overlap, spans)
-        return hidden
+        try:
+            if self.machine.recorded is not None and scheduler.tap is None and len(step.token_ids) <= MAX_TOKENS:
+                return self.machine.recorded.run(step, activity, spans)
+            if self.machine.lane is not None:
+                self.machine.lane.check()
+            eager = EagerOperators(self.directory.spec, step, scheduler.feed_forward)
+            hidden = self.decoder.forward(eager if spans is None else TimedOperators(eager, scheduler.times))
+            scheduler.times.settle(activity.overlap, spans)
+            return hidden
+        except RuntimeError as error:
+            failure = self._exhausted(error, f"a step of {len(step.token_ids)} tokens")
+        raise failure
 
     @torch.inference_mode()
     def _sample(self, planned: list[Planned], hidden: torch.Tensor, spans: Spans | None) -> list[TokenSequence]:
@@ -228,13 +232,28 @@ class Engine:
 
     def _logits(self, last: torch.Tensor, spans: Spans | None) -> torch.Tensor:
         recorded, scheduler = self.machine.recorded, self.machine.scheduler
-        if recorded is not None and len(last) <= MAX_TOKENS:
-            return recorded.logits(last, scheduler.activity, spans)
-        times = StepTimes()
-        with times.span(self.decoder.outer.head_unit, None, "linear"):
-            logits = self.decoder.logits(last)
-        times.settle(scheduler.activity.overlap, spans)
-        return logits.cpu()
+        try:
+            if recorded is not None and len(last) <= MAX_TOKENS:
+                return recorded.logits(last, scheduler.activity, spans)
+            times = StepTimes()
+            with times.span(self.decoder.outer.head_unit, None, "linear"):
+                logits = self.decoder.logits(last)
+            times.settle(scheduler.activity.overlap, spans)
+            return logits.cpu()
+        except RuntimeError as error:
+            failure = self._exhausted(error, f"the logits of {len(last)} tokens")
+        raise failure
+
+    def _exhausted(self, error: RuntimeError, doing: str) -> UserError:
+        """What to raise where a unit has no memory left, outside of the handler: what failed is let go here.
+
+        Raises:
+            RuntimeError: the error, where it is another one.
+        """
+        unit = self.machine.units.get("gpu")
+        if unit is None or not is_exhaustion(error):
+            raise error
+        return unit.exhausted(error, doing)
 
     def _check_ids(self, token_ids: Sequence[int]) -> None:
         vocab = self.directory.spec.vocab_size

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybrid.cli_hardware import hardware_lines
 from hybrid.ops import cpu
 from hybrid.runtime.cores import shared_cores, usable_cores
 from hybrid.runtime.this_machine import measured_path, this_machine
@@ -69,6 +70,7 @@ def test_a_stand_in_is_measured_as_the_gpu_and_found_again(cache) -> None:
     everything(machine, WEIGHT_FORMATS, ("cpu", "gpu"), report.threads)
     assert machine.hand_over == machine.sync
     assert machine.cpu.memory and machine.gpu.memory is None, "a stand-in has no memory of its own"
+    assert machine.context_bytes == 0
     assert report.path == measured_path("cpu") and report.path.is_relative_to(cache)
     assert this_machine("cpu") == machine == read_hardware(report.path)
     assert {stage for stage, _, _ in heard} == {*WEIGHT_FORMATS, "delays"}
@@ -99,16 +101,18 @@ def test_the_cpu_alone_gains_nothing_from_two_units(cache, monkeypatch) -> None:
     assert this_machine(threads=usable_cores()) == machine
 
 
-def test_a_cuda_device_is_measured_like_any_unit(cache, monkeypatch, poolless) -> None:
+def test_a_cuda_device_is_measured_like_any_unit(cache, monkeypatch, poolless, pretended_device) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 30, 8 << 30))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Pretended GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(L2_cache_size=1 << 20))
-    monkeypatch.setattr(hardware_machine, "cuda_unit", lambda budget, planned: poolless)
-    report = measure(replace(FAST, formats=("f16", "q4_0")))
+    monkeypatch.setattr(hardware_machine, "cuda_unit", lambda budget, memory: poolless)
+    device = pretended_device(total=8 << 30, free=1 << 30, context=300 << 20, growth=20 << 20, rounding=1 << 20)
+    report = measure(replace(FAST, formats=("f16", "q4_0")), memory=device)
     assert report.second_device == "cuda" and report.threads == {"cpu": usable_cores(), "gpu": 0}
     everything(report.hardware, ("f16", "q4_0"), ("cpu", "gpu"), report.threads)
     assert report.hardware.gpu.memory == 8 << 30 and report.free["gpu"] == 1 << 30
+    assert report.hardware.context_bytes == report.hardware.context == 321 << 20
+    assert any("321.0 MiB of GPU memory go to the CUDA context" in line for line in hardware_lines(report))
     assert "Pretended GPU" in report.hardware.description
     assert this_machine() == report.hardware
 
