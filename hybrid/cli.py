@@ -34,6 +34,7 @@ from hybrid.cli_options import (
     SlowdownOption,
     ThreadsOption,
     ThresholdsOption,
+    VramOption,
     WeightFormat,
     device_name,
     model_directory,
@@ -45,6 +46,8 @@ from hybrid.cli_quality import evaluate
 from hybrid.cli_report import report
 from hybrid.cli_simulate import simulate
 from profiler.artifacts import UserError
+
+PLACED_AT_ONCE = 1 << 30  # bytes that are on a GPU before a bar of progress could be read
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -100,6 +103,7 @@ def run(
     profile: Annotated[str, typer.Option(help="The profile whose predictors are used.")] = "default",
     thresholds: ThresholdsOption = "default",
     plan: PlanOption = None,
+    vram: VramOption = None,
     device: DeviceOption = None,
     slowdown: SlowdownOption = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
@@ -126,7 +130,12 @@ def run(
 ) -> None:
     """Complete a prompt, streaming the text; a line of figures follows on stderr.
 
+    Where there is a GPU, the plan `default` is used, or one is made for what is free of its memory. --vram makes one
+    for a budget, which bounds all that this process takes of the GPU; --vram 0 leaves the GPU alone.
+
     Example: hybrid run demo "def parse_args(" -n 64
+
+    Example: hybrid run demo "def parse_args(" --vram 7MiB --second-device cpu
     """
     from hybrid.llm import LLM, SamplingParams
 
@@ -140,11 +149,12 @@ def run(
     )
     chosen = None if mode is None else mode.value
     with contextlib.ExitStack() as stack:
-        llm = stack.enter_context(
-            LLM(
+        with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
+            opened = LLM(
                 model,
                 mode=chosen,
-                plan=plan or ("default" if device else None),
+                plan=plan,
+                vram=vram,
                 device=device_name(device),
                 context=context,
                 max_sequences=1,
@@ -155,8 +165,10 @@ def run(
                 thresholds=thresholds,
                 slowdown=parse_slowdown(slowdown),
                 overlap=not no_overlap,
+                note=lambda line: display.note(f"warning: {line}"),
+                tell=tell,
             )
-        )
+        llm = stack.enter_context(opened)
         traced = None if trace is None else stack.enter_context(llm.trace(trace, trace_steps))
         show = (lambda text: None) if as_json else display.write
         pieces = llm.stream(prompt, params)

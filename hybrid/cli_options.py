@@ -50,6 +50,10 @@ MODEL_HELP = "A model directory, or `demo`."
 ModelArgument = Annotated[str, typer.Argument(metavar="DIR", help=MODEL_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 PlanOption = Annotated[str | None, typer.Option(help="A plan of the directory by name, or a plan's path.")]
+VramOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Make a plan now for so much GPU memory, such as 8GiB; 0 leaves the GPU alone."),
+]
 DeviceOption = Annotated[
     Device | None,
     typer.Option("--second-device", help="What a plan's GPU is here: `cuda`, or `cpu` for a stand-in made of memory."),

@@ -9,7 +9,8 @@ with LLM("demo") as llm:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from hybrid.runtime.summary import RunSummary, summarise
 from hybrid.runtime.trace import STEPS, Trace
 from hybrid.stages.opening import open_engine
 from hybrid.tokenizer import Tokenizer
+from profiler.artifacts import parse_size
 
 __all__ = ["LLM", "Completion", "SamplingParams"]
 
@@ -50,9 +52,12 @@ class LLM:
         path: a model directory that `hybrid pack` made, or `demo` for the shipped model.
         mode: `dense`, `exact`, `predicted` or `threshold`, which is lossy; None takes predicted where the model is
             profiled, else exact where its activation has exact zeros, else dense.
-        plan: the name of a plan of the directory, or the path of one; None computes everything on the CPU.
-        device: `cpu` or `cuda`: what the plan's GPU is. None is `cuda` where a plan is given. `cpu` asks for
-            the stand-in made of ordinary memory.
+        plan: the name of a plan of the directory, or the path of one. None takes the plan `default` where there is a
+            GPU, if it is for this machine and fits now, else one made now for what is free; without a GPU, and of a
+            model that was not profiled, everything is computed on the CPU.
+        vram: a budget of GPU memory, in bytes or as `8GiB`, for a plan to be made now; 0 leaves the GPU alone.
+        device: `cpu` or `cuda`: what the plan's GPU is. None is `cuda` where a plan or a budget is given. `cpu` asks
+            for the stand-in made of ordinary memory.
         context: tokens of one sequence, prompt and output; None takes the plan's, else the model's own up to 4096.
         max_sequences: prompts that are decoded together.
         kv_format: `f16`, `bf16` or `f32`.
@@ -65,6 +70,8 @@ class LLM:
             equal parts of a machine then imitate unequal ones. Results are the same.
         overlap: both units of a layer that is split over them compute at the same time; False has them do so one after
             the other, to the same bits.
+        note: hears what a user should know of how the model was opened, line by line; by default Python warns.
+        tell: hears of `(done, total)` bytes while weights are copied to the GPU.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
@@ -87,7 +94,11 @@ class LLM:
         thresholds: str = "default",
         slowdown: Mapping[str, float] | None = None,
         overlap: bool = True,
+        vram: int | str | None = None,
+        note: Callable[[str], None] | None = None,
+        tell: Callable[[int, int], None] | None = None,
     ) -> None:
+        notes: list[str] = []
         self._engine: Engine = open_engine(
             path,
             mode=mode,
@@ -102,7 +113,13 @@ class LLM:
             thresholds=thresholds,
             slowdown=slowdown,
             overlap=overlap,
+            vram=parse_size(vram) if isinstance(vram, str) else vram,
+            automatic=True,
+            note=note or notes.append,
+            tell=tell,
         )
+        for line in notes:
+            warnings.warn(line, stacklevel=2)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -157,8 +157,17 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
     if "gpu" in summary.memory:
         gpu = summary.memory["gpu"]
         parts = ", ".join(f"{purpose} {format_size(size)}" for purpose, size in gpu.items())
-        used.append(f"gpu {format_size(sum(gpu.values()))} ({parts})")
-    return ["; ".join(speed), "memory: " + "; ".join(used)]
+        used.append(f"gpu {format_size(sum(gpu.values()))}{_of_budget(summary)} ({parts})")
+    warnings = [f"warning: {warning}" for warning in summary.vram_warnings]
+    return ["; ".join(speed), "memory: " + "; ".join(used), *warnings]
+
+
+def _of_budget(summary: RunSummary) -> str:
+    """What the GPU's bytes are to be held against, and what the process takes where the driver tells it."""
+    if summary.vram is None:
+        return ""
+    process = "" if summary.vram.process is None else f", the process takes {format_size(summary.vram.process)}"
+    return f" of {format_size(summary.vram.budget)}{process}"
 
 
 def trace_line(trace: Trace, path: Path) -> str:

@@ -76,7 +76,7 @@ def rotate(x: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> None:
     room = triton.next_power_of_2(half)
     together = min(triton.next_power_of_2(heads), max(512 // room, 1))
     rotate_kernel[(tokens, triton.cdiv(heads, together))](
-        x, cosines, sines, heads, half, *x.stride()[:2], HEADS=together, HALF=room
+        x, cosines, sines, heads, *x.stride()[:2], HEADS=together, HALF=half, WIDTH=room
     )
 
 

@@ -22,8 +22,9 @@ from hybrid.model.pages import pages_for
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
 from hybrid.runtime.failures import explained
-from hybrid.runtime.loader import Machine, load_machine
+from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.recorded import CLOSED
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.runtime.timing import StepTimes, TimedOperators
@@ -51,11 +52,11 @@ class Planned:
 class Engine:
     """A model opened in a mode on a placement."""
 
-    def __init__(self, directory: ModelDirectory, options: EngineOptions) -> None:
+    def __init__(self, directory: ModelDirectory, options: EngineOptions, tell: Tell | None = None) -> None:
         self.directory = directory
         self.options = replace(options, predictors=None)  # the machine has them, perhaps in memory of its own
-        self.machine: Machine = load_machine(directory, options)
         self.tokenizer = load_tokenizer(directory.path)
+        self.machine: Machine = load_machine(directory, options, tell)
         self.context = self.machine.context
         self.allocator = BlockAllocator(pages_for(self.context) * options.max_sequences)
         self.decoder: Decoder = self.machine.decoder
@@ -96,6 +97,8 @@ class Engine:
         with self._traced("prompt" if prefill else "decode") as trace:
             planned = self._schedule(prefill)
             logits = self._next_logits(planned, activity, trace)
+            if prefill and planned[0].is_last:
+                self.running.append(self.waiting.pop(0))
             sampled = self._sample(planned, logits)
             if trace is not None:
                 for sequence in sampled:
@@ -111,7 +114,7 @@ class Engine:
             while self.waiting or self.running:
                 yield self.step()
         finally:
-            for sequence in [*self.waiting, *self.running]:
+            for sequence in [*sequences, *self.waiting, *self.running]:
                 sequence.release(self.allocator)
             self.waiting.clear()
             self.running.clear()
@@ -133,12 +136,14 @@ class Engine:
         self._check_ids(token_ids)
         if len(token_ids) > self.context:
             raise UserError(f"{len(token_ids)} tokens do not fit the context of {self.context}")
-        blocks = array("q", (self.allocator.take() for _ in range(pages_for(len(token_ids)))))
+        blocks = array("q")
         usual = self.machine.prefill_tokens
         if tap is not None and "gpu" not in self.machine.units:  # where a plan counts buffers, they stay as they are
             usual = PREFILL_TOKENS  # a tap is shown torch's activations
         piece = 1 if one_by_one else usual
         try:
+            for _ in range(pages_for(len(token_ids))):
+                blocks.append(self.allocator.take())
             self.machine.scheduler.tap = tap
             pieces = [
                 self._run(list(token_ids[at : at + piece]), [Span(blocks, at, count)], self.ledger.evaluation).clone()
@@ -174,8 +179,10 @@ class Engine:
 
     def close(self) -> None:
         """Give back threads, memory and mappings."""
-        self.machine.close()
-        self.directory.close()
+        try:
+            self.machine.close()
+        finally:
+            self.directory.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -190,10 +197,7 @@ class Engine:
 
     def _schedule(self, prefill: bool) -> list[Planned]:
         if prefill:
-            sequence = self.waiting[0]
-            chosen, limit = [sequence], self.machine.prefill_tokens
-            if sequence.pending <= limit:
-                self.running.append(self.waiting.pop(0))
+            chosen, limit = self.waiting[:1], self.machine.prefill_tokens
         else:
             chosen, limit = self.running, 1
         return [Planned(s, *s.next_span(limit, self.allocator)) for s in chosen]
@@ -202,10 +206,13 @@ class Engine:
     def _run(self, token_ids: list[int], parts: list[Span], activity: Activity) -> torch.Tensor:
         """fp32 `[tokens, hidden]` that the head reads, where the head is."""
         step, recorded = self._started(token_ids, parts, activity), self.machine.recorded
-        with explained(len(token_ids)):
+        try:
             if recorded is not None and self.machine.scheduler.tap is None and len(token_ids) <= MAX_TOKENS:
                 return recorded.run(step, activity)
             return self._computed(step, activity, None)
+        except RuntimeError as error:
+            failure = explained(error, self.machine.units.get("gpu"), f"a step of {len(token_ids)} tokens")
+        raise failure
 
     @torch.inference_mode()
     def _next_logits(self, planned: list[Planned], activity: Activity, spans: Spans | None) -> torch.Tensor:
@@ -214,11 +221,14 @@ class Engine:
         ends = accumulate(p.span.count for p in planned)
         wanted = [end - 1 for p, end in zip(planned, ends, strict=True) if p.is_last]
         recorded, tokens = self.machine.recorded, len(step.token_ids)
-        with explained(tokens):
+        try:
             if recorded is not None and tokens <= MAX_TOKENS:
                 return recorded.next_logits(step, wanted, activity, spans)
             last = self._computed(step, activity, spans)[wanted]
             return self._logits(last, activity, spans) if wanted else torch.empty(0, self.directory.spec.vocab_size)
+        except RuntimeError as error:
+            failure = explained(error, self.machine.units.get("gpu"), f"a step of {tokens} tokens")
+        raise failure
 
     def _logits(self, last: torch.Tensor, activity: Activity, spans: Spans | None) -> torch.Tensor:
         recorded = self.machine.recorded
@@ -231,12 +241,16 @@ class Engine:
         return logits.cpu()
 
     def _started(self, token_ids: list[int], parts: list[Span], activity: Activity) -> Step:
+        if self.machine.closed:
+            raise RuntimeError(CLOSED)
         step = Step(token_ids, parts)
         activity.tokens += len(step.token_ids)
         activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in parts)
         return step
 
     def _computed(self, step: Step, activity: Activity, spans: Spans | None) -> torch.Tensor:
+        if self.machine.lane is not None:
+            self.machine.lane.check()
         scheduler, times = self.machine.scheduler, StepTimes()
         scheduler.activity, scheduler.times = activity, times
         eager = EagerOperators(self.directory.spec, step, scheduler.feed_forward)

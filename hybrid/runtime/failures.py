@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
-import torch
-
+from hybrid.runtime.unit import Unit, is_exhaustion
 from profiler.artifacts import UserError
 
 
@@ -14,23 +10,19 @@ class DeviceError(UserError):
     """A device failed; nothing that it holds can be relied on any more."""
 
 
-@contextlib.contextmanager
-def explained(tokens: int) -> Iterator[None]:
-    """Around a step of so many tokens.
+def explained(error: RuntimeError, unit: Unit | None, doing: str) -> UserError:
+    """What to raise for an error of a step, outside of its handler: what failed is let go here.
+
+    unit: the one beside the host, if there is one. doing: what failed, in words.
 
     Raises:
-        UserError: the device has no memory left; the next step may be computed.
-        DeviceError: the device failed otherwise.
+        RuntimeError: the error, where it is none of a device's.
     """
-    try:
-        yield
-    except RuntimeError as error:  # torch's errors of memory are some, and Triton's and the driver's own
-        if isinstance(error, torch.OutOfMemoryError) or ("CUDA" in str(error) and "out of memory" in str(error)):
-            raise UserError(
-                f"the GPU has no memory left for a step of {tokens} tokens: something else takes what the plan counted "
-                "on; close that, or plan anew with a smaller --vram or --context"
-            ) from error
-        if "CUDA" not in str(error):
-            raise
-        said = str(error).strip().splitlines()[0]
-        raise DeviceError(f"the GPU failed ({said}); what it held is lost: open the model anew") from error
+    if unit is None:
+        raise error
+    if is_exhaustion(error):
+        return unit.exhausted(error, doing)
+    if "CUDA" not in str(error):  # as those of torch, of Triton and of the driver say
+        raise error
+    said = str(error).strip().splitlines()[0]
+    return DeviceError(f"the GPU failed in {doing} ({said}); what it held is lost: open the model anew")

@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 
 from hybrid.runtime.control_groups import control_groups, read
-from profiler.artifacts import UserError, format_size
 
 
 @dataclass(frozen=True)
@@ -77,16 +76,3 @@ def group_room(folder: Path) -> int | None:
             limit, used, cached, shared = (int(figure) for figure in figures)
             return limit - used + cached - shared  # shared memory counts as cache, but has no file to return to
     return None
-
-
-def require_memory(needed: int, free: int, where: str) -> None:
-    """Refuse a plan that takes more memory than there is.
-
-    Raises:
-        UserError: how much it takes and how much is free.
-    """
-    if needed > free:
-        raise UserError(
-            f"the plan takes {format_size(needed)} of {where} and {format_size(free)} are free; "
-            f"close what uses it, or plan anew with --vram {free >> 20}MiB or less"
-        )

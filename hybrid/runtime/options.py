@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from hybrid.ops import cpu
 from hybrid.runtime.choices import check_kv_format, known_mode
 from hybrid.runtime.sizes import PREFILL_TOKENS
+from hybrid.runtime.vram import DeviceMemory
 from placement.plan import Mode, Plan, Unit
 from profiler.artifacts import UserError
 from profiler.predictor import PredictorSet
@@ -37,7 +38,8 @@ class EngineOptions:
     while it computes, and back where it was when a step ends. overlap: both units of a split layer compute at the same
     time; without, one after the other, to the same bits. prefill_rows: where many tokens are computed together, a
     layer's rows in host memory are computed there, or streamed to the GPU and computed there, or what takes less time
-    by the figures of the machine; results are the same up to the order of sums.
+    by the figures of the machine; results are the same up to the order of sums. memory: of the second device; None asks
+    it.
     """
 
     mode: Mode
@@ -56,6 +58,7 @@ class EngineOptions:
     cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     overlap: bool = True
     prefill_rows: PrefillRows = "auto"
+    memory: DeviceMemory | None = None
 
     def __post_init__(self) -> None:
         known_mode(self.mode)

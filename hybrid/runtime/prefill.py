@@ -25,18 +25,25 @@ from profiler.profile import read_profile
 class PrefillChoice:
     """Whether a layer's rows in host memory are streamed in a step of so many tokens; see `placement.prefill`.
 
-    What the figures of the machine say is worked out once for each number of tokens, when the first step has as many.
+    What the figures of the machine say is worked out beforehand, for powers of two up to `most` tokens: a step is taken
+    for one of the next as many.
     """
 
-    def __init__(self, directory: ModelDirectory, options: EngineOptions, plan: Plan) -> None:
+    def __init__(self, directory: ModelDirectory, options: EngineOptions, plan: Plan, most: int) -> None:
         self._directory, self._options, self._plan = directory, options, plan
         self._hardware = figures_for(options, plan)
+        tokens = 2 * CPU_TOKENS
+        while options.prefill_rows == "auto" and tokens < 2 * most:
+            self.costs.ways(tokens)
+            tokens *= 2
 
     def __call__(self, index: int, tokens: int) -> bool:
         """See `hybrid.runtime.streaming.Streams`."""
         if tokens <= CPU_TOKENS or all(s.computed_on == "gpu" for s in self._plan.layers[index].segments):
             return False
-        return self._options.prefill_rows == "streamed" or self.costs.ways(tokens)[index].streams
+        if self._options.prefill_rows == "streamed":
+            return True
+        return self.costs.ways(1 << (tokens - 1).bit_length())[index].streams
 
     @functools.cached_property
     def costs(self) -> PrefillCosts:
@@ -107,7 +114,7 @@ def row_stream(
     banks = [bank for x in layers for bank in (x.far_banks if x.near is gpu else x.near_banks)]
     if plan is None or gpu is None or not room or not banks or way == "computed":
         return None
-    choice = PrefillChoice(directory, options, plan)
+    choice = PrefillChoice(directory, options, plan, tokens)
     return RowStream(gpu, banks[0], stream_rows(directory.spec), choice)
 
 

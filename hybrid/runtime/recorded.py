@@ -84,7 +84,7 @@ class RecordedStep:
         self._recorder: Recorder | None = recorder
         self._units = {unit.pool: unit.name for unit in units if unit.pool is not None}
         head, unit = decoder.outer.head, decoder.outer.head_unit
-        self._step_programs = list(recorder.programs)
+        self._programs = list(recorder.programs)
         self._picked = recorder.buffer("picked", head.columns)
         self._head: cpu.Program | None = recorder.begin()
         (self._logits,) = recorder.project(unit, self._picked, [Projection(head, None)])
@@ -104,7 +104,7 @@ class RecordedStep:
         addresses = [values.buffer_info()[0] for values in (ids, positions, tables)]
         for counts in self._recorder.counts.values():
             counts[0] = counts[1] = 0  # a run that failed may have left some
-        with noted(self._step_programs, self._units, spans):
+        with noted(self._programs, self._units, spans):
             activity.native_seconds += self._program.run(tokens, *addresses)
         activity.overlap.add(Overlap(*self._program.overlap))
         for unit, counts in self._recorder.counts.items():
@@ -144,3 +144,5 @@ class RecordedStep:
     def close(self) -> None:
         """Forget the programs and the memory that they hold."""
         self._recorder = self._program = self._head = None
+        self._programs.clear()  # whoever keeps the traceback of a failure keeps this list
+        self._units.clear()

@@ -120,8 +120,9 @@ def model_sizes(
     if predictors is not None:
         named = [p.nbytes for p in predictors.layers]
     row = row_bytes(files)
-    prefill = prefill_within(spec, int(vram * BUFFER_SHARE), context, row)
-    buffers = buffer_bytes(spec, prefill, context, row) + step_share(spec, context, vram)
+    room = int(max(0, vram - gpu_context) * BUFFER_SHARE)
+    buffers = buffer_bytes(spec, prefill_within(spec, room, context, row), context, row)
+    buffers += step_share(spec, context, vram)
     return ModelSizes(
         n_layers=spec.n_layers,
         n_rows=spec.n_neurons,

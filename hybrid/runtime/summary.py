@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.memory import process_memory
+from hybrid.runtime.vram import DeviceUse
 from profiler.formats import vector_bytes
 from profiler.thresholds import Loss, loss_label
 
@@ -23,6 +24,8 @@ class RunSummary:
     the latter. Both None where no layer is split.
     memory: bytes by unit. `gpu`: what was placed there, by purpose. `cpu`: `mapped` bytes of the model in files,
     `resident` and `proportional` bytes of this process (RSS and PSS: shared pages count in part).
+    vram: what the plan's GPU memory came to: planned and placed by purpose, the budget, and what the process takes;
+    None without. vram_warnings: where that was more than was planned or allowed.
     flash_bytes: neurons that the plan leaves on flash, where page faults fetch them.
     warning: what users of a lossy mode are told; loss: what was measured of it, if anything was.
     """
@@ -38,6 +41,8 @@ class RunSummary:
     split_milliseconds: dict[str, float] | None
     native_share: float
     memory: dict[str, dict[str, int]]
+    vram: DeviceUse | None = None
+    vram_warnings: tuple[str, ...] = ()
     flash_bytes: int = 0
     warning: str | None = None
     loss: Loss | None = None
@@ -66,8 +71,10 @@ def summarise(engine: Engine) -> RunSummary:
     memory = {"cpu": {"mapped": sum(size for _, size, _ in engine.directory.mappings()), "resident": process.resident}}
     if process.proportional is not None:
         memory["cpu"]["proportional"] = process.proportional
-    if "gpu" in units:
+    vram = None
+    if "gpu" in units and options.plan is not None:
         memory["gpu"] = dict(units["gpu"].used)
+        vram = units["gpu"].use(options.plan.bytes["gpu"])
     return RunSummary(
         mode=options.mode,
         tokens=activity.tokens,
@@ -80,6 +87,8 @@ def summarise(engine: Engine) -> RunSummary:
         split_milliseconds=split_milliseconds(activity),
         native_share=activity.native_seconds / activity.seconds if activity.seconds else 0.0,
         memory=memory,
+        vram=vram,
+        vram_warnings=() if vram is None else vram.warnings,
         flash_bytes=options.plan.total_bytes("flash") if options.plan else 0,
         warning=loss_label(options.loss, engine.directory.path) if options.mode == "threshold" else None,
         loss=options.loss,

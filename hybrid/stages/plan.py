@@ -10,7 +10,7 @@ from hybrid.runtime.choices import check_kv_format, choose_context, known_mode
 from hybrid.runtime.sizes import model_sizes
 from hybrid.runtime.this_machine import NOMINAL, SecondDevice
 from hybrid.stages.finding import choose_mode, find_outlines
-from hybrid.stages.plan_defaults import Given, ram_note, resolve
+from hybrid.stages.plan_defaults import Given, context_note, ram_note, resolve
 from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.files import ModelFiles, row_order_digest
 from hybrid.store.rows import Ids
@@ -89,8 +89,10 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
         with explain_os_errors("write a plan", path):
             target.parent.mkdir(exist_ok=True)
         write_plan(target, result)
-    crowded = ram_note(result.total_bytes("ram")) if settings.hardware is None and given.ram is None else None
-    notes = given.notes if crowded is None else (*given.notes, crowded)
+    found = [context_note(given.hardware, result.bytes["gpu"]["context"])]
+    if settings.hardware is None and given.ram is None:
+        found.append(ram_note(result.total_bytes("ram")))
+    notes = (*given.notes, *(note for note in found if note is not None))
     return PlanReport(target, result, given.hardware.measured, notes, explanation)
 
 

@@ -135,7 +135,10 @@ def simulate_directory(path: Path, settings: SimulateSettings) -> SimulateReport
             thresholds=settings.thresholds,
             kv_format=settings.kv_format,
         )
-        return read_request(files, wanted, given)[0]
+        request = read_request(files, wanted, given)[0]
+        # What the process takes of the GPU is the plan's, on whatever machine; a plan that is made here counts none.
+        gpu_context = 0 if plan is None else plan.bytes["gpu"]["context"]
+        return replace(request, sizes=replace(request.sizes, context_bytes=gpu_context))
 
     trained = min(files.spec.max_positions, DEFAULT_CONTEXT)
     return _simulate(str(path), settings, ask, plan, plan.budgets.context if plan else trained)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from hybrid.runtime import unit
+from hybrid.runtime import vram
 from hybrid.stages.pack import pack
 from profiler.artifacts import directory_lock
 
@@ -133,7 +133,7 @@ def test_a_plan_of_another_model_or_row_order_is_refused(hybrid, refused, demo_c
 
 def test_a_plan_for_more_memory_than_there_is_is_refused(hybrid, refused, demo_copy, monkeypatch):
     assert hybrid("plan", demo_copy, "--vram", "1GiB", "--context", 256)[0] == 0
-    monkeypatch.setattr(unit, "available_memory", lambda: 5 << 20)
+    monkeypatch.setattr(vram, "available_memory", lambda: 5 << 20)
     message = refused("run", demo_copy, "x", "--plan", "default", "--second-device", "cpu")
     assert "5.0 MiB are free" in message
     assert "--vram" in message

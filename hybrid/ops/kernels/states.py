@@ -27,19 +27,19 @@ def norm_kernel(
 
 @triton.jit
 def rotate_kernel(
-    x, cosines, sines, heads, half, token_stride, head_stride,
-    HEADS: tl.constexpr, HALF: tl.constexpr,
+    x, cosines, sines, heads, token_stride, head_stride,
+    HEADS: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """`HEADS` heads of one token, in place. Grid `[tokens, head blocks]`."""
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    place = tl.arange(0, HALF)
-    turned = place < half
-    cosine = tl.load(cosines + token * half + place, turned, other=0.0)[None, :]
-    sine = tl.load(sines + token * half + place, turned, other=0.0)[None, :]
+    place = tl.arange(0, WIDTH)
+    turned = place < HALF
+    cosine = tl.load(cosines + token * HALF + place, turned, other=0.0)[None, :]
+    sine = tl.load(sines + token * HALF + place, turned, other=0.0)[None, :]
     within = (head < heads)[:, None] & turned[None, :]
     here = x + token * token_stride + head[:, None] * head_stride + place[None, :]
     first = tl.load(here, within, other=0.0)
-    second = tl.load(here + half, within, other=0.0)
+    second = tl.load(here + HALF, within, other=0.0)
     tl.store(here, first * cosine - second * sine, within)
-    tl.store(here + half, second * cosine + first * sine, within)
+    tl.store(here + HALF, second * cosine + first * sine, within)

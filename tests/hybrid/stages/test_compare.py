@@ -40,7 +40,8 @@ def test_everybody_within_one_budget(hybrid, demo, tmp_path):
     assert rows["predicted, planned"]["over_dense"] != 1
     for name, row in rows.items():
         assert (row["vram"] is None) == (name in others)
-        assert row["vram"] is None or 0 < row["vram"] <= 8 << 20
+        assert row["vram"] is None or (row["vram"] > 0) == (name != "everything-on-cpu")
+        assert row["vram"] is None or row["vram"] <= 8 << 20
     assert rows["predicted, planned"]["bytes_per_token"] < rows["attention-on-gpu"]["bytes_per_token"]
     best = body["headline"]["baseline"]
     assert rows[best]["ratio"] == 1.0 and rows[best]["kind"] == "layer-wise"

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybrid.cli_hardware import hardware_lines
 from hybrid.ops import cpu
 from hybrid.runtime.cores import shared_cores, usable_cores
 from hybrid.runtime.this_machine import measured_path, this_machine
@@ -69,6 +70,7 @@ def test_a_stand_in_is_measured_as_the_gpu_and_found_again(cache) -> None:
     everything(machine, WEIGHT_FORMATS, ("cpu", "gpu"), report.threads)
     assert machine.hand_over == machine.sync
     assert machine.cpu.memory and machine.gpu.memory is None, "a stand-in has no memory of its own"
+    assert machine.context_bytes == 0
     assert report.path == measured_path("cpu") and report.path.is_relative_to(cache)
     assert this_machine("cpu") == machine == read_hardware(report.path)
     assert {stage for stage, _, _ in heard} == {*WEIGHT_FORMATS, "delays"}
@@ -99,16 +101,18 @@ def test_the_cpu_alone_gains_nothing_from_two_units(cache, monkeypatch) -> None:
     assert this_machine(threads=usable_cores()) == machine
 
 
-def test_a_cuda_device_is_measured_like_any_unit(cache, monkeypatch, poolless) -> None:
+def test_a_cuda_device_is_measured_like_any_unit(cache, monkeypatch, poolless, pretended_device) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 30, 8 << 30))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Pretended GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(L2_cache_size=1 << 20))
-    monkeypatch.setattr(hardware_machine, "cuda_unit", lambda budget, planned: poolless)
-    report = measure(replace(FAST, formats=("f16", "q4_0")))
+    monkeypatch.setattr(hardware_machine, "cuda_unit", lambda budget, memory: poolless)
+    device = pretended_device(total=8 << 30, free=1 << 30, context=300 << 20, growth=20 << 20, rounding=1 << 20)
+    report = measure(replace(FAST, formats=("f16", "q4_0")), memory=device)
     assert report.second_device == "cuda" and report.threads == {"cpu": usable_cores(), "gpu": 0}
     everything(report.hardware, ("f16", "q4_0"), ("cpu", "gpu"), report.threads)
     assert report.hardware.gpu.memory == 8 << 30 and report.free["gpu"] == 1 << 30
+    assert report.hardware.context_bytes == report.hardware.context == 321 << 20
+    assert any("321.0 MiB of GPU memory go to the CUDA context" in line for line in hardware_lines(report))
     assert "Pretended GPU" in report.hardware.description
     assert this_machine() == report.hardware
 
@@ -124,8 +128,8 @@ def test_the_drive_is_part_of_it(cache, tmp_path, monkeypatch) -> None:
 class Watched(Unit):
     """A stand-in that notes what its operators are given: addresses of weights, bytes read, tokens."""
 
-    def __init__(self) -> None:
-        super().__init__("gpu", torch.device("cpu"), cpu.Pool(1), in_place=False, budget=1 << 40)
+    def __init__(self, pool: cpu.Pool | None = None) -> None:
+        super().__init__("gpu", torch.device("cpu"), pool, in_place=False, budget=1 << 40)
         self.seen = []
 
     def linear(self, x, weight, bias):
@@ -140,7 +144,7 @@ class Watched(Unit):
 
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
 def test_calls_take_turns_on_all_weights_and_say_what_they_read(weight_format) -> None:
-    rows, unit = random_rows(weight_format, TINY), Watched()
+    rows, unit = random_rows(weight_format, TINY), Watched(cpu.Pool(1))
     row_bytes = 3 * vector_bytes(weight_format, 64)
     layers = len(rows) // TINY.neurons
     assert rows.numel() * rows.element_size() == layers * TINY.neurons * row_bytes >= TINY.least
@@ -153,9 +157,15 @@ def test_calls_take_turns_on_all_weights_and_say_what_they_read(weight_format) -
         places = [place for place, _, _ in unit.seen]
         assert len(set(places)) == (layers if access == "rows" else turns)
         assert all(one != other for one, other in pairwise(places))
+
+
+@pytest.mark.parametrize(("pool", "tokens"), [(cpu.Pool(1), 16), (None, 256)])
+def test_many_tokens_are_as_many_as_a_unit_takes_of_a_prompt(pool, tokens) -> None:
+    unit = Watched(pool)
+    operators = Operators(unit, random_rows("bf16", TINY), "bf16", TINY)
     operators.call(None)()
-    assert unit.seen[-1][2] == 16
-    assert operators.moved[None] == 2 * 16 * unit.seen[-1][1] // vector_bytes(weight_format, 64) * 64
+    assert unit.seen[-1][2] == tokens
+    assert operators.moved[None] == 2 * tokens * unit.seen[-1][1] // 2
 
 
 def test_rows_are_named_here_and_there_and_in_one_mask_each() -> None:
