@@ -35,6 +35,7 @@ from hybrid.cli_options import (
     ThresholdsOption,
     WeightFormat,
     device_name,
+    loading,
     model_directory,
     parse_slowdown,
 )
@@ -127,7 +128,8 @@ def run(
 
     Example: hybrid run demo "def parse_args(" -n 64
     """
-    from hybrid.llm import LLM, SamplingParams
+    with loading():
+        from hybrid.llm import LLM, SamplingParams
 
     params = SamplingParams(
         max_tokens=max_tokens,
@@ -198,9 +200,11 @@ def inspect(
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """A mistake of the user's ends in one line and an exit code, never in a traceback."""
+    """A mistake of the user's ends in one line and an exit code, never in a traceback; so does an interrupt."""
     try:
         yield
+    except KeyboardInterrupt:  # commands turn one into an exit themselves; before and after them it comes here
+        sys.exit(130)
     except UserError as error:
         display.note(f"hybrid: {error}")
         sys.exit(1)
