@@ -14,6 +14,7 @@ from placement.latency import token_seconds
 from placement.plan import MOST_BATCH, MOST_CONTEXT, Expected, Placement, check_whole
 from profiler.artifacts import UserError
 from profiler.hardware import Hardware
+from profiler.speeds import ComputeUnit
 
 CHUNK = 512  # tokens of a prompt that one step takes
 
@@ -168,3 +169,35 @@ def at(placement: Placement, batch: int, context: int) -> Placement:
     budgets = replace(placement.budgets, batch=batch, context=context)
     bare = {field.name: getattr(placement, field.name) for field in fields(Placement)}
     return Placement(**{**bare, "budgets": budgets})
+
+
+def byte_bound(
+    sizes: ModelSizes,
+    frequencies: Frequencies | None,
+    placement: Placement,
+    *,
+    gpu: float,
+    cpu: float,
+    context: int,
+    batch: int = 1,
+) -> float:
+    """Seconds of a decode step in which only bytes count, which no step of the placement can fall below.
+
+    Each unit reads what it has to at `gpu` and `cpu` bytes per second, both of them at once in layers that are split;
+    starting operators, handing over and sharing memory take no time. frequencies as in `step_seconds`.
+
+    Raises:
+        UserError: as there.
+    """
+    ideal = Hardware(
+        name="bytes alone",
+        description="",
+        gpu=ComputeUnit(gpu, 0.0),
+        cpu=ComputeUnit(cpu, 0.0),
+        link_bandwidth=gpu,
+        back_bandwidth=gpu,
+        hand_over=0.0,
+        sync=0.0,
+        measured=False,
+    )
+    return step_seconds(sizes, frequencies, ideal, placement, batch=batch, context=context).token_seconds

@@ -37,6 +37,9 @@ class Reach:
     beside: bool
 
 
+Moved = Mapping[Measured, Mapping[Access | None, int]]  # by unit: bytes of weights by access, operations of many tokens
+
+
 @dataclass
 class UnitFigures:
     """What was measured. speeds: of units by name and format. slowdowns: by name, of all work that was timed beside the
@@ -86,8 +89,8 @@ def _timings(
     shape: Shape,
     seconds: float,
     tell: Callable[[str, int, int], None],
-) -> tuple[Mapping[Reach, Timing], Mapping[Access | None, int]]:
-    """Every reach of one format; and what one call moves: bytes of weights by access, operations of many tokens."""
+) -> tuple[Mapping[Reach, Timing], Moved]:
+    """Every reach of one format; and what one call moves."""
     rows = random_rows(weight_format, shape)
     operators = {measured: Operators(measured.unit, rows, weight_format, shape) for measured in units}
     cases: dict[Reach, Case] = {}
@@ -101,13 +104,11 @@ def _timings(
         if measured.used:
             cases[Reach(measured, None, False)] = Case(operators[measured].call(None))
     timings = time_cases(cases, seconds / len(cases), ROUNDS, tell=partial(tell, weight_format))
-    return timings, next(iter(operators.values())).moved
+    return timings, {measured: of_unit.moved for measured, of_unit in operators.items()}
 
 
-def _enter(
-    figures: UnitFigures, weight_format: str, timings: Mapping[Reach, Timing], moved: Mapping[Access | None, int]
-) -> None:
-    rates = {reach: moved[reach.access] / timing.seconds for reach, timing in timings.items()}
+def _enter(figures: UnitFigures, weight_format: str, timings: Mapping[Reach, Timing], moved: Moved) -> None:
+    rates = {reach: moved[reach.measured][reach.access] / timing.seconds for reach, timing in timings.items()}
     for reach, timing in timings.items():
         measured, access = reach.measured, reach.access
         name = measured.unit.name

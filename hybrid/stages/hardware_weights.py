@@ -11,6 +11,7 @@ import torch
 
 from hybrid.ops.bank import RowBank
 from hybrid.ops.cpu import MAX_TOKENS
+from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.runtime.unit import Unit
 from profiler.formats import BLOCK, vector_bytes
 from profiler.matrix import Matrix
@@ -65,8 +66,8 @@ class Operators:
 
     Calls are short, a millisecond or two on one core: few of them are interrupted where other processes want the core.
 
-    moved: by access, bytes of weights that one call reads; for None, which is as many tokens as a native operator takes
-    through a projection, its floating-point operations.
+    moved: by access, bytes of weights that one call reads; for None, its floating-point operations: as many tokens
+    through a projection as prompts bring, which on a unit of threads is as many as a native operator takes.
     """
 
     def __init__(self, unit: Unit, rows: torch.Tensor, weight_format: str, shape: Shape) -> None:
@@ -74,7 +75,8 @@ class Operators:
         placed = unit.place(rows, weight_format)
         # The vectors of the rows, one after the other, are those of a matrix.
         self._vectors = Matrix(placed.view(VECTORS * len(placed), -1), weight_format, shape.hidden)
-        self._x = torch.randn(MAX_TOKENS, shape.hidden, generator=torch.Generator().manual_seed(1)).to(unit.device)
+        tokens = PREFILL_TOKENS if unit.pool is None else MAX_TOKENS
+        self._x = torch.randn(tokens, shape.hidden, generator=torch.Generator().manual_seed(1)).to(unit.device)
         self._named = shape.neurons // NAMED_SHARE
         matrices, smaller = self.pieces(shape.outputs), self.pieces(max(1, shape.outputs // 4))
         self._matrices, self._smaller = itertools.cycle(matrices), itertools.cycle(smaller)
@@ -87,7 +89,7 @@ class Operators:
             "dense": matrices[0].nbytes,
             "rows": self._named * row_bytes,
             "passed": self._named * row_bytes,
-            None: 2 * MAX_TOKENS * smaller[0].rows * shape.hidden,
+            None: 2 * tokens * smaller[0].rows * shape.hidden,
         }
 
     def call(self, access: Access | None) -> Call:

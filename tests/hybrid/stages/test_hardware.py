@@ -128,8 +128,8 @@ def test_the_drive_is_part_of_it(cache, tmp_path, monkeypatch) -> None:
 class Watched(Unit):
     """A stand-in that notes what its operators are given: addresses of weights, bytes read, tokens."""
 
-    def __init__(self) -> None:
-        super().__init__("gpu", torch.device("cpu"), cpu.Pool(1), in_place=False, budget=1 << 40)
+    def __init__(self, pool: cpu.Pool | None = None) -> None:
+        super().__init__("gpu", torch.device("cpu"), pool, in_place=False, budget=1 << 40)
         self.seen = []
 
     def linear(self, x, weight, bias):
@@ -144,7 +144,7 @@ class Watched(Unit):
 
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
 def test_calls_take_turns_on_all_weights_and_say_what_they_read(weight_format) -> None:
-    rows, unit = random_rows(weight_format, TINY), Watched()
+    rows, unit = random_rows(weight_format, TINY), Watched(cpu.Pool(1))
     row_bytes = 3 * vector_bytes(weight_format, 64)
     layers = len(rows) // TINY.neurons
     assert rows.numel() * rows.element_size() == layers * TINY.neurons * row_bytes >= TINY.least
@@ -157,9 +157,15 @@ def test_calls_take_turns_on_all_weights_and_say_what_they_read(weight_format) -
         places = [place for place, _, _ in unit.seen]
         assert len(set(places)) == (layers if access == "rows" else turns)
         assert all(one != other for one, other in pairwise(places))
+
+
+@pytest.mark.parametrize(("pool", "tokens"), [(cpu.Pool(1), 16), (None, 256)])
+def test_many_tokens_are_as_many_as_a_unit_takes_of_a_prompt(pool, tokens) -> None:
+    unit = Watched(pool)
+    operators = Operators(unit, random_rows("bf16", TINY), "bf16", TINY)
     operators.call(None)()
-    assert unit.seen[-1][2] == 16
-    assert operators.moved[None] == 2 * 16 * unit.seen[-1][1] // vector_bytes(weight_format, 64) * 64
+    assert unit.seen[-1][2] == tokens
+    assert operators.moved[None] == 2 * tokens * unit.seen[-1][1] // 2
 
 
 def test_rows_are_named_here_and_there_and_in_one_mask_each() -> None:
