@@ -54,6 +54,9 @@ class Pool:
     def linger(self, seconds: float) -> None:
         """Wait as after a piece of work that took so long and ended now; a signal's exception ends the wait."""
 
+    def rest(self) -> None:
+        """End the threads until there is work again. Nothing is computed meanwhile."""
+
 class Signal:
     """A count that one thread raises and another waits for, without the interpreter lock."""
 
@@ -148,6 +151,7 @@ class Program:
     def join(self, lane: Lane) -> None:
         """Wait for what was handed over; raises what it raised, once for the whole run."""
 
+    def _fail(self, address: int) -> None: ...
     def mark(self, layer: int) -> None:
         """What is recorded from here on belongs to this layer; to none where it is -1."""
 

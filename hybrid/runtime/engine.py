@@ -48,8 +48,8 @@ class Engine:
     def __init__(self, directory: ModelDirectory, options: EngineOptions, tell: Tell | None = None) -> None:
         self.directory = directory
         self.options = replace(options, predictors=None)  # the machine has them, perhaps in memory of its own
-        self.machine: Machine = load_machine(directory, options, tell)
         self.tokenizer = load_tokenizer(directory.path)
+        self.machine: Machine = load_machine(directory, options, tell)
         self.context = self.machine.context
         self.allocator = BlockAllocator(pages_for(self.context) * options.max_sequences)
         self.decoder: Decoder = self.machine.decoder
@@ -103,7 +103,7 @@ class Engine:
             while self.waiting or self.running:
                 yield self.step()
         finally:
-            for sequence in [*self.waiting, *self.running]:
+            for sequence in [*sequences, *self.waiting, *self.running]:
                 sequence.release(self.allocator)
             self.waiting.clear()
             self.running.clear()
@@ -125,12 +125,14 @@ class Engine:
         self._check_ids(token_ids)
         if len(token_ids) > self.context:
             raise UserError(f"{len(token_ids)} tokens do not fit the context of {self.context}")
-        blocks = array("q", (self.allocator.take() for _ in range(pages_for(len(token_ids)))))
+        blocks = array("q")
         usual = self.machine.prefill_tokens
         if tap is not None and "gpu" not in self.machine.units:  # where a plan counts buffers, they stay as they are
             usual = PREFILL_TOKENS  # a tap is shown torch's activations
         piece = 1 if one_by_one else usual
         try:
+            for _ in range(pages_for(len(token_ids))):
+                blocks.append(self.allocator.take())
             self.machine.scheduler.tap = tap
             pieces = [
                 self._run([list(token_ids[at : at + piece])], [Span(blocks, at, count)], self.ledger.evaluation).clone()
@@ -166,8 +168,10 @@ class Engine:
 
     def close(self) -> None:
         """Give back threads, memory and mappings."""
-        self.machine.close()
-        self.directory.close()
+        try:
+            self.machine.close()
+        finally:
+            self.directory.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -199,6 +203,8 @@ class Engine:
         try:
             if self.machine.recorded is not None and scheduler.tap is None and len(step.token_ids) <= MAX_TOKENS:
                 return self.machine.recorded.run(step, activity, spans)
+            if self.machine.lane is not None:
+                self.machine.lane.check()
             eager = EagerOperators(self.directory.spec, step, scheduler.feed_forward)
             hidden = self.decoder.forward(eager if spans is None else TimedOperators(eager, scheduler.times))
             scheduler.times.settle(activity.overlap, spans)

@@ -77,19 +77,20 @@ class Machine:
             self.recorded = record(self.decoder, self.scheduler)
 
     def close(self) -> None:
-        """Stop the lane, invalidate the banks, forget the units."""
-        if self.recorded is not None:
-            self.recorded.close()
-        if self.lane is not None:
-            self.lane.close()
-        if self.scheduler.stream is not None:
-            self.scheduler.stream.close()
-        for bank in self.banks:
-            bank.close()
-        unguard(self.guards)
+        """Stop the lane, invalidate the banks, forget the units: all of it, also where a part is interrupted."""
+        with contextlib.ExitStack() as closing:  # the last one first
+            for unit in self.units.values():
+                closing.callback(unit.close)
+            closing.callback(unguard, self.guards)
+            for bank in self.banks:
+                closing.callback(bank.close)
+            if self.lane is not None:
+                closing.callback(self.lane.close)
+            if self.scheduler.stream is not None:
+                closing.callback(self.scheduler.stream.close)
+            if self.recorded is not None:
+                closing.callback(self.recorded.close)
         self.predictors = None
-        for unit in self.units.values():
-            unit.close()
 
 
 def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell | None = None) -> Machine:

@@ -51,13 +51,13 @@ class Recorder:
 
     def embed(self, outer: OuterParts) -> torch.Tensor:
         """See `Operators`. What belongs to a step and not to a layer is computed here too: the rotary angles."""
-        spec, y, table = self.spec, self.state, outer.embeddings
+        y, table = self.state, outer.embeddings
         self._program.computed_by(_pool(outer.embeddings_unit))
         self._program.embed(*cpu.matrix_arguments(table)[:3], table.columns, y.data_ptr())
         self.kept.append(table)
         if outer.positions is not None:
             positions, width = cpu.matrix_arguments(outer.positions)[:3], outer.positions.columns
-            self._program.add_positions(*positions, width, spec.position_offset, y.data_ptr())
+            self._program.add_positions(*positions, width, self.spec.position_offset, y.data_ptr())
             self.kept.append(outer.positions)
         self.angles()
         return y
@@ -92,9 +92,8 @@ class Recorder:
 
     def project(self, unit: ComputeUnit, x: torch.Tensor, projections: Sequence[Projection]) -> list[torch.Tensor]:
         """See `Operators`."""
-        outputs = [
-            self._buffer(f"projection {i} of {len(projections)}", p.weight.rows) for i, p in enumerate(projections)
-        ]
+        count = len(projections)
+        outputs = [self._buffer(f"projection {i} of {count}", p.weight.rows) for i, p in enumerate(projections)]
         matrices = [cpu.matrix_arguments(p.weight, p.bias, y) for p, y in zip(projections, outputs, strict=True)]
         self._program.linear(_pool(unit), x.data_ptr(), x.shape[1], matrices)
         self.kept.extend(projections)
@@ -225,6 +224,7 @@ class RecordedStep:
         self._program: cpu.Program | None = recorder.begin()
         self._hidden = decoder.forward(recorder)
         self._recorder: Recorder | None = recorder
+        self._programs = recorder.programs
         self._units = {_pool(unit): unit.name for unit in _units(decoder, scheduler)}
         head, unit = decoder.outer.head, decoder.outer.head_unit
         self._picked = torch.zeros(cpu.MAX_TOKENS, head.columns)
@@ -249,7 +249,7 @@ class RecordedStep:
         addresses = [values.buffer_info()[0] for values in (ids, positions, tables)]
         for counts in self._recorder.counts.values():
             counts[0] = counts[1] = 0  # a run that failed may have left some
-        with noted(self._recorder.programs, self._units, spans):
+        with noted(self._programs, self._units, spans):
             activity.native_seconds += self._program.run(tokens, *addresses)
         activity.overlap.add(Overlap(*self._program.overlap))
         for unit, counts in self._recorder.counts.items():
@@ -266,9 +266,8 @@ class RecordedStep:
         """
         if self._head is None:
             raise RuntimeError("this model was closed; its memory is gone")
-        tokens = len(hidden)
+        tokens, unused = len(hidden), self._no_tokens.buffer_info()[0]
         self._picked[:tokens] = hidden
-        unused = self._no_tokens.buffer_info()[0]
         with noted([self._head], self._units, spans):
             activity.native_seconds += self._head.run(tokens, unused, unused, unused)
         return self._logits[:tokens]
@@ -281,6 +280,8 @@ class RecordedStep:
     def close(self) -> None:
         """Forget the programs and the memory that they hold."""
         self._recorder = self._program = self._head = None
+        self._programs.clear()  # whoever keeps the traceback of a failure keeps this list
+        self._units.clear()
 
 
 def record(decoder: Decoder, scheduler: Scheduler) -> RecordedStep | None:
@@ -290,9 +291,8 @@ def record(decoder: Decoder, scheduler: Scheduler) -> RecordedStep | None:
 
 
 def _units(decoder: Decoder, scheduler: Scheduler) -> list[ComputeUnit]:
-    attention, outer = [layer.unit for layer in decoder.layers], decoder.outer
     elsewhere = [layer.far for layer in scheduler.layers if layer.far is not None and layer.far_banks]
-    return [outer.embeddings_unit, outer.head_unit, *attention, *elsewhere]
+    return [decoder.outer.embeddings_unit, decoder.outer.head_unit, *(p.unit for p in decoder.layers), *elsewhere]
 
 
 def _pool(unit: ComputeUnit) -> cpu.Pool:

@@ -185,11 +185,9 @@ class Scheduler:
         handed = times.mark(near.device)
         waited = None if self.overlap else wait()
         began = times.mark(near.device)
-        try:
-            y = self._rows(near, layer.near_banks, x, named)
-            ended = times.mark(near.device)
-        finally:
-            far_y, waiting = waited or wait()  # also when this side failed: the lane must be free for the next token
+        y = self._rows(near, layer.near_banks, x, named)  # if this fails, what the other side does is given up
+        ended = times.mark(near.device)
+        far_y, waiting = waited or wait()
         there, back = far_times
         units = near.name, far.name
         times.split(SplitTimes(index, units, handing, handed, (began, ended), (there, back), waiting))

@@ -227,8 +227,10 @@ class Unit:
         return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
 
     def close(self) -> None:
-        """Forget the memory. What is on a device is given back now, and elsewhere goes with its owners."""
+        """Forget the memory, end the threads. A device gets its memory back now; elsewhere it goes with its owners."""
         self.used.clear()
+        if self.pool is not None:
+            self.pool.rest()
         self.upload.close()
         if self._arena is not None:
             self._arena.close()

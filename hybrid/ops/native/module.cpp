@@ -145,6 +145,7 @@ NB_MODULE(_native, m) {
            },
            "threads"_a, "slowdown"_a = 1.0, "cores"_a = hybrid::Cores())
       .def("linger", &linger, "seconds"_a)
+      .def("rest", &Pool::rest, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("threads", &Pool::threads)
       .def_prop_ro("slowdown", &Pool::slowdown)
       .def_prop_ro("cores", &Pool::cores)

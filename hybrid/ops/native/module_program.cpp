@@ -4,7 +4,9 @@
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
+#include <new>
 #include <optional>
+#include <stdexcept>
 #include <tuple>
 #include <vector>
 
@@ -82,6 +84,14 @@ void sparse_ffn(Program& program, Pool& pool, uintptr_t rows, int64_t stride_byt
 void hand_over(Program& program, hybrid::Lane& lane, Program& far) {
   require(&program != &far, "a program cannot be handed over to itself");
   program.hand_over(lane, far);
+}
+
+// For the tests: an operator that fails as the number at `address` says when it is computed, 0 for not at all.
+void fail(Program& program, uintptr_t address) {
+  program.call([how = array<const int64_t>(address, "address")] {
+    if (*how == 1) throw std::runtime_error("an operator failed, as a test wanted");
+    if (*how == 2) throw std::bad_alloc();
+  });
 }
 
 nb::dict seconds(const Program& program) {
@@ -190,6 +200,7 @@ void bind_program(nb::module_& m) {
       .def("hand_over", &hand_over, "lane"_a, "far"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
       .def("wait", &Program::wait, "lane"_a, nb::keep_alive<1, 2>())
       .def("join", &Program::join, "lane"_a, nb::keep_alive<1, 2>())
+      .def("_fail", &fail, "address"_a)
       .def("mark", &Program::mark, "layer"_a)
       .def("note", &Program::note, "wanted"_a)
       .def_prop_ro("notes", &notes)

@@ -116,6 +116,10 @@ void Program::sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uin
   });
 }
 
+void Program::call(std::function<void()> function) {
+  append(Kind::sums, unit_, [function = std::move(function)](const Step&) { function(); });
+}
+
 void Program::hand_over(Lane& lane, Program& far) {
   others_.push_back(&far);
   append(Kind::hand_overs, nullptr, [this, &lane, &far](const Step& step) {

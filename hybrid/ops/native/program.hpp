@@ -67,6 +67,7 @@ class Program {
   // The first of a layer's banks writes y, the others add to it. `counts` [2] is added to.
   void sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uint8_t* named, int64_t named_stride, bool more,
                   float* y, int64_t* counts, Shown shown = {});
+  void call(std::function<void()> function);  // anything else, which may throw
   // Another program with the same step on the lane's thread, from here to the join; it outlives this one.
   void hand_over(Lane& lane, Program& far);
   void wait(Lane& lane);  // until the other program is done: what comes before the join does not overlap with it
