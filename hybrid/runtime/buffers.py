@@ -19,7 +19,7 @@ def reserve_buffers(directory: ModelDirectory, plan: Plan, context: int, unit: U
     Where a plan has no room for steps by the GPU's own operators, torch computes them, as is said.
     """
     spec, row, reserved = directory.spec, row_bytes(directory), plan.bytes["gpu"]["buffers"]
-    step = step_share(spec, context, plan.budgets.vram)
+    step = step_share(spec, directory.weight_format, context, plan.budgets.vram)
     if reserved < step + buffer_bytes(spec, 1, context, row):  # planned before such steps were counted
         step = 0
     if unit.kernels and not step:
@@ -27,7 +27,7 @@ def reserve_buffers(directory: ModelDirectory, plan: Plan, context: int, unit: U
         log.warning(
             "the GPU's operators are torch's, which is slower: the plan leaves no %s for those made for it; plan anew, "
             "with a larger --vram",
-            format_size(step_bytes(spec, context)),
+            format_size(step_bytes(spec, directory.weight_format, context)),
         )
     prefill = min(prefill, prefill_within(spec, reserved - step, context, row))
     unit.reserve(step + buffer_bytes(spec, prefill, context, row), "buffers")

@@ -206,13 +206,10 @@ class Engine:
     def _run(self, token_ids: list[int], parts: list[Span], activity: Activity) -> torch.Tensor:
         """fp32 `[tokens, hidden]` that the head reads, where the head is."""
         step, recorded = self._started(token_ids, parts, activity), self.machine.recorded
-        try:
+        with explained(len(token_ids), self.machine.units.get("gpu")):
             if recorded is not None and self.machine.scheduler.tap is None and len(token_ids) <= MAX_TOKENS:
                 return recorded.run(step, activity)
             return self._computed(step, activity, None)
-        except RuntimeError as error:
-            failure = explained(error, self.machine.units.get("gpu"), f"a step of {len(token_ids)} tokens")
-        raise failure
 
     @torch.inference_mode()
     def _next_logits(self, planned: list[Planned], activity: Activity, spans: Spans | None) -> torch.Tensor:
@@ -221,14 +218,11 @@ class Engine:
         ends = accumulate(p.span.count for p in planned)
         wanted = [end - 1 for p, end in zip(planned, ends, strict=True) if p.is_last]
         recorded, tokens = self.machine.recorded, len(step.token_ids)
-        try:
+        with explained(tokens, self.machine.units.get("gpu")):
             if recorded is not None and tokens <= MAX_TOKENS:
                 return recorded.next_logits(step, wanted, activity, spans)
             last = self._computed(step, activity, spans)[wanted]
             return self._logits(last, activity, spans) if wanted else torch.empty(0, self.directory.spec.vocab_size)
-        except RuntimeError as error:
-            failure = explained(error, self.machine.units.get("gpu"), f"a step of {tokens} tokens")
-        raise failure
 
     def _logits(self, last: torch.Tensor, activity: Activity, spans: Spans | None) -> torch.Tensor:
         recorded = self.machine.recorded

@@ -122,10 +122,12 @@ class Arena:
         return self._room[start : start + size]
 
     def close(self) -> None:
-        """Give a GPU's memory back at once: what was cut from it must not be used any more. Elsewhere it goes with that."""
-        if self._room.device.type != "cpu":
+        """Give the memory back at once; what was cut from it must not be used any more.
+
+        Host memory that numpy was shown goes with its owners instead.
+        """
+        with contextlib.suppress(RuntimeError):
             self._room.untyped_storage().resize_(0)
-        self._room = torch.empty(0, dtype=torch.uint8)
 
 
 class Upload:

@@ -46,7 +46,8 @@ def check(one, two, close=CLOSE, singles=0):
     if singles:
         ids = IDS[:singles]
         assert gaps_of(two.logits(ids, one_by_one=True), one.logits(ids, one_by_one=True)).max() < close
-    assert two.machine.recorded.bytes <= step_bytes(two.directory.spec, two.context)
+    directory = two.directory
+    assert two.machine.recorded.bytes <= step_bytes(directory.spec, directory.weight_format, two.context)
     done, expected = two.ledger.evaluation, one.ledger.evaluation
     assert done.gpu.gated + done.cpu.gated == expected.cpu.gated
     if close == CLOSE:

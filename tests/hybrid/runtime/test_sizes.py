@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hybrid.ops import cpu
-from hybrid.ops.kernels.tiles import down_tile
-from hybrid.ops.limits import ADDED_COLUMNS, MOST_ADDING, NATIVE_TOKENS
+from hybrid.ops.limits import NATIVE_TOKENS, DownCut
 from hybrid.runtime.sizes import STEP_SHARE, model_sizes, step_bytes, step_share
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
@@ -30,25 +31,27 @@ def test_the_operators_that_widen_nothing_are_those_for_a_few_tokens():
     assert NATIVE_TOKENS == cpu.MAX_TOKENS
 
 
-@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
-@pytest.mark.parametrize("hidden", [32, 256, 2048, 4096, 5120, 8192, 1 << 17])
-def test_programs_that_add_rows_stay_within_what_is_counted_of_them(weight_format, hidden):
-    """On a GPU; under the interpreter there are fewer. `step_bytes` is held against both together in other tests."""
-    narrow, wide = ADDED_COLUMNS
-    for tokens in (1, 3, 16):
-        tile = down_tile(weight_format, hidden, tokens, interpreted=False)
-        blocks = -(-hidden // tile.width)
-        assert narrow <= tile.width <= wide
-        assert tile.chunks == 1 or tile.chunks * blocks <= MOST_ADDING
+@given(
+    st.sampled_from(WEIGHT_FORMATS),
+    st.integers(1, 1 << 10).map(lambda blocks: 32 * blocks),
+    st.integers(1, 1 << 16),
+    st.integers(1, 1 << 16),
+)
+def test_a_bank_of_few_rows_leaves_no_more_than_one_of_all(weight_format, hidden, one, other):
+    """So that what a step holds for a layer's rows is bounded by what it would hold for them in a single bank."""
+    few, all_rows = (DownCut.of(weight_format, hidden, rows) for rows in sorted((one, other)))
+    assert few.chunks <= all_rows.chunks
+    assert few.chunks * few.room <= max(one, other) + 16 * all_rows.chunks
+    assert (few.blocks, few.width) == (all_rows.blocks, all_rows.width)
 
 
 def test_a_step_is_counted_where_a_budget_is_worth_it(make_llama, tmp_path):
     pack(make_llama(tmp_path, hidden_size=64, num_attention_heads=4), tmp_path / "model")
     with ModelDirectory.open(tmp_path / "model") as directory:
-        spec, size = directory.spec, step_bytes(directory.spec, 64)
+        spec, size = directory.spec, step_bytes(directory.spec, "bf16", 64)
         least = int(size / STEP_SHARE)
-        assert (step_share(spec, 64, least + 4), step_share(spec, 64, least - 4)) == (size, 0)
-        assert size < step_bytes(spec, 256) < step_bytes(replace(spec, hidden_size=128), 256)
+        assert (step_share(spec, "bf16", 64, least + 4), step_share(spec, "bf16", 64, least - 4)) == (size, 0)
+        assert size < step_bytes(spec, "bf16", 256) < step_bytes(replace(spec, hidden_size=128), "bf16", 256)
         buffers = [model_sizes(directory, None, 64, vram, "f16").buffer_bytes for vram in (1 << 20, 1 << 30)]
         assert buffers[1] - size >= buffers[0] > 0
 
