@@ -25,6 +25,7 @@ from hybrid.runtime.failures import explained
 from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.recorded import CLOSED
+from hybrid.runtime.recording import Recorded
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.runtime.timing import StepTimes, TimedOperators
@@ -205,11 +206,9 @@ class Engine:
     @torch.inference_mode()
     def _run(self, token_ids: list[int], parts: list[Span], activity: Activity) -> torch.Tensor:
         """fp32 `[tokens, hidden]` that the head reads, where the head is."""
-        step, recorded = self._started(token_ids, parts, activity), self.machine.recorded
+        step, recorded = self._started(token_ids, parts, activity), self._recorded(len(token_ids))
         with explained(len(token_ids), self.machine.units.get("gpu")):
-            if recorded is not None and self.machine.scheduler.tap is None and len(token_ids) <= MAX_TOKENS:
-                return recorded.run(step, activity)
-            return self._computed(step, activity, None)
+            return self._computed(step, activity, None) if recorded is None else recorded.run(step, activity)
 
     @torch.inference_mode()
     def _next_logits(self, planned: list[Planned], activity: Activity, spans: Spans | None) -> torch.Tensor:
@@ -217,9 +216,9 @@ class Engine:
         step = self._started([i for p in planned for i in p.token_ids], [p.span for p in planned], activity)
         ends = accumulate(p.span.count for p in planned)
         wanted = [end - 1 for p, end in zip(planned, ends, strict=True) if p.is_last]
-        recorded, tokens = self.machine.recorded, len(step.token_ids)
-        with explained(tokens, self.machine.units.get("gpu")):
-            if recorded is not None and tokens <= MAX_TOKENS:
+        recorded = self._recorded(len(step.token_ids))
+        with explained(len(step.token_ids), self.machine.units.get("gpu")):
+            if recorded is not None:
                 return recorded.next_logits(step, wanted, activity, spans)
             last = self._computed(step, activity, spans)[wanted]
             return self._logits(last, activity, spans) if wanted else torch.empty(0, self.directory.spec.vocab_size)
@@ -233,6 +232,11 @@ class Engine:
             logits = self.decoder.logits(last)
         times.settle(activity.overlap, spans)
         return logits.cpu()
+
+    def _recorded(self, tokens: int) -> Recorded | None:
+        """The recorded step, where it serves one of so many tokens."""
+        few = tokens <= MAX_TOKENS and self.machine.scheduler.tap is None
+        return self.machine.recorded if few else None
 
     def _started(self, token_ids: list[int], parts: list[Span], activity: Activity) -> Step:
         if self.machine.closed:

@@ -56,7 +56,8 @@ def step_bytes(spec: ModelSpec, weight_format: str, context: int) -> int:
     dealt = neurons + 16 * cut.chunks  # also of smaller banks, whose chunks are no more
     sums = cut.chunks * cut.blocks * cut.width
     rounded = max(spec.hidden_size, spec.q_size, neurons) * 5 // 4
-    numbers = tokens * (states + attention + dealt + neurons + sums) + cut.blocks * dealt
+    lists = 2 * cut.blocks * dealt  # the tokens take two turns
+    numbers = tokens * (states + attention + dealt + neurons + sums) + lists
     return inputs + FP32 * numbers + tokens * (4 * neurons + rounded)
 
 
