@@ -18,7 +18,7 @@ from profiler.predictor_outline import AnyPredictors
 PREFILL_TOKENS = 256
 PREFILL_CHOICES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 FP32 = 4
-STEP_SHARE = 1 / 4  # of a budget of GPU memory that a step may take at most to be computed by operators of its own
+STEP_SHARE = 1 / 8  # of a budget of GPU memory that a step may take at most to be computed by operators of its own
 BUFFER_SHARE = 1 / 16  # of a budget of GPU memory that prefill may take, where that is enough for a token
 
 

@@ -2,20 +2,19 @@
 
 import contextlib
 import gc
-import os
 import weakref
+from array import array
 from pathlib import Path
 
 import pytest
 import torch
 
-from hybrid.ops import cpu, cuda_weights
+from hybrid.ops import cuda_weights
 from hybrid.runtime.failures import DeviceError
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sampler import NumericalError, SamplingParams
 from hybrid.runtime.sequence import Sequence
 from profiler.artifacts import UserError
-from profiler.matrix import Matrix
 
 BOTH = ("gpu:0.4g 0.6c", "cpu:0.2g 0.5c 0.3g")
 PROMPTS = [[5, 90, 17, 230, 8], [301, 12, 66]]
@@ -76,26 +75,19 @@ def test_a_trace_is_told_what_each_unit_does(engine, complete):
     assert {("gpu", None, "embeddings"), ("gpu", None, "linear"), ("gpu", None, "norms")} <= spans
 
 
-def test_a_failure_of_the_host_is_raised_once_and_the_next_request_works(engine, complete, monkeypatch):
-    if not hasattr(os, "sched_setaffinity"):
-        pytest.skip("threads are not kept on cores here")
-    expected, free = complete(engine, SHORT, 1), engine.allocator.free
-    x, weight = torch.zeros(cpu.MAX_TOKENS, 32), Matrix.of(torch.zeros(4, 32).half())
-    program, y = cpu.Program(), torch.zeros(cpu.MAX_TOKENS, 4)
-    program.linear(cpu.Pool(1, 1.0, [1023]), x.data_ptr(), 32, [cpu.matrix_arguments(weight, None, y)])
-    recorded = engine.machine.recorded
-    failing, run = cpu.HostFunction(recorded._recorder.host_step, program), recorded._streams.run
-
-    def run_after_a_failure(name, issue):
-        failing.run()
-        run(name, issue)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(recorded._streams, "run", run_after_a_failure)
-        with pytest.raises(RuntimeError, match="cannot run on the cores"):
-            complete(engine, SHORT, 1)
-    assert engine.allocator.free == free
-    assert complete(engine, SHORT, 1) == expected
+@pytest.mark.parametrize(("number", "error"), [(1, RuntimeError), (2, MemoryError)])
+def test_a_failure_of_the_host_is_raised_once_and_the_next_request_works(engine, complete, number, error):
+    """Of the far side of the first layer, which is the first program that is called."""
+    expected, free, how = complete(engine, SHORT, 1), engine.allocator.free, array("q", [0])
+    engine.machine.recorded._recorder.programs[0]._fail(how.buffer_info()[0])
+    for _ in range(2):
+        how[0] = number
+        for _ in range(2):
+            with pytest.raises(error):
+                complete(engine, SHORT, 1)
+            assert engine.allocator.free == free
+        how[0] = 0
+        assert complete(engine, SHORT, 1) == expected
 
 
 @pytest.mark.parametrize(
