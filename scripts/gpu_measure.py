@@ -31,6 +31,7 @@ from peers.floor import Bandwidth
 
 from hybrid.cli_compare import comparison_lines
 from hybrid.runtime.cores import usable_cores
+from hybrid.runtime.nvml import free_vram
 from hybrid.stages.compare import compare
 from hybrid.stages.compare_contenders import Settings
 from hybrid.stages.hardware import QUICK, HardwareSettings
@@ -48,6 +49,7 @@ from profiler.artifacts import UserError, format_size, write_atomic
 PARTS = ("operators", "hardware", "compare", "trace")
 PROMPT = "def parse_args("
 WHOLE = 1.5  # of a model's size, a budget that holds all of it
+LEFT_FREE = 1 << 30  # bytes of the GPU that such a budget leaves
 TRACED_TOKENS = 24
 HELDOUT = Path(__file__).resolve().parent.parent / "hybrid" / "demo" / "heldout.jsonl"
 
@@ -76,7 +78,8 @@ class Results:
 def measure_operators(model: Path, results: Results, args: argparse.Namespace) -> None:
     """Every operator, over the layers of a plan that has as many as fit on the GPU."""
     files, size = ModelFiles.open_files(model), model_bytes(model)
-    vram = min(int(WHOLE * size), args.most)
+    free = free_vram() if args.second_device == "cuda" else None
+    vram = int(WHOLE * size) if free is None else min(int(WHOLE * size), free - LEFT_FREE)
     with ModelDirectory.open(model) as directory:
         predictors = find_predictors(directory, "default")
         context = min(files.spec.max_positions, max(operators.CONTEXTS))
@@ -190,7 +193,6 @@ def main() -> None:
     parser.add_argument("--second-device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--budgets", type=numbers, default=[0.25, 0.5, 0.75], help="shares of the model's size")
-    parser.add_argument("--most", type=int, default=1 << 50, help="bytes of the GPU that operators may be measured on")
     parser.add_argument("--formats", default="bf16,f16,q8_0,q4_0", help="of weights, for the machine's figures")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=2)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from hybrid.stages.compare_contenders import (
     Absent,
     Contender,
@@ -52,6 +54,8 @@ def compare(
     files = ModelFiles.open_files(model)
     with tempfile.TemporaryDirectory(prefix="hybrid-compare-") as scratch:
         setup, named, given = prepare(files, settings, Path(scratch))
+        if setup.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("torch sees no CUDA device here; name --second-device cpu for a stand-in made of memory")
         corpus = Corpus.open(texts, load_tokenizer(model), model)
         prompts = _prompts(corpus, settings)
         passages, _ = read_passages(corpus, min(setup.context, WINDOW), settings.text_tokens)
@@ -116,11 +120,12 @@ def _prompts(corpus: Corpus, settings: Settings) -> list[list[int]]:
 
 
 def _require_ours(seats: Sequence[Seat]) -> None:
-    """Refuse to compare others only.
+    """Refuse a comparison in which nothing is left to compare.
 
     Raises:
-        UserError: why this engine could not run.
+        UserError: why this engine could not run in any mode that skips rows, or at all.
     """
     ours = [seat for seat in seats if seat.contender.program == "hybrid"]
-    if ours and all(seat.failure for seat in ours):
-        raise UserError(str(ours[-1].failure))
+    for some in ([seat for seat in ours if seat.contender.kind == "hybrid"], ours):
+        if some and all(seat.failure for seat in some):
+            raise UserError(str(some[-1].failure))

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from hybrid.runtime.memory import ProcessMemory, available_memory, process_memory
-from hybrid.runtime.nvml import free_vram, open_nvml, visible_device
+from hybrid.runtime.nvml import Nvml, free_vram, open_nvml, visible_device
 from hybrid.stages.compare_contenders import Contender
 from hybrid.stages.peers.protocol import Worker, WorkerError
 from profiler.artifacts import format_size
@@ -93,8 +93,9 @@ class Seat:
         """Bytes of the GPU that the process takes; None where the contender uses none, or nobody says."""
         if not self.contender.vram:
             return None
-        if self.figures.summary is not None and self.contender.arguments["device"] == "cpu":
-            return int(sum(self.figures.summary["memory"].get("gpu", {}).values()))
+        if self.figures.summary is not None:
+            process = (self.figures.summary["vram"] or {}).get("process")
+            return int(process or sum(self.figures.summary["memory"].get("gpu", {}).values()))
         told, free = _told_by_driver(worker.pid), free_vram()
         if told is None and free is not None and self._free_before is not None:
             return max(0, self._free_before - free)
@@ -163,11 +164,14 @@ def measure(
 
 
 def fit_together(contenders: Sequence[Contender], model_bytes: int) -> bool:
-    """Whether all contenders' processes can be open at once, by what the GPU and host memory have free."""
+    """Whether all contenders' processes can be open at once, by what the GPU and host memory have free.
+
+    Where the driver does not tell processes apart, each has the GPU to itself.
+    """
     vram = sum(one.vram for one in contenders if one.arguments.get("device") != "cpu")
     ram = model_bytes + sum(one.ram + A_PROCESS for one in contenders)
     ram += sum(one.vram for one in contenders if one.arguments.get("device") == "cpu")
-    return ram <= available_memory() and (not vram or vram <= (free_vram() or 0))
+    return ram <= available_memory() and (not vram or (_driver() is not None and vram <= (free_vram() or 0)))
 
 
 def _decode(seat: Seat, worker: Worker, prompts: Sequence[Sequence[int]], tokens: int) -> None:
@@ -200,7 +204,12 @@ def _started(seat: Seat) -> None:
 
 def _told_by_driver(process: int) -> int | None:
     """Bytes of the GPU that a process takes; None where NVML does not say."""
-    device = visible_device()
-    nvml = None if device is None else open_nvml(device)
-    told: int | None = None if nvml is None else nvml.process(process)
+    driver = _driver()
+    told: int | None = None if driver is None else driver.process(process)
     return told
+
+
+def _driver() -> Nvml | None:
+    """The GPU as NVML knows it, if it does."""
+    device = visible_device()
+    return None if device is None else open_nvml(device)

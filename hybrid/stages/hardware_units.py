@@ -9,7 +9,8 @@ from functools import partial
 from typing import get_args
 
 from hybrid.runtime.unit import Unit
-from hybrid.stages.hardware_weights import Operators, Shape, random_rows
+from hybrid.stages.hardware_device import operators_over
+from hybrid.stages.hardware_weights import Shape, random_rows
 from profiler.speeds import MOST_CONTENTION, Access, Reading, Speed
 from profiler.timing import Case, Timing, time_cases
 
@@ -92,7 +93,7 @@ def _timings(
 ) -> tuple[Mapping[Reach, Timing], Moved]:
     """Every reach of one format; and what one call moves."""
     rows = random_rows(weight_format, shape)
-    operators = {measured: Operators(measured.unit, rows, weight_format, shape) for measured in units}
+    operators = {measured: operators_over(measured.unit, rows, weight_format, shape) for measured in units}
     cases: dict[Reach, Case] = {}
     for measured in units:
         others = [other for other in units if measured.used and other.used and other is not measured]

@@ -78,17 +78,20 @@ class Operators:
         tokens = PREFILL_TOKENS if unit.pool is None else MAX_TOKENS
         self._x = torch.randn(tokens, shape.hidden, generator=torch.Generator().manual_seed(1)).to(unit.device)
         self._named = shape.neurons // NAMED_SHARE
-        matrices, smaller = self.pieces(shape.outputs), self.pieces(max(1, shape.outputs // 4))
-        self._matrices, self._smaller = itertools.cycle(matrices), itertools.cycle(smaller)
-        banks = [_bank(placed[at : at + shape.neurons], weight_format, shape) for at in _starts(placed, shape.neurons)]
-        parts = [_bank(placed[at : at + self._named], weight_format, shape) for at in _starts(placed, self._named)]
-        masks = disjoint_masks(shape.neurons, self._named).to(unit.device)
-        self._parts, self._scattered = itertools.cycle(parts), itertools.cycle(itertools.product(masks, banks))
-        row_bytes = VECTORS * vector_bytes(weight_format, shape.hidden)
+        self.matrices, smaller = self.pieces(shape.outputs), self.pieces(max(1, shape.outputs // 4))
+        self._next_matrix, self._smaller = itertools.cycle(self.matrices), itertools.cycle(smaller)
+        self.banks, parts = (
+            [_bank(placed[at : at + rows], weight_format, shape) for at in _starts(placed, rows)]
+            for rows in (shape.neurons, self._named)
+        )
+        self.masks = disjoint_masks(shape.neurons, self._named).to(unit.device)
+        self._parts = itertools.cycle(parts)
+        self._scattered = itertools.cycle(itertools.product(self.masks, self.banks))
+        self.row_bytes = VECTORS * vector_bytes(weight_format, shape.hidden)
         self.moved: dict[Access | None, int] = {
-            "dense": matrices[0].nbytes,
-            "rows": self._named * row_bytes,
-            "passed": self._named * row_bytes,
+            "dense": self.matrices[0].nbytes,
+            "rows": self._named * self.row_bytes,
+            "passed": self._named * self.row_bytes,
             None: 2 * tokens * smaller[0].rows * shape.hidden,
         }
 
@@ -104,7 +107,7 @@ class Operators:
         return [Matrix(data[at : at + rows], of.weight_format, of.columns) for at in _starts(data, rows)]
 
     def _dense(self) -> None:
-        self.unit.linear(self._x[:1], next(self._matrices), None)
+        self.unit.linear(self._x[:1], next(self._next_matrix), None)
         complete(self.unit)
 
     def _rows(self) -> None:

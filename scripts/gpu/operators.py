@@ -13,15 +13,15 @@ import torch
 
 from hybrid.model.decoder import LayerParts
 from hybrid.model.kv_cache import LayerPages
-from hybrid.model.pages import PAGE_TOKENS, pages_for
+from hybrid.model.pages import PAGE_TOKENS
 from hybrid.ops import cuda
 from hybrid.ops.bank import RowBank
 from hybrid.ops.captured import Captured
-from hybrid.ops.scratch import Scratch
 from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.scheduler import SplitLayer
 from hybrid.runtime.unit import Unit
+from hybrid.stages.hardware_device import DeviceCalls
 from profiler.matrix import Matrix
 from profiler.predictor import PredictorSet
 
@@ -59,7 +59,7 @@ def measure(engine: Engine, predictors: PredictorSet | None) -> Iterator[dict[st
     attentions = engine.decoder.layers[: len(layers)]
     bandwidth = copy_bandwidth(unit)
     yield {"operator": "copy", "gigabytes_per_second": bandwidth / 1e9, "of": "bytes read and bytes written"}
-    operators = make_operators(unit, engine)
+    operators = make_operators(unit)
     cases = [dense(operators, attentions), *rows(operators, layers), *contexts(operators, engine, attentions)]
     cases.append(naming(operators, predictors, engine, len(layers)))
     for name, size, calls in cases:
@@ -77,72 +77,36 @@ def copy_bandwidth(unit: Unit) -> float:
     return 2 * size / Captured([lambda: target.copy_(source)], unit.device).seconds(SECONDS)
 
 
-class DeviceOperators:
-    """Triton's, into buffers that are there."""
-
-    def __init__(self, unit: Unit, engine: Engine) -> None:
-        from hybrid.ops import cuda_states, cuda_weights
-
-        self._weights, self._states = cuda_weights, cuda_states
-        self.device, self._spec = unit.device, engine.directory.spec
-        self._scratch = Scratch(unit.device)
-        self._counts = torch.zeros(2, dtype=torch.int64, device=unit.device)
-
-    def linear(self, x: torch.Tensor, matrices: Sequence[Matrix]) -> Call:
-        """Products of a state with matrices."""
-        outputs = [(m, None, torch.empty(1, m.rows, device=self.device)) for m in matrices]
-        return lambda: self._weights.linear(x, outputs, self._scratch)
-
-    def ffn(self, bank: RowBank, x: torch.Tensor, named: torch.Tensor | None) -> Call:
-        """The rows that are named, every one of them finished."""
-        y = torch.empty_like(x)
-        return lambda: self._weights.sparse_ffn(bank, x, named, False, y, self._counts, self._scratch)
-
-    def attend(self, pages: LayerPages, context: int) -> Call | str:
-        """One token at the end of a text of `context` tokens, which is all of what is read."""
-        spec = self._spec
-        q = torch.randn(1, spec.n_heads, spec.head_dim, device=self.device)
-        y, positions = torch.empty_like(q), torch.tensor([context - 1], device=self.device)
-        tables = torch.arange(pages_for(context), dtype=torch.int32, device=self.device)[None]
-        return lambda: self._states.attend(q, pages, positions, tables, None, y, self._scratch, context)
-
-    def predict(self, predictor: RowPredictor, x: torch.Tensor) -> Call:
-        """The rows that a predictor names."""
-        named = torch.zeros(1, len(predictor.neuron_ids), dtype=torch.bool, device=self.device)
-        ids = predictor.neuron_ids
-        return lambda: self._weights.predict(x, predictor.predictor, ids, named, self._scratch)
-
-
 class UnitOperators:
-    """The unit's own: native ones of a stand-in, torch's of a GPU without Triton."""
+    """A unit's own operators, called as `DeviceCalls` are: a stand-in's, or torch's on a GPU without Triton."""
 
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
 
     def linear(self, x: torch.Tensor, matrices: Sequence[Matrix]) -> Call:
-        """See `DeviceOperators`."""
+        """See `DeviceCalls`."""
         return lambda: [self._unit.linear(x, matrix, None) for matrix in matrices]
 
     def ffn(self, bank: RowBank, x: torch.Tensor, named: torch.Tensor | None) -> Call:
-        """See `DeviceOperators`."""
+        """See `DeviceCalls`."""
         return lambda: self._unit.sparse_ffn(bank, x, named, False)
 
-    def attend(self, pages: LayerPages, context: int) -> Call | str:
-        """See `DeviceOperators`."""
+    def attend(self, heads: int, pages: LayerPages, context: int) -> str:
+        """See `DeviceCalls`."""
         return "these operators compute attention only as part of a step"
 
     def predict(self, predictor: RowPredictor, x: torch.Tensor) -> Call:
-        """See `DeviceOperators`."""
+        """See `DeviceCalls`."""
         return lambda: predictor.named(x)
 
 
-Operators = DeviceOperators | UnitOperators
+Operators = DeviceCalls | UnitOperators
 
 
-def make_operators(unit: Unit, engine: Engine) -> Operators:
+def make_operators(unit: Unit) -> Operators:
     """Device operators where they serve the unit, else its own."""
     if unit.pool is None and cuda.available(unit.device):
-        return DeviceOperators(unit, engine)
+        return DeviceCalls(unit.device)
     return UnitOperators(unit)
 
 
@@ -186,7 +150,7 @@ def contexts(operators: Operators, engine: Engine, layers: Sequence[LayerParts])
         if context > engine.context:
             yield name, 0, f"the model was trained for {engine.context} tokens"
             continue
-        calls = [operators.attend(layer.pages, context) for layer in layers]
+        calls = [operators.attend(spec.n_heads, layer.pages, context) for layer in layers]
         refused = next((call for call in calls if isinstance(call, str)), None)
         element = layers[0].pages.keys.element_size()
         size = len(layers) * -(-context // PAGE_TOKENS) * PAGE_TOKENS * 2 * spec.kv_size * element

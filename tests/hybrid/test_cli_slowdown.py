@@ -30,7 +30,7 @@ def test_run_on_unequal_units(hybrid, demo_copy, pools):
     pools.clear()
     slowed = hybrid("run", demo_copy, "class Stack:", "-n", 8, *on_both, "--slowdown", "gpu=1.5", "--slowdown", "cpu=2")
     assert (slowed[0], slowed[1]) == (0, plain[1])
-    assert [pool.slowdown for pool in pools] == [2.0, 1.5]
+    assert {pool.slowdown for pool in pools} == {2.0, 1.5}
     assert all(pool.waits > 0 for pool in pools)
 
 
@@ -49,7 +49,7 @@ def test_compare_slows_every_contender_of_this_engine(refused, demo_copy, heldou
     monkeypatch.setattr(stage, "measure", measured)
     options = ("--vram", "8MiB", "--context", 256, "--second-device", "cpu", "--slowdown", "cpu=3", "--text", text)
     assert "that was it" in refused("compare", demo_copy, *options, "--checkpoint", CHECKPOINT)
-    assert [pool.slowdown for pool in pools] == [3.0, 1.0] * 5
+    assert sorted(pool.slowdown for pool in pools) == [1.0] * 5 + [3.0] * 5
     assert "--second-device cpu" in refused("compare", demo_copy, "--text", text, "--slowdown", "cpu=3")
 
 

@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from hybrid.stages.shipped import CHECKPOINT, HELDOUT_TEXT
 
@@ -71,6 +72,11 @@ def test_interrupted_it_leaves_no_process(demo):
     [
         (("--second-device", "cpu", "--vram", "lots"), "not a size"),
         (("--plan", "none", "--second-device", "cpu"), "hybrid plan"),
+        pytest.param(
+            ("--vram", "8MiB", "--context", 256),
+            "--second-device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         ((*ON_STAND_IN, "--prompt-tokens", 252), "--prompt-tokens"),
         ((*ON_STAND_IN, "--plot", "compare.pdf"), "PNG file"),
         ((*ON_STAND_IN, "--plot", "/nowhere/compare.png"), "PNG file"),

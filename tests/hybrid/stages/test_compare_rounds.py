@@ -101,7 +101,8 @@ def test_one_that_takes_too_much_is_given_less(contender, tmp_path, monkeypatch)
 
 
 def test_without_a_word_from_the_driver_the_difference_counts(contender, monkeypatch):
-    free = iter([5000, 5000, 4200, 4200, 4200])
+    free = iter([5000, 4200])
+    monkeypatch.setattr(compare_rounds, "fit_together", lambda *_: True)
     monkeypatch.setattr(compare_rounds, "free_vram", lambda: next(free))
     monkeypatch.setattr(compare_rounds, "_told_by_driver", lambda pid: None)
     (seat,), _ = run(contender("a", vram=1000), rounds=1)
@@ -115,11 +116,12 @@ def test_what_fits_together(monkeypatch):
     gib = 1 << 30
     monkeypatch.setattr(compare_rounds, "available_memory", lambda: 10 * gib)
     monkeypatch.setattr(compare_rounds, "free_vram", lambda: 4 * gib)
+    monkeypatch.setattr(compare_rounds, "_driver", lambda: "a driver")
     fits = compare_rounds.fit_together
     assert fits([one(2 * gib, device="cuda")] * 2, 3 * gib) and not fits([one(2 * gib, device="cuda")] * 3, 3 * gib)
     assert fits([one()] * 7, 3 * gib) and not fits([one()] * 8, 3 * gib)
     assert fits([one(3 * gib, device="cpu")] * 2, 2 * gib) and not fits([one(3 * gib, device="cpu")] * 2, 3 * gib)
-    monkeypatch.setattr(compare_rounds, "free_vram", lambda: None)
+    monkeypatch.setattr(compare_rounds, "_driver", lambda: None)
     assert not fits([one(gib, device="cuda")], gib) and fits([one()], gib)
 
 

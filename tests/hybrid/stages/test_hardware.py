@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid.cli_hardware import hardware_lines
-from hybrid.ops import cpu
+from hybrid.ops import cpu, cuda
 from hybrid.runtime.cores import shared_cores, usable_cores
 from hybrid.runtime.this_machine import measured_path, this_machine
 from hybrid.runtime.unit import Unit, host_unit, stand_in_unit
-from hybrid.stages import hardware, hardware_machine, hardware_weights
+from hybrid.stages import hardware, hardware_device, hardware_machine, hardware_weights
 from hybrid.stages.hardware import HardwareSettings, measure
 from hybrid.stages.hardware_delays import LONG, SHORT, measure_hand_over, measure_overhead
+from hybrid.stages.hardware_device import DeviceOperators, operators_over
 from hybrid.stages.hardware_machine import prepare
 from hybrid.stages.hardware_units import UnitFigures
 from hybrid.stages.hardware_weights import Operators, Shape, disjoint_masks, random_rows
@@ -106,6 +107,7 @@ def test_a_cuda_device_is_measured_like_any_unit(cache, monkeypatch, poolless, p
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Pretended GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(L2_cache_size=1 << 20))
     monkeypatch.setattr(hardware_machine, "cuda_unit", lambda budget, memory: poolless)
+    monkeypatch.setattr(hardware_device.cuda, "available", lambda device: False)  # the interpreter takes minutes
     device = pretended_device(total=8 << 30, free=1 << 30, context=300 << 20, growth=20 << 20, rounding=1 << 20)
     report = measure(replace(FAST, formats=("f16", "q4_0")), memory=device)
     assert report.second_device == "cuda" and report.threads == {"cpu": usable_cores(), "gpu": 0}
@@ -115,6 +117,26 @@ def test_a_cuda_device_is_measured_like_any_unit(cache, monkeypatch, poolless, p
     assert any("321.0 MiB of GPU memory go to the CUDA context" in line for line in hardware_lines(report))
     assert "Pretended GPU" in report.hardware.description
     assert this_machine() == report.hardware
+
+
+@pytest.mark.skipif(not cuda.available(torch.device("cpu")), reason="Triton's interpreter is not there")
+def test_device_operators_go_over_all_weights_at_once(poolless) -> None:
+    rows = random_rows("f16", TINY)
+    operators = operators_over(poolless, rows, "f16", TINY)
+    assert isinstance(operators, DeviceOperators)
+    assert operators.moved["dense"] == operators.moved["passed"] == rows.nbytes, "each weight once"
+    assert operators.moved["rows"] == len(rows) // TINY.neurons * (TINY.neurons // 10) * rows[0].nbytes
+    for access, finished in (("rows", len(rows) // TINY.neurons * (TINY.neurons // 10)), ("passed", len(rows))):
+        before = operators.calls.counts.clone()
+        operators.call(access)()
+        assert (operators.calls.counts - before).tolist() == [finished] * 2
+    operators.call("dense")()
+    operators.call(None)()
+
+
+def test_operators_of_units_with_threads_are_their_own() -> None:
+    unit = host_unit(1)
+    assert type(operators_over(unit, random_rows("f16", TINY), "f16", TINY)) is Operators
 
 
 def test_the_drive_is_part_of_it(cache, tmp_path, monkeypatch) -> None:
