@@ -107,8 +107,8 @@ def test_planning_for_this_machine_asks_what_is_free(refused, hybrid, demo_copy,
     code, out, _ = hybrid("plan", demo_copy, "--context", 256)
     assert code == 0
     assert "note: GPU memory: 5.0 GiB are free, less a margin of 512.0 MiB" in out
-    assert "640.0 MiB of GPU memory, which is nominal, not measured; hybrid hardware measures it" in out
-    assert "| context " in out and "| 640.0 MiB |" in out
+    assert "768.0 MiB of GPU memory, which is nominal, not measured; hybrid hardware measures it" in out
+    assert "| context " in out and "| 768.0 MiB |" in out
 
 
 def test_a_gpu_that_cannot_be_used_or_planned_for_leaves_the_cpu_to_compute(demo, llama_directory, monkeypatch):
