@@ -37,6 +37,7 @@ from hybrid.cli_options import (
     VramOption,
     WeightFormat,
     device_name,
+    loading,
     model_directory,
     parse_slowdown,
 )
@@ -137,7 +138,8 @@ def run(
 
     Example: hybrid run demo "def parse_args(" --vram 7MiB --second-device cpu
     """
-    from hybrid.llm import LLM, SamplingParams
+    with loading():
+        from hybrid.llm import LLM, SamplingParams
 
     params = SamplingParams(
         max_tokens=max_tokens,
@@ -211,9 +213,11 @@ def inspect(
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """A mistake of the user's ends in one line and an exit code, never in a traceback."""
+    """A mistake of the user's ends in one line and an exit code, never in a traceback; so does an interrupt."""
     try:
         yield
+    except KeyboardInterrupt:  # commands turn one into an exit themselves; before and after them it comes here
+        sys.exit(130)
     except UserError as error:
         display.note(f"hybrid: {error}")
         sys.exit(1)

@@ -16,7 +16,7 @@ import triton
 from hybrid.ops.bank import RowBank
 from hybrid.ops.kernels.feed_forward import down_kernel, join_kernel, open_kernel
 from hybrid.ops.kernels.projections import embed_kernel, linear_kernel, name_kernel, round_kernel
-from hybrid.ops.kernels.tiles import DEALT, JOINED, LISTED, PROGRAMS, ROUNDED, dot_tile, down_tile
+from hybrid.ops.kernels.tiles import DEALT, DOT_TOKENS, EMBEDDED, JOINED, ROUNDED, dot_tile, down_tile
 from hybrid.ops.limits import NATIVE_TOKENS
 from hybrid.ops.scratch import Scratch
 from profiler.formats import BLOCK, is_quantised, vector_bytes
@@ -40,10 +40,9 @@ def embed(table: Matrix, ids: torch.Tensor, y: torch.Tensor, offset: int = 0, ad
     if ids.shape != (len(y),) or ids.dtype != torch.int64 or not ids.is_contiguous():
         raise ValueError(f"ids are int64 [{len(y)}], not {_described(ids)}")
     unit, stride = _addressed(table.data, weight_format, table.stride_bytes)
-    width = down_tile(weight_format, columns, len(y)).width
-    embed_kernel[(len(y), triton.cdiv(columns, width))](
+    embed_kernel[(len(y), triton.cdiv(columns, EMBEDDED))](
         table.data, ids, offset, y, STRIDE=stride, ADD=add, FORMAT=weight_format, UNIT=unit, COLUMNS=columns,
-        WIDTH=width, num_warps=1,
+        WIDTH=EMBEDDED, num_warps=1,
     )  # fmt: skip
 
 
@@ -103,7 +102,7 @@ def predict(
     name_kernel[(triton.cdiv(rows, tile.rows),)](
         _rounded(x, fc2.weight_format, scratch), tokens, fc2.data, bias, neuron_ids, predictor.threshold,
         named.view(torch.uint8), named.stride(0), rows, STRIDE=stride,
-        FORMAT=fc2.weight_format, UNIT=unit, COLUMNS=fc2.columns, **tile.arguments, **_compiled(),
+        FORMAT=fc2.weight_format, UNIT=unit, COLUMNS=fc2.columns, **tile.arguments, enable_fp_fusion=True,
     )  # fmt: skip
 
 
@@ -140,29 +139,28 @@ def sparse_ffn(
         if not add:
             y.zero_()
         return
-    dots, down = dot_tile(weight_format, hidden, tokens), down_tile(weight_format, hidden, tokens)
-    blocks, room = triton.cdiv(hidden, down.width), triton.cdiv(n, down.chunks)
-    values = scratch.get("values of rows", (NATIVE_TOKENS, down.chunks, room), torch.float32)
-    lists = scratch.get("rows to add", (down.chunks, blocks, room), torch.int32)
-    sums = scratch.get("sums of chunks", (down.chunks, NATIVE_TOKENS, blocks, down.width), torch.float32)
+    dots, down = dot_tile(weight_format, hidden, tokens), down_tile(weight_format, hidden, n, tokens)
+    cut = down.cut
+    values = scratch.get("values of rows", (NATIVE_TOKENS, cut.chunks, cut.room), torch.float32)
+    lists = scratch.get("rows to add", (NATIVE_TOKENS // DOT_TOKENS, cut.chunks, cut.blocks, cut.room), torch.int32)
+    sums = scratch.get("sums of chunks", (cut.chunks, NATIVE_TOKENS, cut.blocks, cut.width), torch.float32)
     vector = vector_bytes(weight_format, hidden)
     unit, stride = _addressed(rows, weight_format, bank.stride_bytes, vector)
     flags = (None, 0) if named is None else (named.view(torch.uint8), named.stride(0))
-    layout = {"STRIDE": stride, "FORMAT": weight_format, "UNIT": unit, "COLUMNS": hidden}
-    dealt = {"SKIP": skip_inactive, "CHUNKS": down.chunks, "ROOM": room}
-    open_kernel[(PROGRAMS * _multiprocessors(x.device),)](
+    dealt = {"SKIP": skip_inactive, "CHUNKS": cut.chunks, "ROOM": cut.room}
+    layout = {"STRIDE": stride, "FORMAT": weight_format, "UNIT": unit, "COLUMNS": hidden, "enable_fp_fusion": True}
+    open_kernel[(dots.programs * _multiprocessors(x.device),)](
         rows, n, bias, _rounded(x, weight_format, scratch), tokens, *flags, bank.cutoff, values, counts,
-        GATED=bank.gated, ACTIVATION=bank.activation, DEALT=DEALT, VECTOR=vector // unit, **dealt, **layout,
-        **dots.arguments, **_compiled(),
+        GATED=bank.gated, ACTIVATION=bank.activation, DEALT=DEALT, VECTOR=vector // unit,
+        **dealt, **layout, **dots.arguments,
     )  # fmt: skip
-    down_kernel[(down.chunks, blocks)](
-        rows, n, tokens, *flags, values, lists, sums, DEALT=LISTED // dots.tokens,
-        VECTOR=(2 if bank.gated else 1) * vector // unit, TOKENS=dots.tokens, WIDTH=down.width, UNROLL=down.unroll,
-        **dealt, **layout, **_compiled(),
+    down_kernel[(cut.chunks, cut.blocks, triton.cdiv(tokens, down.tokens))](
+        rows, n, tokens, *flags, values, lists, sums, VECTOR=(2 if bank.gated else 1) * vector // unit,
+        **dealt, **layout, **down.arguments,
     )  # fmt: skip
-    join_kernel[(tokens, triton.cdiv(blocks * down.width, JOINED))](
-        sums, y, ADD=add, CHUNKS=down.chunks, FORMAT=weight_format, COLUMNS=hidden, WIDTH=down.width, TAKEN=JOINED,
-        **_compiled(),
+    join_kernel[(tokens, triton.cdiv(cut.blocks * cut.width, JOINED))](
+        sums, y, ADD=add, CHUNKS=cut.chunks, FORMAT=weight_format, COLUMNS=hidden, WIDTH=cut.width, TAKEN=JOINED,
+        num_warps=1,
     )  # fmt: skip
 
 
@@ -188,13 +186,8 @@ def _multiply(
         states, tokens, tuple(matrix.data for matrix in matrices), tuple(bias for _, bias, _ in outputs),
         tuple(y for _, _, y in outputs), tuple(matrix.rows for matrix in matrices),
         RECTIFIED=rectified, Y_STRIDES=tuple(y.stride(0) for _, _, y in outputs), STRIDES=tuple(strides),
-        COUNT=len(outputs), FORMAT=weight_format, UNIT=unit, COLUMNS=columns, **tile.arguments, **_compiled(),
+        COUNT=len(outputs), FORMAT=weight_format, UNIT=unit, COLUMNS=columns, **tile.arguments, enable_fp_fusion=True,
     )  # fmt: skip
-
-
-def _compiled() -> dict[str, int]:
-    """How kernels are compiled that multiply: for one warp, products and sums in one instruction."""
-    return {"num_warps": 1, "enable_fp_fusion": True}
 
 
 def _addressed(data: torch.Tensor, weight_format: str, stride: int, vector: int = 0) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 
+from hybrid.ops.cuda import available
 from hybrid.runtime.nvml import Nvml, free_vram, open_nvml, visible_device
 from hybrid.runtime.vram import Allowances, DeviceMemory, HostMemory
 from profiler.artifacts import UserError
@@ -102,9 +103,15 @@ def device_memory(second_device: str | None) -> DeviceMemory:
 
 def warm_up() -> None:
     """Make the context, load the library of matrix products, and launch kernels: what it takes to compute there."""
-    x = torch.ones(64, 64, device=torch.device("cuda", DEVICE))
-    float((x @ x).sum())
-    del x
+    device = torch.device("cuda", DEVICE)
+    x = torch.ones(1, 64, 64, device=device)
+    y = x @ x
+    if available(device):
+        from hybrid.ops.cuda_states import norm  # takes Triton, which not every device has
+
+        norm(x, y[0, 0].contiguous(), None, False, 1e-6, y)
+    float(y.sum())
+    del x, y
     torch.cuda.synchronize(DEVICE)
     torch.cuda.empty_cache()
 

@@ -20,13 +20,13 @@ from hybrid.model.kv_cache import BlockAllocator, Span
 from hybrid.model.pages import pages_for
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
+from hybrid.runtime.failures import explained
 from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.runtime.timing import StepTimes, TimedOperators
 from hybrid.runtime.trace import Spans, StepKind, Trace
-from hybrid.runtime.unit import is_exhaustion
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
 from profiler.artifacts import UserError
@@ -86,7 +86,7 @@ class Engine:
         with self._traced("prompt" if prefill else "decode") as trace:
             planned = self._schedule(prefill)
             hidden = self._run([p.token_ids for p in planned], [p.span for p in planned], activity, trace)
-            if prefill and planned[0].span.end == len(planned[0].sequence.token_ids):
+            if prefill and planned[0].span.count == planned[0].sequence.pending:
                 self.running.append(self.waiting.pop(0))
             sampled = self._sample(planned, hidden, trace)
             if trace is not None:
@@ -200,7 +200,7 @@ class Engine:
         activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in parts)
         scheduler = self.machine.scheduler
         scheduler.activity, scheduler.times = activity, StepTimes()
-        try:
+        with explained(len(step.token_ids), self.machine.units.get("gpu")):
             if self.machine.recorded is not None and scheduler.tap is None and len(step.token_ids) <= MAX_TOKENS:
                 return self.machine.recorded.run(step, activity, spans)
             if self.machine.lane is not None:
@@ -209,19 +209,14 @@ class Engine:
             hidden = self.decoder.forward(eager if spans is None else TimedOperators(eager, scheduler.times))
             scheduler.times.settle(activity.overlap, spans)
             return hidden
-        except RuntimeError as error:
-            failure = self._exhausted(error, f"a step of {len(step.token_ids)} tokens")
-        raise failure
 
     @torch.inference_mode()
     def _sample(self, planned: list[Planned], hidden: torch.Tensor, spans: Spans | None) -> list[TokenSequence]:
         ends = torch.tensor([p.span.count for p in planned]).cumsum(0) - 1
+        ready = [i for i, p in enumerate(planned) if p.span.count == p.sequence.pending]
+        logits = self._logits(hidden[ends[ready].to(hidden.device)], spans) if ready else hidden
         for p in planned:
             p.sequence.advance(p.span)
-        ready = [i for i, p in enumerate(planned) if p.sequence.pending == 0]
-        if not ready:
-            return []
-        logits = self._logits(hidden[ends[ready].to(hidden.device)], spans)
         for row, i in enumerate(ready):
             sequence = planned[i].sequence
             sequence.append(sequence.sampler.pick(logits[row]), self.context)
@@ -232,7 +227,7 @@ class Engine:
 
     def _logits(self, last: torch.Tensor, spans: Spans | None) -> torch.Tensor:
         recorded, scheduler = self.machine.recorded, self.machine.scheduler
-        try:
+        with explained(len(last), self.machine.units.get("gpu")):
             if recorded is not None and len(last) <= MAX_TOKENS:
                 return recorded.logits(last, scheduler.activity, spans)
             times = StepTimes()
@@ -240,20 +235,6 @@ class Engine:
                 logits = self.decoder.logits(last)
             times.settle(scheduler.activity.overlap, spans)
             return logits.cpu()
-        except RuntimeError as error:
-            failure = self._exhausted(error, f"the logits of {len(last)} tokens")
-        raise failure
-
-    def _exhausted(self, error: RuntimeError, doing: str) -> UserError:
-        """What to raise where a unit has no memory left, outside of the handler: what failed is let go here.
-
-        Raises:
-            RuntimeError: the error, where it is another one.
-        """
-        unit = self.machine.units.get("gpu")
-        if unit is None or not is_exhaustion(error):
-            raise error
-        return unit.exhausted(error, doing)
 
     def _check_ids(self, token_ids: Sequence[int]) -> None:
         vocab = self.directory.spec.vocab_size

@@ -169,8 +169,7 @@ class Unit:
     def exhausted(self, error: BaseException, doing: str) -> UserError:
         """What to raise where the unit ran out of memory while `doing` something, whose memory is given back.
 
-        It is to be raised once the error is handled: an exception keeps the one that it replaces, and that the tensors
-        of every call that it left.
+        An error keeps the variables of every call that it left, and so the tensors: they are let go.
         """
         traceback.clear_frames(error.__traceback__)
         if self.memory is not None:
@@ -239,12 +238,6 @@ class Unit:
             self.memory.allow(-self._allowed)
             self.memory.give_back()
             self._allowed = 0
-
-
-def is_exhaustion(error: BaseException) -> bool:
-    """Whether a device had no memory left: torch's allocator, or the driver beneath a library or a kernel's loading."""
-    driver = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in driver)
 
 
 def pieces(tokens: int) -> list[slice]:

@@ -122,8 +122,12 @@ class Arena:
         return self._room[start : start + size]
 
     def close(self) -> None:
-        """Give the memory back at once; what was cut from it must not be used any more."""
-        self._room.untyped_storage().resize_(0)
+        """Give the memory back at once; what was cut from it must not be used any more.
+
+        Host memory that numpy was shown goes with its owners instead.
+        """
+        with contextlib.suppress(RuntimeError):
+            self._room.untyped_storage().resize_(0)
 
 
 class Upload:

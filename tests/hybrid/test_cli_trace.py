@@ -1,6 +1,10 @@
 """`hybrid run --trace` and `--no-overlap` as a user types them, and the same from Python."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -87,3 +91,37 @@ def test_what_fails_while_it_is_traced_leaves_a_trace(demo, tmp_path):
                 raise KeyboardInterrupt
         assert llm.generate("import ", SamplingParams(max_tokens=2))
     assert [e for e in json.loads(path.read_text())["traceEvents"] if e.get("cat") == "attention"]
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "hybrid.cli", "run", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_an_interrupt_ends_a_run_quietly_and_leaves_the_trace(demo, planned, tmp_path):
+    path = tmp_path / "trace.json"
+    slow = ("--slowdown", "gpu=50", "--slowdown", "cpu=50", "-n", 200)
+    running = start(demo, "class Stack:", "--plan", planned, *ON_BOTH, *slow, "--trace", path, "--trace-steps", 1000)
+    shown = running.stdout.read(len("class Stack:\n"))  # some of the text has come
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Traceback" not in err
+    assert "ignored" not in err
+    document = json.loads(path.read_text())
+    assert document["otherData"]["steps"]["decode"] >= 1
+    assert len(shown + out) > len("class Stack:")
+    assert {"GPU", "CPU"} <= {e["args"].get("name") for e in document["traceEvents"] if e["ph"] == "M"}
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_quiet_at_any_moment(demo, planned):
+    for seconds in (0.8, 1.2, 1.6, 2.0, 2.4, 3, 4, 6):
+        running = start(demo, "class Stack:", "--plan", planned, *ON_BOTH, "--slowdown", "gpu=50", "-n", 200)
+        time.sleep(seconds)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+        assert running.returncode in (0, 130, -signal.SIGINT)  # the last: while modules were loaded
+        assert "Traceback" not in err
+        assert "ignored" not in err

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybrid.ops.kernels.weights import add_columns, column_of, dots, parts_of
+from hybrid.ops.kernels.weights import add_columns, column_of, dots, elements_of_states, parts_of
 
 
 @triton.jit
@@ -42,48 +42,55 @@ def open_kernel(
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     token = tl.arange(0, TOKENS)[:, None]
-    here = values + token * (CHUNKS * ROOM)
-    gated = tl.zeros([TOKENS, ROWS], tl.int32)
-    finished = tl.zeros([TOKENS, ROWS], tl.int32)
+    gated, finished = 0, 0
     for first in range(program, n, programs * DEALT):
         dealt = first + tl.arange(0, DEALT) * programs
         wanted = dealt < n
         if named is not None:
-            known = wanted[None, :] & (token < tokens)
-            flags = tl.load(named + token * named_stride + dealt[None, :], known, other=0)
-            wanted = tl.max(flags.to(tl.int32), 0) != 0
-            tl.store(here + _place(dealt, CHUNKS, ROOM)[None, :], 0.0, known & (wanted == 0)[None, :])
+            some = tl.zeros([DEALT], tl.int32)
+            for group in range(0, tokens, TOKENS):
+                known = wanted[None, :] & (group + token < tokens)
+                flags = tl.load(named + (group + token) * named_stride + dealt[None, :], known, other=0).to(tl.int32)
+                some |= tl.max(flags, 0)
+                gated += tl.sum(tl.sum(flags, 1), 0)
+            for group in range(0, tokens, TOKENS):
+                here = values + (group + token) * (CHUNKS * ROOM) + _place(dealt, CHUNKS, ROOM)[None, :]
+                tl.store(here, 0.0, (wanted & (some == 0))[None, :] & (group + token < tokens))
+            wanted &= some != 0
         rank = tl.cumsum(wanted.to(tl.int32), 0) - 1
         count = tl.sum(wanted.to(tl.int32), 0)
+        if named is None:
+            gated += count * tokens
         for at in range(0, count, ROWS):
             nth = at + tl.arange(0, ROWS)
             live = nth < count
             picked = wanted[None, :] & (rank[None, :] == nth[:, None])
             row = tl.sum(tl.where(picked, dealt[None, :], 0), 1)
             start = row.to(tl.int64) * STRIDE
-            score = dots(rows, start, live, x, tokens, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
-            if bias is not None:
-                score += tl.load(bias + row, live, other=0.0)[None, :]
-            value = activated(score, ACTIVATION)
-            value = tl.where(tl.abs(value) <= cutoff, 0.0, value)
-            inside = live[None, :] & (token < tokens)
-            pair = inside
-            if named is not None:
-                pair &= tl.load(named + token * named_stride + row[None, :], inside, other=0) != 0
-            gated += pair.to(tl.int32)
-            if SKIP:
-                pair &= value != 0
-            finished += pair.to(tl.int32)
-            if GATED:
-                still = tl.max(pair.to(tl.int32), 0) != 0
-                value *= dots(
-                    rows, start + VECTOR, still, x, tokens, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL
-                )
-                if ACTIVATION == "drelu":
-                    value = tl.where(value <= 0, 0.0, value)
-            tl.store(here + _place(row, CHUNKS, ROOM)[None, :], tl.where(pair, value, 0.0), inside)
-    tl.atomic_add(counts, tl.sum(tl.sum(gated, 1), 0).to(tl.int64))
-    tl.atomic_add(counts + 1, tl.sum(tl.sum(finished, 1), 0).to(tl.int64))
+            for group in range(0, tokens, TOKENS):
+                states, left = x + group * elements_of_states(FORMAT, COLUMNS), tokens - group
+                score = dots(rows, start, live, states, left, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
+                if bias is not None:
+                    score += tl.load(bias + row, live, other=0.0)[None, :]
+                value = activated(score, ACTIVATION)
+                value = tl.where(tl.abs(value) <= cutoff, 0.0, value)
+                inside = live[None, :] & (token < left)
+                pair = inside
+                if named is not None:
+                    flags = named + (group + token) * named_stride + row[None, :]
+                    pair &= tl.load(flags, inside, other=0) != 0
+                if SKIP:
+                    pair &= value != 0
+                    finished += tl.sum(tl.sum(pair.to(tl.int32), 1), 0)
+                if GATED:
+                    still, up = tl.max(pair.to(tl.int32), 0) != 0, start + VECTOR
+                    value *= dots(rows, up, still, states, left, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
+                    if ACTIVATION == "drelu":
+                        value = tl.where(value <= 0, 0.0, value)
+                here = values + (group + token) * (CHUNKS * ROOM) + _place(row, CHUNKS, ROOM)[None, :]
+                tl.store(here, tl.where(pair, value, 0.0), inside)
+    tl.atomic_add(counts, tl.cast(gated, tl.int64))
+    tl.atomic_add(counts + 1, tl.cast(finished if SKIP else gated, tl.int64))
 
 
 @triton.jit
@@ -95,45 +102,46 @@ def _place(row, CHUNKS: tl.constexpr, ROOM: tl.constexpr):
 @triton.jit
 def down_kernel(
     rows, n, tokens, named, named_stride, values, lists, sums,
-    SKIP: tl.constexpr, CHUNKS: tl.constexpr, ROOM: tl.constexpr, DEALT: tl.constexpr, STRIDE: tl.constexpr,
+    SKIP: tl.constexpr, CHUNKS: tl.constexpr, ROOM: tl.constexpr, LISTED: tl.constexpr, STRIDE: tl.constexpr,
     VECTOR: tl.constexpr, FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
     WIDTH: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """A chunk's rows times their values, of `WIDTH` columns, to sums fp32 `[CHUNKS, tokens, column blocks, WIDTH]`.
 
     Rows are added one after the other, so that no sum of a token depends on what other tokens want. lists: int32
-    `[CHUNKS, column blocks, ROOM]`. Grid `[CHUNKS, column blocks]`.
+    `[token groups, CHUNKS, column blocks, ROOM]`. Grid `[CHUNKS, column blocks, groups of TOKENS]`.
     """
     PARTS: tl.constexpr = parts_of(FORMAT)
-    chunk, block, blocks = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    chunk, block, blocks, group = tl.program_id(0), tl.program_id(1), tl.num_programs(1), tl.program_id(2) * TOKENS
     count = (n - chunk + CHUNKS - 1) // CHUNKS
-    token = tl.arange(0, TOKENS)
-    values += chunk * ROOM
-    mine = lists + (chunk * blocks + block) * ROOM
+    values += group * (CHUNKS * ROOM) + chunk * ROOM
+    lists += ((tl.program_id(2) * CHUNKS + chunk) * blocks + block) * ROOM
+    left = tokens - group
     if SKIP or named is not None:
+        token = tl.arange(0, TOKENS)[:, None]
         found = 0
-        for first in range(0, count, DEALT):
-            nth = first + tl.arange(0, DEALT)
-            known = (nth < count)[None, :] & (token < tokens)[:, None]
+        for first in range(0, count, LISTED):
+            nth = first + tl.arange(0, LISTED)
             if SKIP:
-                pairs = tl.load(values + (token * (CHUNKS * ROOM))[:, None] + nth[None, :], known, other=0.0) != 0
+                here = values + token * (CHUNKS * ROOM) + nth[None, :]
+                pairs = tl.load(here, (nth < ROOM)[None, :] & (token < left), other=0.0) != 0
             else:
-                there = (token * named_stride)[:, None] + (chunk + nth * CHUNKS)[None, :]
-                pairs = tl.load(named + there, known, other=0) != 0
-            wanted = tl.max(pairs.to(tl.int32), 0)
-            tl.store(mine + found + tl.cumsum(wanted, 0) - 1, nth, wanted != 0)
+                here = named + (group + token) * named_stride + (chunk + nth * CHUNKS)[None, :]
+                pairs = tl.load(here, (nth < count)[None, :] & (token < left), other=0) != 0
+            wanted = tl.where(nth < count, tl.max(pairs.to(tl.int32), 0), 0)
+            tl.store(lists + found + tl.cumsum(wanted, 0) - 1, nth, wanted != 0)
             found += tl.sum(wanted, 0)
         count = found
         tl.debug_barrier()  # for what other threads of this program have written
-    place = block * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
     token = tl.arange(0, TOKENS)[:, None, None]
+    place = block * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
     total = tl.zeros([TOKENS, PARTS, WIDTH // PARTS], tl.float32)
     for at in range(0, count, UNROLL):
         for step in tl.static_range(UNROLL):
             nth = at + step
             live = nth < count  # a scalar, which the interpreter takes into no mask
             if SKIP or named is not None:
-                nth = tl.load(mine + nth, live, other=0)
+                nth = tl.load(lists + nth, live, other=0)
             factor = tl.zeros([TOKENS, 1, 1], tl.float32)
             for t in tl.static_range(TOKENS):  # what is past the tokens is not stored
                 factor = tl.where(token == t, tl.load(values + t * (CHUNKS * ROOM) + nth, live, other=0.0), factor)
@@ -141,7 +149,7 @@ def down_kernel(
             within = place < tl.where(live, COLUMNS // PARTS, 0)
             total = add_columns(total, factor, rows, start, place, within, FORMAT, UNIT, COLUMNS)
     part = tl.arange(0, PARTS)[None, :, None] * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
-    tl.store(sums + ((chunk * tokens + token) * blocks + block) * WIDTH + part, total, token < tokens)
+    tl.store(sums + ((chunk * tokens + group + token) * blocks + block) * WIDTH + part, total, token < left)
 
 
 @triton.jit

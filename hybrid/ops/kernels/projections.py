@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybrid.ops.kernels.weights import add_columns, column_of, dots, parts_of, store_rounded
+from hybrid.ops.kernels.weights import add_columns, column_of, dots, elements_of_states, parts_of, store_rounded
 
 
 @triton.jit
@@ -35,7 +35,7 @@ def round_kernel(x, y, COLUMNS: tl.constexpr, BLOCKS: tl.constexpr):
     word, byte = tl.arange(0, 8)[None, :, None], tl.arange(0, 4)[None, None, :]
     place = token * COLUMNS + block[:, None, None] * 32 + word * 4 + byte
     values = tl.load(x + place, within[:, None, None], other=0.0)
-    store_rounded(values, y + token * (COLUMNS // 32 * 10), block, within, COLUMNS // 32)
+    store_rounded(values, y + token * elements_of_states("q8_0", COLUMNS), block, within, COLUMNS // 32)
 
 
 @triton.jit
@@ -52,13 +52,16 @@ def linear_kernel(
         if (tl.program_id(0) >= before) & (tl.program_id(0) < before + tl.cdiv(outputs[i], ROWS)):
             live = row < outputs[i]
             start = row.to(tl.int64) * STRIDES[i]
-            sums = dots(weights[i], start, live, x, tokens, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
-            if biases[i] is not None:
-                sums += tl.load(biases[i] + row, live, other=0.0)[None, :]
-            if RECTIFIED:
-                sums = tl.where(sums <= 0, 0.0, sums)
-            token = tl.arange(0, TOKENS)[:, None]
-            tl.store(ys[i] + token * Y_STRIDES[i] + row[None, :], sums, live[None, :] & (token < tokens))
+            for group in range(0, tokens, TOKENS):
+                states, left = x + group * elements_of_states(FORMAT, COLUMNS), tokens - group
+                sums = dots(weights[i], start, live, states, left, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
+                if biases[i] is not None:
+                    sums += tl.load(biases[i] + row, live, other=0.0)[None, :]
+                if RECTIFIED:
+                    sums = tl.where(sums <= 0, 0.0, sums)
+                token = tl.arange(0, TOKENS)[:, None]
+                here = ys[i] + (group + token) * Y_STRIDES[i] + row[None, :]
+                tl.store(here, sums, live[None, :] & (token < left))
         before += tl.cdiv(outputs[i], ROWS)
 
 
@@ -73,9 +76,11 @@ def name_kernel(
     live = row < rows
     neuron = tl.load(neuron_ids + row, live, other=0)
     start = neuron.to(tl.int64) * STRIDE
-    logit = dots(weights, start, live, x, tokens, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
-    if bias is not None:
-        logit += tl.load(bias + neuron, live, other=0.0)[None, :]
     token = tl.arange(0, TOKENS)[:, None]
-    above = (logit > threshold).to(tl.uint8)
-    tl.store(named + token * named_stride + row[None, :], above, live[None, :] & (token < tokens))
+    for group in range(0, tokens, TOKENS):
+        states, left = x + group * elements_of_states(FORMAT, COLUMNS), tokens - group
+        logit = dots(weights, start, live, states, left, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
+        if bias is not None:
+            logit += tl.load(bias + neuron, live, other=0.0)[None, :]
+        here = named + (group + token) * named_stride + row[None, :]
+        tl.store(here, (logit > threshold).to(tl.uint8), live[None, :] & (token < left))

@@ -1,10 +1,13 @@
-"""How large a piece a program takes, of one warp on a GPU: for the compiler, and other pieces for the interpreter.
+"""How large a piece a program takes, which is one warp on a GPU; the interpreter is given other pieces.
 
-A GPU's memory answers after some 0.6 us, so each of the H200's 132 multiprocessors needs about 25 KB on their way to
-keep up 4.8 TB/s, an RTX 4090's 128 about 5 KB. A warp has some sixteen loads of 8 or 16 bytes for each thread on their way
-here, 4 to 8 KB, in 64 registers, so that 24 to 32 warps fit and a few suffice. Nothing passes through shared memory,
-and warps do not wait for each other. With more tokens a warp takes more rows, which then share what it loads of states,
-and fewer warps fit. The interpreter's cost is its calls, whatever their size: it is given few large pieces.
+A GPU's memory answers after some 0.6 us: each of an H200's 132 multiprocessors needs about 25 KB on their way to keep
+up 4.8 TB/s, each of an RTX 4090's 128 about 5 KB for 1 TB/s. A warp has 16 loads of 256 or 512 bytes on their way, or 32
+of 128 or 512 where it adds rows; 16 and 4 to 8 warps to a multiprocessor make 30 KB at the least. Warps wait for nobody and
+share nothing, so that a piece is only as long as its own loads. Registers are what bounds this: `registers` says how
+many a thread may have, since the compiler else takes few, for more warps than there are.
+
+With more tokens a warp takes more rows at once, which then share what it loads of states from the nearest cache.
+The interpreter's cost is its calls, whatever their size, so it is given few large pieces.
 """
 
 from __future__ import annotations
@@ -13,66 +16,78 @@ from dataclasses import dataclass
 
 import triton
 
-from hybrid.ops.kernels.weights import parts_of
+from hybrid.ops.kernels.weights import words_of
+from hybrid.ops.limits import DownCut
 from profiler.formats import BLOCK, QUANT_BITS, is_quantised
 
 WARP = 32
-PROGRAMS = 16  # for each multiprocessor, of those that deal rows out among themselves
-DEALT = 64  # rows that such a program looks at together
-LISTED = 1024  # pairs of token and row that a program which adds rows looks at together
+REGISTERS = 255  # the most that a thread can have
+DOT_TOKENS = 8  # that share what is loaded of weights; 16 take two turns, of which memory only sees the first
+DEALT = 64  # rows that a program of those that deal them out among themselves looks at together
+LISTED = 512  # pairs of token and row that a program which adds rows looks at together
+EMBEDDED = 256  # columns of a row that a program looks up
 ROUNDED = 16  # blocks of a token that a program rounds
 JOINED = 128  # columns that a program joins
-DOWN_COLUMNS = 256  # that a program adds up: 512 bytes of a bf16 row, 144 of a q4_0 one
-DOWN_PROGRAMS = 512  # of one bank, whatever the device, so that their sums are the same everywhere
 INTERPRETED = bool(triton.knobs.runtime.interpret)
+INTERPRETED_PRODUCTS = 1 << 21  # that the interpreter computes together
 
 
 @dataclass(frozen=True)
 class DotTile:
-    """For `weights.dots`: tokens, rounded up to a power of two, rows at once, threads for a row, and loads of each."""
+    """For `weights.dots`: tokens and rows at once, threads for a row, loads of each on their way.
+
+    programs: for each multiprocessor, where a fixed number of them deals rows out among themselves.
+    """
 
     tokens: int
     rows: int
     lanes: int
     unroll: int
+    programs: int
+    registers: int
 
     @property
     def arguments(self) -> dict[str, int]:
-        """As kernels name them."""
-        return {"TOKENS": self.tokens, "ROWS": self.rows, "LANES": self.lanes, "UNROLL": self.unroll}
+        """As kernels and the compiler name them."""
+        shape = {"TOKENS": self.tokens, "ROWS": self.rows, "LANES": self.lanes, "UNROLL": self.unroll}
+        return {**shape, "num_warps": 1, "maxnreg": self.registers}
 
 
 def dot_tile(weight_format: str, columns: int, tokens: int, interpreted: bool = INTERPRETED) -> DotTile:
     """For the products of `tokens` states with vectors of `columns` weights."""
-    tokens = triton.next_power_of_2(tokens)
-    quantised = is_quantised(weight_format)
+    tokens, quantised = min(triton.next_power_of_2(tokens), DOT_TOKENS), is_quantised(weight_format)
+    words = words_of(weight_format) if quantised else 0
     threads = triton.cdiv(columns // BLOCK if quantised else columns, 4)
-    lanes = min(triton.next_power_of_2(threads), 512 if interpreted else WARP)
     if interpreted:
-        return DotTile(tokens, 32, lanes, 1)
+        lanes = min(triton.next_power_of_2(threads), 512)
+        return DotTile(tokens, min(INTERPRETED_PRODUCTS // (tokens * lanes * 4), 1024), lanes, words or 1, 1, REGISTERS)
+    lanes, few = min(triton.next_power_of_2(threads), WARP), tokens <= 2
     if quantised:
-        rows = 4 if tokens <= 4 and QUANT_BITS[weight_format] < 8 else 2
+        rows = 4 if few and words == 1 else 2
+        unroll = words if few else min(words, 16 // tokens)
     else:
-        rows = 2 if tokens <= 2 else 4
-    together = (16 if tokens <= 2 else 8) // rows
-    loops = triton.cdiv(threads, lanes * together)
-    return DotTile(tokens, rows * (WARP // lanes), lanes, triton.cdiv(threads, lanes * loops))
+        rows = 2 if few else 4
+        unroll = triton.cdiv(threads, lanes * triton.cdiv(threads, lanes * (16 if few else 8) // rows))
+    return DotTile(tokens, rows * (WARP // lanes), lanes, unroll, *((16, 128) if few else (8, REGISTERS)))
 
 
 @dataclass(frozen=True)
 class DownTile:
-    """For adding down vectors: columns that a program takes, programs that share its columns, rows on their way."""
+    """For adding down vectors: tokens at once, rows on their way, and how rows and columns are cut (`limits.DownCut`)."""
 
-    width: int
-    chunks: int
+    tokens: int
     unroll: int
+    cut: DownCut
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        """As kernels and the compiler name them."""
+        shape = {"TOKENS": self.tokens, "WIDTH": self.cut.width, "UNROLL": self.unroll}
+        return {**shape, "LISTED": LISTED // self.tokens, "num_warps": 1, "maxnreg": REGISTERS}
 
 
-def down_tile(weight_format: str, hidden: int, tokens: int, interpreted: bool = INTERPRETED) -> DownTile:
-    """For a bank of rows of `hidden` columns."""
-    if interpreted:
-        return DownTile(max(triton.next_power_of_2(hidden), 8), 2, 8)
-    loads = WARP if is_quantised(weight_format) else 8 * WARP  # words, of which a thread takes one, or floats
-    width = loads * parts_of(weight_format)
-    programs = DOWN_PROGRAMS * (2 if is_quantised(weight_format) else 1)
-    return DownTile(width, max(programs // triton.cdiv(hidden, width), 1), 32 if tokens <= 2 else 8)
+def down_tile(weight_format: str, hidden: int, rows: int, tokens: int, interpreted: bool = INTERPRETED) -> DownTile:
+    """For `rows` rows of `hidden` columns."""
+    tokens = min(triton.next_power_of_2(tokens), DOT_TOKENS)
+    unroll = 4 if interpreted else 32 if tokens <= 2 else 8
+    return DownTile(tokens, unroll, DownCut.of(weight_format, hidden, rows))

@@ -31,17 +31,20 @@ def dots(
     """
     if FORMAT == "bf16" or FORMAT == "f16":
         return _float_dots(weights, starts, live, x, tokens, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
-    BLOCKS: tl.constexpr = COLUMNS // 32
-    TOGETHER: tl.constexpr = min(BLOCKS, GROUP.value)
-    REST: tl.constexpr = BLOCKS % TOGETHER
-    sums = _block_dots(
-        weights, starts, live, x, tokens, 0, BLOCKS - REST, TOGETHER, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES
-    )
-    if REST > 0:
-        sums += _block_dots(
-            weights, starts, live, x, tokens, BLOCKS - REST, REST, REST, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, 4
-        )
-    return sums
+    else:
+        BLOCKS: tl.constexpr = COLUMNS // 32
+        TOGETHER: tl.constexpr = min(BLOCKS, GROUP.value)
+        REST: tl.constexpr = BLOCKS % TOGETHER
+        sums = _block_dots(
+            weights, starts, live, x, tokens, 0, BLOCKS - REST, TOGETHER,
+            FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL,
+        )  # fmt: skip
+        if REST > 0:
+            sums += _block_dots(
+                weights, starts, live, x, tokens, BLOCKS - REST, REST, REST,
+                FORMAT, UNIT, COLUMNS, TOKENS, ROWS, 4, UNROLL,
+            )  # fmt: skip
+        return sums
 
 
 @triton.jit
@@ -58,7 +61,7 @@ def _float_dots(
             column = first + step * LANES * 4 + four
             place = tl.max_contiguous(start + column, [1, 1, 4])
             w = tl.load(weights + place, (column < COLUMNS) & alive, other=0.0)
-            states = tl.load(x + token * COLUMNS + column, (column < COLUMNS) & (token < tokens), other=0.0)
+            states = tl.load(x + column + token * COLUMNS, (column < COLUMNS) & (token < tokens), other=0.0)
             sums += _by_fours(w.to(tl.float32) * states)
     return tl.sum(sums, 2)
 
@@ -67,14 +70,14 @@ def _float_dots(
 def _block_dots(
     weights, starts, live, x, tokens, FIRST: tl.constexpr, BLOCKS: tl.constexpr, TOGETHER: tl.constexpr,
     FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Of the `BLOCKS` blocks from `FIRST` on, which stand in groups of `TOGETHER`; a thread takes four of them."""
     WORDS: tl.constexpr = words_of(FORMAT)
     PARTS: tl.constexpr = 8 // WORDS  # of a word: bytes shifted by some bits
     LOWEST: tl.constexpr = lowest_bits(FORMAT)
     token, start, alive = tl.arange(0, TOKENS)[:, None, None], starts[None, :, None], live[None, :, None]
-    states = x + token * (COLUMNS // 32 * 10)
+    of_token = token * elements_of_states(FORMAT, COLUMNS)
     four = tl.arange(0, LANES * 4)[None, None, :]
     sums = tl.zeros([TOKENS, ROWS, LANES], tl.float32)
     for first in range(0, BLOCKS, LANES * 4):
@@ -82,19 +85,21 @@ def _block_dots(
         here, there = (block < BLOCKS) & alive, (block < BLOCKS) & (token < tokens)
         group, member = block // TOGETHER, block % TOGETHER
         word = FIRST * WORDS + group * (TOGETHER * WORDS) + member
-        state = FIRST * 8 + group * (TOGETHER * 8) + member
+        state = x + (FIRST * 8 + group * (TOGETHER * 8) + member)
         whole = tl.zeros([TOKENS, ROWS, LANES * 4], tl.int32)
-        for w in tl.static_range(WORDS):
-            packed = load_words(weights, start, word + w * TOGETHER, here, UNIT)
-            for part in tl.static_range(PARTS):
-                of_states = tl.load(states + state + (w + part * WORDS) * TOGETHER, there, other=0)
-                whole = _dot4((packed >> (part * (8 // PARTS))) & LOWEST, of_states, whole)
+        for some in range(0, WORDS, UNROLL):
+            for step in tl.static_range(UNROLL):
+                packed = load_words(weights, start, word + (some + step) * TOGETHER, here, UNIT)
+                for part in tl.static_range(PARTS):
+                    nth = some + step + part * WORDS
+                    of_states = tl.load(state + (of_token + nth * TOGETHER), there, other=0)
+                    whole = _dot4((packed >> (part * (8 // PARTS))) & LOWEST, of_states, whole)
         if FORMAT != "q8_0":
-            total = tl.load(states + COLUMNS // 32 * 9 + FIRST + block, there, other=0)
+            total = tl.load(x + (FIRST + block) + (of_token + COLUMNS // 32 * 9), there, other=0)
             whole = whole * 2 - total if FORMAT == "b1" else whole - total * 8
         scale = load_scales(weights, start, FIRST + block, here, FORMAT, UNIT, COLUMNS)
-        of_states = tl.load(states + COLUMNS // 32 * 8 + FIRST + block, there, other=0).to(tl.float32, bitcast=True)
-        sums += _by_fours(whole.to(tl.float32) * (scale * of_states))
+        of_states = tl.load(x + (FIRST + block) + (of_token + COLUMNS // 32 * 8), there, other=0)
+        sums += _by_fours(whole.to(tl.float32) * (scale * of_states.to(tl.float32, bitcast=True)))
     return tl.sum(sums, 2)
 
 
@@ -103,6 +108,12 @@ def _by_fours(products):
     """Sums of four neighbours along the last axis, which one thread holds."""
     four: tl.constexpr = [products.shape[0], products.shape[1], products.shape[2] // 4, 4]
     return tl.sum(tl.reshape(products, four), 3)
+
+
+@triton.constexpr_function
+def elements_of_states(weight_format: str, columns: int) -> int:
+    """Of what vectors of a format are multiplied with, from one token to the next; as `store_rounded` lays it out."""
+    return columns if weight_format in ("bf16", "f16") else columns // 32 * 10
 
 
 @triton.constexpr_function
@@ -122,9 +133,10 @@ def load_words(weights, start, place, mask, UNIT: tl.constexpr):
     """int32: the words of vectors at places within them."""
     if UNIT == 4:
         return tl.load(weights.to(tl.pointer_type(tl.int32)) + start + place, mask, other=0)
-    halves = weights.to(tl.pointer_type(tl.uint16)) + start + place * 2
-    low = tl.load(halves, mask, other=0).to(tl.int32)
-    return low | (tl.load(halves + 1, mask, other=0).to(tl.int32) << 16)
+    else:
+        halves = weights.to(tl.pointer_type(tl.uint16)) + start + place * 2
+        low = tl.load(halves, mask, other=0).to(tl.int32)
+        return low | (tl.load(halves + 1, mask, other=0).to(tl.int32) << 16)
 
 
 @triton.jit
@@ -144,8 +156,9 @@ def _dot4(a, b, sums):
         return tl.inline_asm_elementwise(
             "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, sums], dtype=tl.int32, is_pure=True, pack=1
         )
-    left = tl.arange(0, 4)[None, None, None, :] * 8
-    return sums + tl.sum(((a[:, :, :, None] << left) >> 24) * ((b[:, :, :, None] << left) >> 24), 3)
+    else:
+        left = tl.arange(0, 4)[None, None, None, :] * 8
+        return sums + tl.sum(((a[:, :, :, None] << left) >> 24) * ((b[:, :, :, None] << left) >> 24), 3)
 
 
 @triton.jit
@@ -190,15 +203,16 @@ def add_columns(
     PARTS: tl.constexpr = parts_of(FORMAT)
     if PARTS == 1:
         return total + factor * tl.load(weights + start + place, mask, other=0.0).to(tl.float32)
-    BITS: tl.constexpr = 32 // PARTS
-    scale = load_scales(weights, start, block_of(place, FORMAT, COLUMNS), mask, FORMAT, UNIT, COLUMNS)
-    words = load_words(weights, start, place, mask, UNIT)
-    if FORMAT == "q8_0":
-        words ^= -2139062144  # 0x80 in each byte: signed bytes plus 128
-    shift = tl.arange(0, PARTS)[None, :, None] * BITS
-    lifted = ((words >> shift) & ((1 << BITS) - 1)) | MAGIC  # faster than to convert
-    w = lifted.to(tl.float32, bitcast=True) - (8388608.0 + (1 << (BITS - 1)))
-    return total + factor * scale * w
+    else:
+        BITS: tl.constexpr = 32 // PARTS
+        scale = load_scales(weights, start, block_of(place, FORMAT, COLUMNS), mask, FORMAT, UNIT, COLUMNS)
+        words = load_words(weights, start, place, mask, UNIT)
+        if FORMAT == "q8_0":
+            words ^= -2139062144  # 0x80 in each byte: signed bytes plus 128
+        shift = tl.arange(0, PARTS)[None, :, None] * BITS
+        lifted = ((words >> shift) & ((1 << BITS) - 1)) | MAGIC  # faster than to convert
+        w = lifted.to(tl.float32, bitcast=True) - (8388608.0 + (1 << (BITS - 1)))
+        return total + factor * scale * w
 
 
 @triton.constexpr_function
@@ -219,9 +233,10 @@ def column_of(place, part, FORMAT: tl.constexpr, COLUMNS: tl.constexpr):
     """The column of a part of what lies at a place."""
     if parts_of(FORMAT) == 1:
         return place + part
-    group, member, together = _grouped(place, FORMAT, COLUMNS)
-    first = (group * GROUP + member % together) * 32 + member // together * 4
-    return first + (part if FORMAT == "q8_0" else part // 2 + part % 2 * 16)
+    else:
+        group, member, together = _grouped(place, FORMAT, COLUMNS)
+        first = (group * GROUP + member % together) * 32 + member // together * 4
+        return first + (part if FORMAT == "q8_0" else part // 2 + part % 2 * 16)
 
 
 @triton.jit
