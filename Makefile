@@ -25,8 +25,8 @@ demo: install  ## run the main job on the shipped model: complete code, on one u
 	$(BIN)/hybrid run demo "def parse_args(" -n 64
 	$(BIN)/hybrid plan demo --vram 7MiB
 	$(BIN)/hybrid run demo "class Stack:" -n 64 --temperature 0.7 --seed 1 --plan default --second-device cpu
-	$(BIN)/hybrid compare demo --text-tokens 6000
-	$(BIN)/hybrid compare demo --text-tokens 2000 --plan default --second-device cpu
+	$(BIN)/hybrid compare demo --text-tokens 2000
+	$(BIN)/hybrid compare demo --text-tokens 2000 --vram 7MiB --second-device cpu
 
 check: install  ## lint, types, import contracts
 	$(BIN)/ruff check .

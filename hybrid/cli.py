@@ -17,6 +17,7 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_calibrate import calibrate
+from hybrid.cli_compare import compare
 from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
 from hybrid.cli_options import (
@@ -28,21 +29,26 @@ from hybrid.cli_options import (
     Mode,
     ModelArgument,
     NoMmapOption,
+    NoOverlapOption,
     PlanOption,
     SlowdownOption,
     ThreadsOption,
     ThresholdsOption,
+    VramOption,
     WeightFormat,
     device_name,
+    loading,
     model_directory,
     parse_slowdown,
 )
 from hybrid.cli_plan import plan
 from hybrid.cli_profile import profile_app
-from hybrid.cli_quality import compare, evaluate
+from hybrid.cli_quality import evaluate
 from hybrid.cli_report import report
 from hybrid.cli_simulate import simulate
 from profiler.artifacts import UserError
+
+PLACED_AT_ONCE = 1 << 30  # bytes that are on a GPU before a bar of progress could be read
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,6 +104,7 @@ def run(
     profile: Annotated[str, typer.Option(help="The profile whose predictors are used.")] = "default",
     thresholds: ThresholdsOption = "default",
     plan: PlanOption = None,
+    vram: VramOption = None,
     device: DeviceOption = None,
     slowdown: SlowdownOption = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
@@ -109,13 +116,30 @@ def run(
     kv_format: KvOption = KvFormat.f16,
     threads: ThreadsOption = None,
     no_mmap: NoMmapOption = False,
+    no_overlap: NoOverlapOption = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write what each unit does when, for ui.perfetto.dev or chrome://tracing, as JSON."
+        ),
+    ] = None,
+    trace_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trace so many of the steps that read the prompt, and as many that decode."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Complete a prompt, streaming the text; a line of figures follows on stderr.
 
+    Where there is a GPU, the plan `default` is used, or one is made for what is free of its memory. --vram makes one
+    for a budget, which bounds all that this process takes of the GPU; --vram 0 leaves the GPU alone.
+
     Example: hybrid run demo "def parse_args(" -n 64
+
+    Example: hybrid run demo "def parse_args(" --vram 7MiB --second-device cpu
     """
-    from hybrid.llm import LLM, SamplingParams
+    with loading():
+        from hybrid.llm import LLM, SamplingParams
 
     params = SamplingParams(
         max_tokens=max_tokens,
@@ -126,20 +150,28 @@ def run(
         stop=tuple(stop or ()),
     )
     chosen = None if mode is None else mode.value
-    with LLM(
-        model,
-        mode=chosen,
-        plan=plan or ("default" if device else None),
-        device=device_name(device),
-        context=context,
-        max_sequences=1,
-        kv_format=kv_format.value,
-        threads=threads,
-        mmap=not no_mmap,
-        profile=profile,
-        thresholds=thresholds,
-        slowdown=parse_slowdown(slowdown),
-    ) as llm:
+    with contextlib.ExitStack() as stack:
+        with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
+            opened = LLM(
+                model,
+                mode=chosen,
+                plan=plan,
+                vram=vram,
+                device=device_name(device),
+                context=context,
+                max_sequences=1,
+                kv_format=kv_format.value,
+                threads=threads,
+                mmap=not no_mmap,
+                profile=profile,
+                thresholds=thresholds,
+                slowdown=parse_slowdown(slowdown),
+                overlap=not no_overlap,
+                note=lambda line: display.note(f"warning: {line}"),
+                tell=tell,
+            )
+        llm = stack.enter_context(opened)
+        traced = None if trace is None else stack.enter_context(llm.trace(trace, trace_steps))
         show = (lambda text: None) if as_json else display.write
         pieces = llm.stream(prompt, params)
         show(prompt)
@@ -152,6 +184,8 @@ def run(
     display.write("\n")
     for line in reports.run_lines(figures, completion.first_token_seconds):
         display.note(line)
+    if trace is not None and traced is not None:
+        display.note(reports.trace_line(traced, trace))
 
 
 app.command()(compare)
@@ -179,9 +213,11 @@ def inspect(
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """A mistake of the user's ends in one line and an exit code, never in a traceback."""
+    """A mistake of the user's ends in one line and an exit code, never in a traceback; so does an interrupt."""
     try:
         yield
+    except KeyboardInterrupt:  # commands turn one into an exit themselves; before and after them it comes here
+        sys.exit(130)
     except UserError as error:
         display.note(f"hybrid: {error}")
         sys.exit(1)

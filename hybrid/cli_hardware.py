@@ -103,6 +103,9 @@ def hardware_lines(report: HardwareReport) -> list[str]:
         f"one hand-over: {micro(machine.hand_over)} between layers of a millisecond, as threads fall asleep, rounds "
         f"{micro(long_apart)} apart; {micro(report.short_hand_over)} where they keep watching, {micro(apart)} apart",
     ]
+    if machine.context_bytes:
+        taken = format_size(machine.context_bytes)
+        lines.append(f"{taken} of GPU memory go to the CUDA context, libraries and kernels")
     if machine.flash:
         lines += ["", *flash_lines(machine)]
     lines += ["", *report.notes] if report.notes else []

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,6 +54,10 @@ MODEL_HELP = "A model directory, or `demo`."
 ModelArgument = Annotated[str, typer.Argument(metavar="DIR", help=MODEL_HELP, show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 PlanOption = Annotated[str | None, typer.Option(help="A plan of the directory by name, or a plan's path.")]
+VramOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Make a plan now for so much GPU memory, such as 8GiB; 0 leaves the GPU alone."),
+]
 DeviceOption = Annotated[
     Device | None,
     typer.Option("--second-device", help="What a plan's GPU is here: `cuda`, or `cpu` for a stand-in made of memory."),
@@ -75,9 +83,41 @@ NoMmapOption = Annotated[
         "--no-mmap", help="Read the model into memory when it is opened, instead of using its files in place."
     ),
 ]
+HeldOutOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--text",
+        help="What quality is measured on, kept apart from what was profiled: a text file, a folder, or JSONL with "
+        "`text` or `messages`; may be given several times. The demo has one.",
+    ),
+]
+NoOverlapOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-overlap",
+        help="Have the two units of a split layer compute one after the other: the same text, slower; shows what "
+        "computing at the same time saves.",
+    ),
+]
 TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
 
 ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Around an import that takes seconds, before a command has begun: an interrupt ends the process there and then.
+
+    torch drops a KeyboardInterrupt that meets it half imported, or aborts.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def parse_slowdown(given: list[str] | None) -> dict[str, float]:
@@ -96,6 +136,20 @@ def parse_slowdown(given: list[str] | None) -> dict[str, float]:
         if unit in found or math.isnan(number):
             raise UserError(f"a slowdown is gpu=RATIO or cpu=RATIO, once for each, such as cpu=4; not {text!r}")
         found[unit] = number
+    return found
+
+
+def held_out(model: str, texts: list[Path] | None) -> list[Path]:
+    """The texts given, or those that the demo keeps for this.
+
+    Raises:
+        UserError: none was given.
+    """
+    from hybrid.stages.shipped import DEMO, HELDOUT_TEXT
+
+    found = texts or ([HELDOUT_TEXT] if model == DEMO else [])
+    if not found:
+        raise UserError("quality is measured on a text: add --text FILE, with documents that were not profiled")
     return found
 
 

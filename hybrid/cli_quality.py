@@ -1,4 +1,4 @@
-"""The commands that measure: `compare` and `eval`. Thin, as `hybrid.cli` is."""
+"""The command that measures quality: `eval`. Thin, as `hybrid.cli` is."""
 
 from __future__ import annotations
 
@@ -11,84 +11,22 @@ from hybrid import display, reports
 from hybrid.cli_options import (
     ContextOption,
     DeviceOption,
+    HeldOutOption,
     JsonOption,
     KvFormat,
     KvOption,
     Mode,
     ModelArgument,
-    NoMmapOption,
     PlanOption,
-    SlowdownOption,
     ThreadsOption,
     ThresholdsOption,
     device_name,
-    parse_slowdown,
+    held_out,
 )
 from profiler.artifacts import UserError
 
 if TYPE_CHECKING:
     from hybrid.stages.budget import BudgetReport
-
-HeldOutOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--text",
-        help="What quality is measured on, kept apart from what was profiled: a text file, a folder, or JSONL with "
-        "`text` or `messages`; may be given several times. The demo has one.",
-    ),
-]
-
-
-def held_out(model: str, texts: list[Path] | None) -> list[Path]:
-    """The texts given, or those that the demo keeps for this."""
-    from hybrid.stages.shipped import DEMO, HELDOUT_TEXT
-
-    found = texts or ([HELDOUT_TEXT] if model == DEMO else [])
-    if not found:
-        raise UserError("quality is measured on a text: add --text FILE, with documents that were not profiled")
-    return found
-
-
-def compare(
-    model: ModelArgument,
-    text: HeldOutOption = None,
-    plan: PlanOption = None,
-    device: DeviceOption = None,
-    slowdown: SlowdownOption = None,
-    tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=2, help="Tokens to decode after each prompt.")] = 48,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts, taken from the text.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds of timing.")] = 3,
-    text_tokens: Annotated[int | None, typer.Option(min=2, help="Measure quality on so many tokens only.")] = None,
-    context: ContextOption = None,
-    kv_format: KvOption = KvFormat.f16,
-    threads: ThreadsOption = None,
-    no_mmap: NoMmapOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure a layer-wise baseline and the model's other modes side by side.
-
-    Example: hybrid compare demo
-    """
-    from hybrid.stages.compare import Settings
-    from hybrid.stages.compare import compare as run_stage
-
-    texts = held_out(model, text)
-    settings = Settings(
-        plan=plan or ("default" if device else None),
-        device=device_name(device),
-        tokens=tokens,
-        prompts=prompts,
-        rounds=rounds,
-        text_tokens=text_tokens,
-        context=context,
-        kv_format=kv_format.value,
-        threads=threads,
-        mmap=not no_mmap,
-        slowdown=parse_slowdown(slowdown),
-    )
-    with display.stages() as tell:
-        result = run_stage(model, texts, settings, tell)
-    display.show(as_json, result, lambda: reports.comparison_lines(result))
 
 
 def evaluate(

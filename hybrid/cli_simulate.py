@@ -15,6 +15,7 @@ from profiler.formats import WEIGHT_FORMATS
 if TYPE_CHECKING:
     from hybrid.stages.simulate import Machine, Prediction, SimulateReport
 
+PROMPT_HEADER = ["prompt, s", "layers streamed"]
 HEADER = ["plan", "batch", "context", "tokens/s", "ms a step", "attention", "FFN", "head", "transfers", "rows on GPU"]
 
 
@@ -50,6 +51,9 @@ def simulate(
     context: Annotated[
         list[int] | None, typer.Option(min=2, help="Tokens of each sequence; may be given several times.")
     ] = None,
+    prompt: Annotated[
+        int, typer.Option(min=0, metavar="TOKENS", help="Also how long it takes to read a prompt of so many tokens.")
+    ] = 0,
     mode: Annotated[Mode | None, typer.Option(help="What is computed for a token, where no plan says it.")] = None,
     weight_format: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help=f"Of a shape's weights: {', '.join(WEIGHT_FORMATS)}.")
@@ -66,7 +70,8 @@ def simulate(
 
     Of a model directory, the plan that it has (or that --plan names), else the best that can be made for the machine;
     of a shape, the best that can be made, with a profile made up from published figures. How far such predictions have
-    been right is in docs/papers.md.
+    been right is in docs/papers.md. Of a prompt's rows in host memory some are computed there, and those of other
+    layers streamed to the GPU, whichever takes less time.
 
     Example: hybrid simulate demo --hardware rtx4060-laptop --vram 7MiB --baselines
 
@@ -87,6 +92,7 @@ def simulate(
         ram=None if ram is None else parse_size(ram),
         batches=tuple(batch or (1,)),
         contexts=tuple(context or ()),
+        prompt=prompt,
         mode=None if mode is None else mode.value,
         weight_format=weight_format,
         profile=profile,
@@ -119,7 +125,9 @@ def simulate_lines(report: SimulateReport) -> list[str]:
     """A table for each machine."""
     lines = [f"{report.model} in {report.weight_format}, mode {report.mode}: {report.kind}"]
     for machine in report.machines:
-        lines += ["", *machine_lines(machine), "", *table(HEADER, [row(p) for p in machine.predictions])]
+        with_prompt = any(p.prompt_seconds is not None for p in machine.predictions)
+        header = [*HEADER, *PROMPT_HEADER] if with_prompt else HEADER
+        lines += ["", *machine_lines(machine), "", *table(header, [row(p, header) for p in machine.predictions])]
         problems = dict.fromkeys((p.plan, p.problem) for p in machine.predictions if p.problem)
         lines += [f"{plan}: {problem}" for plan, problem in problems]
     if not all(machine.measured for machine in report.machines):
@@ -136,12 +144,12 @@ def machine_lines(machine: Machine) -> list[str]:
     return [f"predicted for {machine.name} ({figures}): {gpu}, {ram}", *(f"note: {note}" for note in machine.notes)]
 
 
-def row(prediction: Prediction) -> list[str]:
+def row(prediction: Prediction, header: list[str]) -> list[str]:
     """One placement's cells; those of one that does not fit are empty."""
     expected, speed = prediction.expected, prediction.tokens_per_second
     start = [prediction.plan, str(prediction.batch), str(prediction.context)]
     if expected is None or speed is None:
-        return [*start, "does not fit", *[""] * (len(HEADER) - len(start) - 1)]
+        return [*start, "does not fit", *[""] * (len(header) - len(start) - 1)]
     parts = (
         expected.token_seconds,
         expected.attention_seconds,
@@ -149,7 +157,10 @@ def row(prediction: Prediction) -> list[str]:
         expected.head_seconds,
         expected.transfer_seconds,
     )
-    return [*start, number(speed), *(number(1e3 * part) for part in parts), f"{prediction.gpu_rows or 0:.0%}"]
+    cells = [*start, number(speed), *(number(1e3 * part) for part in parts), f"{prediction.gpu_rows or 0:.0%}"]
+    if prediction.prompt_seconds is not None:
+        cells += [number(prediction.prompt_seconds), f"{prediction.prompt_streamed or 0:.0%}"]
+    return cells
 
 
 def number(value: float) -> str:

@@ -65,3 +65,18 @@ def progress(stage: str) -> Iterator[Callable[[int, int], None]]:
     """One progress bar, told `(done, total)`."""
     with stages() as tell:
         yield lambda done, total: tell(stage, done, total)
+
+
+@contextlib.contextmanager
+def long_progress(stage: str, least: int) -> Iterator[Callable[[int, int], None]]:
+    """As `progress`, and nothing is shown of work whose total is less than `least`."""
+    with contextlib.ExitStack() as shown:
+        bars: list[Callable[[str, int, int], None]] = []
+
+        def tell(done: int, total: int) -> None:
+            if total >= least:
+                if not bars:
+                    bars.append(shown.enter_context(stages()))
+                bars[0](stage, done, total)
+
+        yield tell

@@ -8,8 +8,10 @@ with LLM("demo") as llm:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -21,8 +23,10 @@ from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import FinishReason
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.summary import RunSummary, summarise
+from hybrid.runtime.trace import STEPS, Trace
 from hybrid.stages.opening import open_engine
 from hybrid.tokenizer import Tokenizer
+from profiler.artifacts import parse_size
 
 __all__ = ["LLM", "Completion", "SamplingParams"]
 
@@ -48,9 +52,12 @@ class LLM:
         path: a model directory that `hybrid pack` made, or `demo` for the shipped model.
         mode: `dense`, `exact`, `predicted` or `threshold`, which is lossy; None takes predicted where the model is
             profiled, else exact where its activation has exact zeros, else dense.
-        plan: the name of a plan of the directory, or the path of one; None computes everything on the CPU.
-        device: `cpu` or `cuda`: what the plan's GPU is. None is `cuda` where a plan is given. `cpu` asks for
-            the stand-in made of ordinary memory.
+        plan: the name of a plan of the directory, or the path of one. None takes the plan `default` where there is a
+            GPU, if it is for this machine and fits now, else one made now for what is free; without a GPU, and of a
+            model that was not profiled, everything is computed on the CPU.
+        vram: a budget of GPU memory, in bytes or as `8GiB`, for a plan to be made now; 0 leaves the GPU alone.
+        device: `cpu` or `cuda`: what the plan's GPU is. None is `cuda` where a plan or a budget is given. `cpu` asks
+            for the stand-in made of ordinary memory.
         context: tokens of one sequence, prompt and output; None takes the plan's, else the model's own up to 4096.
         max_sequences: prompts that are decoded together.
         kv_format: `f16`, `bf16` or `f32`.
@@ -61,6 +68,10 @@ class LLM:
         thresholds: the name of the thresholds that mode threshold uses; see `hybrid calibrate`.
         slowdown: with the stand-in, how many times as long `gpu` or `cpu` takes for all that it computes, 1 to 100: two
             equal parts of a machine then imitate unequal ones. Results are the same.
+        overlap: both units of a layer that is split over them compute at the same time; False has them do so one after
+            the other, to the same bits.
+        note: hears what a user should know of how the model was opened, line by line; by default Python warns.
+        tell: hears of `(done, total)` bytes while weights are copied to the GPU.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
@@ -82,7 +93,12 @@ class LLM:
         profile: str = "default",
         thresholds: str = "default",
         slowdown: Mapping[str, float] | None = None,
+        overlap: bool = True,
+        vram: int | str | None = None,
+        note: Callable[[str], None] | None = None,
+        tell: Callable[[int, int], None] | None = None,
     ) -> None:
+        notes: list[str] = []
         self._engine: Engine = open_engine(
             path,
             mode=mode,
@@ -96,7 +112,14 @@ class LLM:
             profile=profile,
             thresholds=thresholds,
             slowdown=slowdown,
+            overlap=overlap,
+            vram=parse_size(vram) if isinstance(vram, str) else vram,
+            automatic=True,
+            note=note or notes.append,
+            tell=tell,
         )
+        for line in notes:
+            warnings.warn(line, stacklevel=2)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -134,6 +157,32 @@ class LLM:
     def logits(self, token_ids: Sequence[int]) -> torch.Tensor:
         """float32 `[tokens, vocab]`: what the model expects after each token of a text."""
         return self._engine.logits(token_ids)
+
+    @contextlib.contextmanager
+    def trace(self, path: str | Path, steps: int | None = None) -> Iterator[Trace]:
+        """Show what each unit does when, while the context lasts, in a file for ui.perfetto.dev or chrome://tracing.
+
+        It is written when the context ends, also by an exception, Ctrl-C among them.
+
+        Args:
+            path: of the file, which is replaced.
+            steps: so many of the first steps that read prompts are traced, and as many of those that decode; None for
+                32 of each.
+
+        Raises:
+            UserError: the file cannot be written, or steps makes no sense.
+        """
+        engine, trace = self._engine, Trace(STEPS if steps is None else steps)
+        if engine.trace is not None:
+            raise RuntimeError("a trace is being made already")
+        about = {"model": str(engine.directory.path), "mode": self.mode}
+        trace.write(Path(path), about)  # what cannot be written is said before anything is computed
+        engine.trace = trace
+        try:
+            yield trace
+        finally:
+            engine.trace = None
+            trace.write(Path(path), {**about, "summary": asdict(self.summary())})
 
     def summary(self) -> RunSummary:
         """What the engine has computed since it was opened: rows by unit, bytes, memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from profiler.artifacts import format_size
@@ -10,9 +11,9 @@ from profiler.thresholds import loss_label
 
 if TYPE_CHECKING:
     from hybrid.runtime.summary import RunSummary
+    from hybrid.runtime.trace import Trace
     from hybrid.stages.budget import BudgetReport
     from hybrid.stages.calibrate import CalibrationReport
-    from hybrid.stages.compare import Comparison
     from hybrid.stages.evaluate import EvaluationReport
     from hybrid.stages.inspect import InspectReport
     from hybrid.stages.pack import PackReport
@@ -145,15 +146,35 @@ def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:
     ]
     if summary.flash_bytes:
         speed.append(f"{format_size(summary.flash_bytes)} of neurons left on flash, which page faults fetch")
-    if summary.hidden_share is not None:
-        speed.append(f"{summary.hidden_share:.0%} of the smaller side hidden by the other")
+    if (sides := summary.split_milliseconds) is not None:
+        hidden = "" if summary.hidden_share is None else f", {summary.hidden_share:.0%} of the smaller side hidden"
+        speed.append(
+            f"split layers' neurons per token: {sides['near']:.2f} ms beside attention, {sides['far']:.2f} ms "
+            f"elsewhere, {sides['waiting']:.2f} ms waited for those{hidden}"
+        )
     host = summary.memory["cpu"]
     used = [f"cpu {format_size(host['mapped'])} of the model mapped, process {format_size(host['resident'])}"]
     if "gpu" in summary.memory:
         gpu = summary.memory["gpu"]
         parts = ", ".join(f"{purpose} {format_size(size)}" for purpose, size in gpu.items())
-        used.append(f"gpu {format_size(sum(gpu.values()))} ({parts})")
-    return ["; ".join(speed), "memory: " + "; ".join(used)]
+        used.append(f"gpu {format_size(sum(gpu.values()))}{_of_budget(summary)} ({parts})")
+    warnings = [f"warning: {warning}" for warning in summary.vram_warnings]
+    return ["; ".join(speed), "memory: " + "; ".join(used), *warnings]
+
+
+def _of_budget(summary: RunSummary) -> str:
+    """What the GPU's bytes are to be held against, and what the process takes where the driver tells it."""
+    if summary.vram is None:
+        return ""
+    process = "" if summary.vram.process is None else f", the process takes {format_size(summary.vram.process)}"
+    return f" of {format_size(summary.vram.budget)}{process}"
+
+
+def trace_line(trace: Trace, path: Path) -> str:
+    """How much was traced, and who shows it."""
+    steps = ", ".join(f"{trace.traced[kind]:,} of {seen:,} {kind} steps" for kind, seen in trace.seen.items())
+    size = format_size(path.stat().st_size)
+    return f"trace: {steps} in {path}, {size}; open it in ui.perfetto.dev or chrome://tracing"
 
 
 def inspect_lines(report: InspectReport) -> list[str]:
@@ -183,30 +204,6 @@ def inspect_lines(report: InspectReport) -> list[str]:
         f"source {report.source_digest[:16]}, pack {report.pack_digest[:16]}, order {report.row_order_digest[:16]}",
         "verified: every byte is as it was packed" if report.verified else "not verified; --verify reads every byte",
     ]
-
-
-def comparison_lines(result: Comparison) -> list[str]:
-    """The table of `hybrid compare`."""
-    header = ["", "tokens/s", "ratio", "touched/token", "rows/token", "perplexity", "top-1 as dense", "KL (nats)"]
-    rows = []
-    for row in result.rows:
-        by_unit = " + ".join(f"{count:,.0f} {unit}" for unit, count in row.rows_per_token.items())
-        quality = row.quality
-        rows.append(
-            [
-                row.name,
-                f"{row.tokens_per_second:.1f}",
-                f"{row.ratio:.2f}x",
-                format_size(row.bytes_per_token),
-                by_unit,
-                f"{quality.perplexity:.4f}",
-                f"{quality.agreement:.2%}",
-                f"{quality.divergence:.5f}",
-            ]
-        )
-    tokens = result.rows[0].quality.tokens
-    note = f"quality over {tokens:,} tokens of {', '.join(result.text)}; speed: median of interleaved rounds"
-    return [*table(header, rows), "", note]
 
 
 def evaluation_lines(report: EvaluationReport, all_layers: bool) -> list[str]:

@@ -35,6 +35,7 @@ class ModelSizes:
     embeddings_bytes: the token table; positions_bytes: learned positions, which live with it. head_bytes: 0 where the
     head is the token table. final_norm_bytes: lives with the head. kv_bytes_per_token: keys and values of one layer.
     kv_page_tokens: tokens of one page. buffer_bytes: work buffers of one unit.
+    context_bytes: what a process takes of the GPU's memory by computing there, whatever is placed: `Hardware.context`.
     """
 
     n_layers: int
@@ -52,6 +53,7 @@ class ModelSizes:
     positions_bytes: int = 0
     final_norm_bytes: int = 0
     kv_page_tokens: int = 16
+    context_bytes: int = 0
 
     def __post_init__(self) -> None:
         check_whole("n_layers", self.n_layers, 1, MOST_LAYERS)
@@ -68,13 +70,18 @@ class ModelSizes:
             check_whole(name, getattr(self, name), 0, MOST_BYTES)
         if self.weight_format not in WEIGHT_FORMATS:
             raise UserError(f"plan: weight format {self.weight_format!r:.40} is not known")
-        for name in ("row_extra_bytes", "positions_bytes", "final_norm_bytes"):
+        for name in ("row_extra_bytes", "positions_bytes", "final_norm_bytes", "context_bytes"):
             check_whole(name, getattr(self, name), 0, MOST_BYTES)
 
     @property
     def whole_row_bytes(self) -> int:
         """Bytes of one row with all that belongs to it."""
         return self.row_bytes + self.row_extra_bytes
+
+    @property
+    def gpu_overhead(self) -> int:
+        """What a GPU that computes holds beside the model: work buffers, and what the process takes of it."""
+        return self.buffer_bytes + self.context_bytes
 
     @property
     def tied(self) -> bool:
@@ -97,7 +104,8 @@ def account(sizes: ModelSizes, placement: Placement) -> Bytes:
     """Exact bytes that a placement takes of GPU memory, RAM and flash, for each of `PURPOSES`.
 
     Predictors count only where they are used (sparse, mode predicted). Work buffers count in RAM always, and on the GPU
-    where it computes anything; to those on the GPU comes a place for the largest layer's streamed rows.
+    where it computes anything, beside what the process takes of it; to those on the GPU comes a place for the largest
+    layer's streamed rows.
 
     Raises:
         UserError: the placement is not one of this model.
@@ -123,10 +131,11 @@ def account(sizes: ModelSizes, placement: Placement) -> Bytes:
         for segment in layer.segments:
             taken[segment.resident]["neurons"] += segment.rows * sizes.whole_row_bytes
     taken["ram"]["buffers"] = sizes.buffer_bytes
-    if _gpu_computes(placement):
+    if gpu_computes(placement):
         taken["gpu"]["buffers"] = (
             sizes.buffer_bytes + max(_streamed_rows(x) for x in placement.layers) * sizes.whole_row_bytes
         )
+        taken["gpu"]["context"] = sizes.context_bytes
     return taken
 
 
@@ -166,7 +175,8 @@ def _streamed_rows(layer: LayerPlan) -> int:
     return sum(segment.rows for segment in layer.segments if segment.streamed)
 
 
-def _gpu_computes(placement: Placement) -> bool:
+def gpu_computes(placement: Placement) -> bool:
+    """Whether the GPU computes anything, so that it has work buffers."""
     ffn = any(segment.computed_on == "gpu" for layer in placement.layers for segment in layer.segments)
     attention = any(layer.attention == "gpu" for layer in placement.layers)
     return ffn or attention or "gpu" in (placement.head, placement.embeddings)

@@ -77,7 +77,7 @@ def formulate(
         attention=DenseParts(np.array(dense, dtype=np.int64), attention_costs),
         ends=DenseParts(np.array(ends, dtype=np.int64), ends_costs),
         tied=sizes.tied,
-        vram=max(budgets.vram - sizes.buffer_bytes, 0),
+        vram=max(budgets.vram - sizes.gpu_overhead, 0),
         ram=None if budgets.ram is None else max(budgets.ram - sizes.buffer_bytes, 0),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -130,8 +130,8 @@ def token_seconds(
         for unit in _units(layer):
             segments = [s for s in layer.segments if s.computed_on == unit]
             read = sum(float(reads.bytes[number, s.start : s.stop].sum()) for s in segments)
-            seconds = costs.overhead(unit) + sum(_seconds(costs, placement, number, s) for s in segments)
-            computed[unit] = spend(unit, read, seconds)
+            arriving = sum(arrival_seconds(costs, placement, number, s) for s in segments)
+            computed[unit] = spend(unit, read, rows_seconds(costs, number, segments) + arriving)
         flash += sum(float(reads.bytes[number, s.start : s.stop].sum()) for s in layer.segments if s.on_flash)
         ffn += hardware.joined_seconds(computed["gpu"], computed["cpu"])
         transfer += hardware.hand_over * layer.crosses
@@ -152,10 +152,17 @@ def token_seconds(
     )
 
 
-def _seconds(costs: Costs, placement: Placement, layer: int, segment: Segment) -> float:
-    """Seconds of a segment's rows, those included in which they come from elsewhere."""
-    rows, hardware = slice(segment.start, segment.stop), costs.hardware
-    seconds = float(costs.rows[segment.computed_on][layer, rows].sum())
+def rows_seconds(costs: Costs, layer: int, segments: Sequence[Segment]) -> float:
+    """Seconds of segments of a layer that one unit computes, which has them; 0 where there are none."""
+    if not segments:
+        return 0.0
+    unit = segments[0].computed_on
+    return costs.overhead(unit) + sum(float(costs.rows[unit][layer, s.start : s.stop].sum()) for s in segments)
+
+
+def arrival_seconds(costs: Costs, placement: Placement, layer: int, segment: Segment) -> float:
+    """Seconds until a segment's rows are where they are computed: from the drive, and over the link."""
+    rows, hardware, seconds = slice(segment.start, segment.stop), costs.hardware, 0.0
     size = segment.rows * costs.sizes.whole_row_bytes
     if segment.on_flash and placement.sparse:
         seconds += float(costs.flash()[layer, rows].sum())

@@ -21,7 +21,8 @@ SolverName = Literal["highs", "cbc", "greedy"]
 # optimal: proved, within the tolerance asked for. time limit: stopped; the gap says how far it may be off.
 # unproved: no solver ran to an end; greedy's split, whose gap is bounded by the relaxation.
 SolverStatus = Literal["optimal", "time limit", "unproved"]
-PURPOSES = ("attention", "embeddings", "head", "norms", "predictors", "kv", "buffers", "neurons")
+# context: what a process takes of a GPU before anything is placed there.
+PURPOSES = ("attention", "embeddings", "head", "norms", "predictors", "kv", "buffers", "context", "neurons")
 
 MOST_BYTES = 1 << 60
 MOST_LAYERS = 1 << 10

@@ -9,7 +9,8 @@ from typing import Any
 from placement.plan import Budgets, Digests, Expected, LayerPlan, Plan, Segment, SolverReport
 from profiler.artifacts import UserError, from_json, read_json, write_json
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
+WITHOUT_CONTEXT = 2  # the version before bytes had a line for what a process takes of a GPU by being there
 MEND = "hybrid plan DIR --vram SIZE"
 
 
@@ -19,13 +20,15 @@ def write_plan(path: Path, plan: Plan) -> None:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan.
+    """Read a plan. One of the version before has no line for the context, which is then 0: nothing was planned for it.
 
     Raises:
         UserError: missing, damaged, out of range, over its own budgets, or of another format version.
     """
-    body = read_json(path, "plan", PLAN_VERSION, MEND)
+    body = read_json(path, "plan", PLAN_VERSION, MEND, older=(WITHOUT_CONTEXT,))
     try:
+        if body["format_version"] == WITHOUT_CONTEXT:
+            body["bytes"] = _with_context(body.get("bytes"))
         return _plan({k: v for k, v in body.items() if k not in ("kind", "format_version")})
     except UserError as error:
         raise UserError(f"{path}: {error}; make it anew with: {MEND}") from error
@@ -39,6 +42,13 @@ def _plan(body: dict[str, Any]) -> Plan:
     if body.get("solver") is not None:
         built["solver"] = _solver(body["solver"])
     return from_json(Plan, built, "plan")
+
+
+def _with_context(taken: Any) -> Any:
+    """The bytes of an older plan with the line that they lack, where they are what they should be."""
+    if not isinstance(taken, dict) or not all(isinstance(purposes, dict) for purposes in taken.values()):
+        return taken
+    return {memory: {**purposes, "context": 0} for memory, purposes in taken.items()}
 
 
 def _layer(value: Any) -> LayerPlan:

@@ -161,6 +161,8 @@ def _missing(request: Request, problem: PlacementProblem, budgets: Budgets) -> s
     dense = int(problem.attention.bytes.sum() + problem.ends.bytes.sum())
     room = problem.vram + (problem.ram or 0)
     buffers = f"{format_size(sizes.buffer_bytes)} of work buffers on each unit"
+    if sizes.context_bytes:
+        buffers += f" and {format_size(sizes.context_bytes)} of CUDA context"
     what = f"{format_size(dense)} of attention, KV pages, predictors, embeddings and head"
     what += f", {format_size(rows)} of neurons" if rows else ""
     missing = max(dense + rows - room, 0)
@@ -171,6 +173,11 @@ def _missing(request: Request, problem: PlacementProblem, budgets: Budgets) -> s
         f"{format_size(problem.ram or 0)} that --ram leaves beside {buffers}: {short}; give more of either, a smaller "
         f"--context{flash}"
     )
+
+
+def _overhead(sizes: ModelSizes) -> str:
+    buffers = f"{format_size(sizes.buffer_bytes)} of buffers"
+    return f"{buffers} and {format_size(sizes.context_bytes)} of CUDA context" if sizes.context_bytes else buffers
 
 
 def _remarks(request: Request, problem: PlacementProblem, choice: Choice, budgets: Budgets) -> list[str]:
@@ -188,7 +195,7 @@ def _remarks(request: Request, problem: PlacementProblem, choice: Choice, budget
         gpu, cpu = (unit.speed(sizes.weight_format).rows / 1e9 for unit in (hardware.gpu, hardware.cpu))
         reason = "no placement with some there is faster"
         if problem.vram < problem.row_bytes * int(problem.groups.min()):
-            reason = f"--vram leaves {format_size(problem.vram)} beside {format_size(sizes.buffer_bytes)} of buffers"
+            reason = f"--vram leaves {format_size(problem.vram)} beside {_overhead(sizes)}"
         elif gpu <= cpu:
             reason = f"its memory ({gpu:g} GB/s) is not faster than the CPU's ({cpu:g} GB/s)"
         elif problem.least[0] is None:

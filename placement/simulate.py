@@ -6,6 +6,7 @@ Nothing is run: figures from here are predicted, not measured.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 from placement.cost import ModelSizes
 from placement.frequencies import Frequencies
@@ -13,6 +14,7 @@ from placement.latency import token_seconds
 from placement.plan import MOST_BATCH, MOST_CONTEXT, Expected, Placement, check_whole
 from profiler.artifacts import UserError
 from profiler.hardware import Hardware
+from profiler.speeds import ComputeUnit
 
 CHUNK = 512  # tokens of a prompt that one step takes
 
@@ -98,6 +100,22 @@ def step_seconds(
     return token_seconds(sizes, frequencies, hardware, at(placement, batch, context))
 
 
+class Step(Protocol):
+    """Predicts one step of a placement at another batch and context than it was made for."""
+
+    def __call__(
+        self,
+        sizes: ModelSizes,
+        frequencies: Frequencies | None,
+        hardware: Hardware,
+        placement: Placement,
+        *,
+        batch: int,
+        context: int,
+    ) -> Expected:
+        """See `step_seconds`."""
+
+
 def prompt_seconds(
     sizes: ModelSizes,
     frequencies: Frequencies | None,
@@ -105,8 +123,12 @@ def prompt_seconds(
     placement: Placement,
     tokens: int,
     chunk: int = CHUNK,
+    step: Step = step_seconds,
 ) -> float:
     """Seconds to read a prompt, `chunk` tokens to a step: a batch whose tokens share one sequence's keys and values.
+
+    step: what a step takes; by default every row where the placement has it computed, as in decoding. How the engine
+    here reads prompts, `placement.prefill.prefill_step` says.
 
     Of attention, only reading keys and values counts, halfway through the prompt on average: the products with them are
     fewer than those with weights until a prompt has several times as many tokens as the model has hidden units.
@@ -120,8 +142,8 @@ def prompt_seconds(
         if size and count:
             # Each key is read once for the step, not once for each of its tokens.
             context = max(1, round(tokens / 2 / size))
-            step = step_seconds(sizes, frequencies, hardware, placement, batch=size, context=context)
-            seconds += count * step.token_seconds
+            expected = step(sizes, frequencies, hardware, placement, batch=size, context=context)
+            seconds += count * expected.token_seconds
     return seconds
 
 
@@ -147,3 +169,35 @@ def at(placement: Placement, batch: int, context: int) -> Placement:
     budgets = replace(placement.budgets, batch=batch, context=context)
     bare = {field.name: getattr(placement, field.name) for field in fields(Placement)}
     return Placement(**{**bare, "budgets": budgets})
+
+
+def byte_bound(
+    sizes: ModelSizes,
+    frequencies: Frequencies | None,
+    placement: Placement,
+    *,
+    gpu: float,
+    cpu: float,
+    context: int,
+    batch: int = 1,
+) -> float:
+    """Seconds of a decode step in which only bytes count, which no step of the placement can fall below.
+
+    Each unit reads what it has to at `gpu` and `cpu` bytes per second, both of them at once in layers that are split;
+    starting operators, handing over and sharing memory take no time. frequencies as in `step_seconds`.
+
+    Raises:
+        UserError: as there.
+    """
+    ideal = Hardware(
+        name="bytes alone",
+        description="",
+        gpu=ComputeUnit(gpu, 0.0),
+        cpu=ComputeUnit(cpu, 0.0),
+        link_bandwidth=gpu,
+        back_bandwidth=gpu,
+        hand_over=0.0,
+        sync=0.0,
+        measured=False,
+    )
+    return step_seconds(sizes, frequencies, ideal, placement, batch=batch, context=context).token_seconds

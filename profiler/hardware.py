@@ -11,9 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from profiler.artifacts import UserError, digest_json, from_json, read_json, write_json
-from profiler.speeds import ComputeUnit, FlashSpeed, Reading, Speed, check_bandwidth, check_delay, interpolate
+from profiler.speeds import (
+    ComputeUnit,
+    FlashSpeed,
+    Reading,
+    Speed,
+    check_bandwidth,
+    check_bytes,
+    check_delay,
+    interpolate,
+)
 
-HARDWARE_VERSION = 2
+HARDWARE_VERSION = 3
+OLDER_VERSIONS = (2,)  # which does not say what a process takes of the GPU
+NOMINAL_CONTEXT = 640 << 20  # bytes of a GPU that a process takes, where that was not measured
 SHIPPED = Path(__file__).parent / "machines"
 MEND = "hybrid hardware --output FILE, or copy one that is shipped (profiler/machines)"
 
@@ -28,6 +39,8 @@ class Hardware:
     measured: the figures were measured on the machine they describe; else they are nominal or from data sheets.
     flash: speeds of the drive; none where they are not known, and then no plan may leave rows there.
     readings: what was measured to derive the units' figures, for people to look at.
+    context_bytes: of GPU memory that a process takes beside what is placed there: the CUDA context, libraries, kernels,
+    and what an allocator rounds up; None where that was not measured: see `context`.
     A `gpu` no faster than the `cpu` is legal: no neuron is then worth moving, and placement says so.
     """
 
@@ -42,6 +55,7 @@ class Hardware:
     measured: bool
     flash: tuple[FlashSpeed, ...] = ()
     readings: tuple[Reading, ...] = ()
+    context_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 1 <= len(self.name) <= 200:
@@ -59,6 +73,8 @@ class Hardware:
             raise UserError(f"hardware: measured should be true or false, not {self.measured!r}")
         if not all(isinstance(speed, FlashSpeed) for speed in self.flash):
             raise UserError("hardware: flash should be a list of speeds: block, depth, bandwidth")
+        if self.context_bytes is not None:
+            check_bytes("context_bytes", self.context_bytes, least=0)
         if 1 / self.gpu.contention + 1 / self.cpu.contention < 1 - 1e-9:
             raise UserError(
                 f"hardware: contentions of {self.gpu.contention:g} and {self.cpu.contention:g} say that both units "
@@ -70,7 +86,17 @@ class Hardware:
         """Hex sha256 of the figures: the same for equal figures, whatever the name and the description."""
         figures = [float(figure) for figure in (self.link_bandwidth, self.back_bandwidth, self.hand_over, self.sync)]
         flash = [[speed.block, speed.depth, float(speed.bandwidth)] for speed in self.flash]
-        return digest_json([self.gpu.figures, self.cpu.figures, figures, flash])
+        context = [] if self.context_bytes is None else [self.context_bytes]
+        return digest_json([self.gpu.figures, self.cpu.figures, figures, flash, *context])
+
+    @property
+    def context(self) -> int:
+        """Bytes that a process takes of the GPU whatever is placed there: measured; else nominal, for a GPU with memory
+        of its own, and nothing for other memory that stands for one.
+        """
+        if self.context_bytes is not None:
+            return self.context_bytes
+        return 0 if self.gpu.memory is None else NOMINAL_CONTEXT
 
     def flash_bandwidth(self, block: int, depth: int) -> float:
         """Bytes per second of reads of `block` bytes, `depth` at once, from the nearest figures that are no better.
@@ -137,7 +163,7 @@ def write_hardware(path: Path, hardware: Hardware) -> None:
 
 
 def _from_file(path: Path) -> Hardware:
-    body = read_json(path, "hardware", HARDWARE_VERSION, MEND, limit=1 << 20)
+    body = read_json(path, "hardware", HARDWARE_VERSION, MEND, limit=1 << 20, older=OLDER_VERSIONS)
     figures: dict[str, Any] = {k: v for k, v in body.items() if k not in ("kind", "format_version")}
     try:
         for name in ("gpu", "cpu"):

@@ -171,7 +171,7 @@ def check_delay(name: str, value: Any) -> None:
         raise UserError(f"hardware: {name} should be 0 to {LONGEST_DELAY:.0f} seconds, not {value!r:.40}")
 
 
-def check_bytes(name: str, value: Any) -> None:
-    """Refuse what is not a whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_BYTES:
-        raise UserError(f"hardware: {name} should be a whole number from 1 to {MOST_BYTES}, not {value!r:.40}")
+def check_bytes(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_BYTES:
+        raise UserError(f"hardware: {name} should be a whole number from {least} to {MOST_BYTES}, not {value!r:.40}")

@@ -34,7 +34,6 @@ from growth.models import Models
 from growth.tables import markdown
 from peers.command import explained, tell
 from peers.floor import Bandwidth, floor_bytes
-from peers.protocol import WorkerError
 from peers.rounds import Options
 from peers.rounds import measure as measure_with_peer
 from synthetic.shape import PRESETS, Shape
@@ -42,6 +41,7 @@ from synthetic.shape import PRESETS, Shape
 from hybrid.cache import cache_directory
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.processor import processor_name
+from hybrid.stages.peers.protocol import WorkerError
 from profiler.artifacts import UserError, write_atomic
 
 TABLES = ("sparsity", "context", "batch", "overshoot")

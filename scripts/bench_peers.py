@@ -29,7 +29,6 @@ from typing import Any
 from peers.command import explained, tell
 from peers.floor import Bandwidth, floor_bytes
 from peers.models import Pair, model_pair
-from peers.protocol import WorkerError
 from peers.rounds import Contender, Options, measure
 from rich.console import Console
 from rich.table import Table
@@ -37,6 +36,7 @@ from synthetic.shape import PRESETS, Shape
 
 from hybrid.cache import cache_directory
 from hybrid.runtime.processor import processor_name
+from hybrid.stages.peers.protocol import WorkerError
 from profiler.artifacts import UserError, write_atomic
 
 PEER = "llama.cpp"

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers.engine_worker import ThisEngine
 from rich.console import Console
 from rich.table import Table
 
 from hybrid.runtime.cores import usable_cores
 from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.stages.opening import resolve
+from hybrid.stages.peers.engine_worker import ThisEngine
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError, write_atomic
 

@@ -93,11 +93,12 @@ def cached_pages(path: Path) -> tuple[int, int]:
 def start(path: Path, mode: str, in_place: bool) -> Figures:
     """Seconds and memory of one fresh process."""
     with reader(path, mode, in_place) as process:
+        memory = process.memory()
         return {
             "open_seconds": process.open_seconds,
             "first_token_seconds": process.first_token_seconds,
-            "peak_rss": process.peak_rss(),
-            "pss": process.pss(),
+            "peak_rss": memory.peak,
+            "pss": memory.proportional or 0,
         }
 
 
@@ -105,7 +106,7 @@ def sharing(path: Path, mode: str) -> dict[str, int]:
     """Bytes that a second process adds to the first, of all memory and of the model's files."""
 
     def together(processes: Sequence[Reader]) -> tuple[int, int]:
-        return sum(p.pss() for p in processes), sum(p.mapped()[1] for p in processes)
+        return sum(p.memory().proportional or 0 for p in processes), sum(p.mapped()[1] for p in processes)
 
     with reader(path, mode) as first:
         alone = together([first])

@@ -16,6 +16,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import torch
 from synthetic.checkpoint import write_checkpoint
 from synthetic.directory import write_directory
 from synthetic.gguf_file import TYPES, write_gguf
@@ -63,11 +64,28 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Shape
         help="silu plants no sparsity (default relu; Arcee's is relu2)",
     )
     planted.add_argument("--seed", type=int)
+    planted.add_argument(
+        "--hottest-first", action="store_true", help="neurons in the order of how often they fire: no rows to move"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="where values are drawn; a GPU draws others, and fast (default cpu)"
+    )
     args = parser.parse_args(arguments)
     if not (args.checkpoint or args.directory or args.gguf):
         parser.error("nothing to make: name a checkpoint folder, --directory or --gguf")
     given = {f.name: getattr(args, f.name) for f in fields(Shape) if getattr(args, f.name) is not None}
     return args, Shape(**{**PRESETS.get(args.preset, {}), **given})
+
+
+def device_named(name: str) -> torch.device:
+    """A device of torch's.
+
+    Raises:
+        UserError: there is none of that name here.
+    """
+    if name != "cpu" and not (name == "cuda" and torch.cuda.is_available()):
+        raise UserError(f"torch sees no device {name!r} here; values are drawn on the CPU without --device")
+    return torch.device(name)
 
 
 def tell(stage: str, done: int, total: int) -> None:
@@ -80,7 +98,7 @@ def main() -> None:
     """Make what was asked for."""
     try:
         args, shape = parse()
-        weights = PlantedWeights(shape)
+        weights = PlantedWeights(shape, device_named(args.device), args.hottest_first)
         if args.checkpoint:
             print(f"{args.checkpoint}: {write_checkpoint(args.checkpoint, weights) / 1e6:,.0f} M parameters")
         if args.directory:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from hybrid.runtime.memory import ProcessMemory, process_memory
 from hybrid.stages.opening import resolve
 from profiler.artifacts import format_size
 
@@ -57,14 +58,9 @@ class Reader:
         ]
         return sum(m.rss for m in maps), sum(m.pss for m in maps)
 
-    def pss(self) -> int:
-        """PSS, in bytes, of all of the process."""
-        return int(psutil.Process(self.pid).memory_full_info().pss)
-
-    def peak_rss(self) -> int:
-        """The largest RSS, in bytes, that the process had."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    def memory(self) -> ProcessMemory:
+        """All of the process."""
+        return process_memory(self.pid)
 
 
 @contextlib.contextmanager

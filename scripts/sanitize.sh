@@ -41,7 +41,7 @@ link() {
   mkdir -p "$site/hybrid/ops"
   ln -s "$root/profiler" "$root/placement" "$site"
   ln -s "$root"/hybrid/* "$site/hybrid" 2>/dev/null || true  # all but `ops`, which is there
-  ln -s "$root"/hybrid/ops/*.py "$1"/cmake/_native.*.so "$site/hybrid/ops"
+  ln -s "$root"/hybrid/ops/*.py "$root/hybrid/ops/kernels" "$1"/cmake/_native.*.so "$site/hybrid/ops"
   # An editable install finds its modules by an import hook before any path is looked at; this takes the hook's place.
   : >"$site/_editable_skbc_hybrid_inference.py"
 }

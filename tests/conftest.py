@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,43 @@ import torch
 
 if not torch.cuda.is_available():  # before anything imports Triton: its kernels run under its interpreter then
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@dataclass
+class PretendedDevice:
+    """A device's memory as a test says it is; see `hybrid.runtime.vram.DeviceMemory`.
+
+    allowed: what the allocator may hold, as it was told. returned: how often cached memory was asked for.
+    """
+
+    total_bytes: int
+    free_bytes: int
+    context_bytes: int
+    process_bytes: int | None
+    growth: int
+    rounding: int
+    where: str = "GPU memory"
+    allowed: int = 0
+    returned: int = 0
+
+    def total(self) -> int:
+        return self.total_bytes
+
+    def free(self) -> int:
+        return self.free_bytes
+
+    def context(self) -> int:
+        return self.context_bytes
+
+    def process(self) -> int | None:
+        return self.process_bytes
+
+    def allow(self, size: int) -> None:
+        self.allowed += size
+
+    def give_back(self) -> None:
+        self.returned += 1
+
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -31,6 +71,54 @@ def demo(cache_folder: Path) -> Path:
     from hybrid.stages.demo import demo_directory
 
     return demo_directory()
+
+
+@pytest.fixture
+def pretended_device() -> Callable[..., PretendedDevice]:
+    """`pretended_device(free=..., context=0, ...)`: a device's memory of figures that the test may change."""
+
+    def make(
+        free: int = 1 << 40,
+        total: int = 1 << 40,
+        context: int = 0,
+        process: int | None = None,
+        growth: int = 0,
+        rounding: int = 0,
+    ) -> PretendedDevice:
+        return PretendedDevice(total, free, context, process, growth, rounding)
+
+    return make
+
+
+@pytest.fixture
+def in_page_cache(tmp_path: Path) -> Callable[[int, int], list[bool]]:
+    """`in_page_cache(address, length)`: for each whole page of a file's mapping, whether the page cache has it.
+
+    By mincore(2). Skips the test where there is none, or where a file system keeps what it is asked to drop.
+    """
+    if sys.platform != "linux":
+        pytest.skip("only Linux tells what is in the page cache")
+    libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+
+    def ask(address: int, length: int) -> list[bool]:
+        first, last = -(-address // page) * page, (address + length) // page * page
+        found = (ctypes.c_ubyte * max(0, (last - first) // page))()
+        if libc.mincore(ctypes.c_void_p(first), ctypes.c_size_t(max(0, last - first)), found):
+            raise OSError(ctypes.get_errno(), "mincore")
+        return [bool(state & 1) for state in found]
+
+    path = tmp_path / "dropped"
+    path.write_bytes(bytes(8 * page))
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        view = ctypes.c_char.from_buffer(mapped)
+        kept = any(ask(ctypes.addressof(view), 8 * page))
+        del view
+    path.unlink()
+    if kept:
+        pytest.skip(f"the file system of {tmp_path} drops no pages")
+    return ask
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from profiler.matrix import Matrix
 class ComputeUnit(Protocol):
     """Where weights lie and who multiplies with them: `pool` are the threads of a unit in host memory."""
 
+    name: str
     device: torch.device
     pool: Pool | None
 
@@ -84,8 +85,8 @@ class Operators(Protocol):
     def embed(self, outer: OuterParts) -> torch.Tensor:
         """The tokens' embeddings `[tokens, hidden]`, learned positions included."""
 
-    def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
-        """The state where a unit is, which computes what comes next."""
+    def follow(self, x: torch.Tensor, unit: ComputeUnit, layer: int | None) -> torch.Tensor:
+        """The state where a unit is, which computes what comes next: a layer, or what belongs to none."""
 
     def norm(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
         """The normalised state."""
@@ -117,12 +118,12 @@ class Decoder:
         x = ops.embed(self.outer)
         for index in range(len(self.layers)):
             x = self.layer(ops, index, x)
-        return ops.norm(ops.follow(x, self.outer.head_unit), self.outer.final_norm)
+        return ops.norm(ops.follow(x, self.outer.head_unit, None), self.outer.final_norm)
 
     def layer(self, ops: Operators, index: int, x: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: the state after a layer, of the state before it. Fills the layer's pages."""
         layer = self.layers[index]
-        x = ops.follow(x, layer.unit)
+        x = ops.follow(x, layer.unit, index)
         normalised = ops.norm(x, layer.attention_norm)
         q, k, v = ops.project(layer.unit, normalised, (layer.q, layer.k, layer.v))
         (mixed,) = ops.project(layer.unit, ops.attend(layer, q, k, v), (layer.o,))

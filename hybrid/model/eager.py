@@ -48,7 +48,7 @@ class EagerOperators:
                 x = x + reference.embed(outer.positions, places)
         return x
 
-    def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
+    def follow(self, x: torch.Tensor, unit: ComputeUnit, layer: int | None) -> torch.Tensor:
         """See `Operators`."""
         self._pool = unit.pool
         return x.to(unit.device)

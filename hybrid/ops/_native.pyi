@@ -52,7 +52,10 @@ class Pool:
         """What was waited after them: never less than slowdown - 1 times as long."""
 
     def linger(self, seconds: float) -> None:
-        """Wait as after a piece of work that took so long and ended now."""
+        """Wait as after a piece of work that took so long and ended now; a signal's exception ends the wait."""
+
+    def rest(self) -> None:
+        """End the threads until there is work again. Nothing is computed meanwhile."""
 
 class Signal:
     """A count that one thread raises and another waits for, without the interpreter lock."""
@@ -142,19 +145,44 @@ class Program:
     def hand_over(self, lane: Lane, far: Program) -> None:
         """Start another program with the same step on the lane's thread."""
 
+    def wait(self, lane: Lane) -> None:
+        """Wait until what was handed over is done, so that nothing before the join overlaps with it."""
+
     def join(self, lane: Lane) -> None:
         """Wait for what was handed over; raises what it raised, once for the whole run."""
+
+    def _fail(self, address: int) -> None: ...
+    def mark(self, layer: int) -> None:
+        """What is recorded from here on belongs to this layer; to none where it is -1."""
+
+    def note(self, wanted: bool) -> None:
+        """Whether runs note when operators began and ended, those of the programs that they hand over too."""
+
+    @property
+    def notes(self) -> list[tuple[str, int, Pool | None, float, float]]:
+        """Kind, layer, pool, begin and end, in seconds of `time.perf_counter`, of each operator of the last run.
+
+        The pool is that of the unit whose operator it is, if that is known. A run that failed notes what it got to.
+        """
 
     @property
     def seconds(self) -> dict[str, float]:
         """What all runs took, by kind of operator."""
 
     @property
-    def overlap(self) -> tuple[float, float, float]:
-        """Seconds of all runs between hand-overs and joins: of this program, of the other, waiting for the other."""
+    def overlap(self) -> tuple[float, float, float, float, float]:
+        """Seconds of the last run between hand-overs and joins, summed over these.
+
+        What operators of this program took, those of the other, how long this one waited for it, the smaller of both
+        sides, and what of that was hidden: for so long both computed.
+        """
 
     def run(self, tokens: int, ids: int, positions: int, blocks: int) -> float:
-        """One step; the seconds that it took."""
+        """One step; the seconds that it took.
+
+        Signals are handled within it, at most a twentieth of a second after the operator that they find under way: an
+        exception of their handlers ends the step.
+        """
 
 def isa() -> str: ...
 def supported_isas() -> list[str]: ...

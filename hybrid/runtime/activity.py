@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass
@@ -11,6 +11,34 @@ class UnitRows:
 
     gated: int = 0
     finished: int = 0
+
+
+@dataclass
+class Overlap:
+    """Seconds of layers that have rows on both units, between hand-over and join, summed layer by layer.
+
+    near: computing the rows beside attention. far: computing those elsewhere. wait: this side waiting for the other.
+    smaller: of both sides, in each layer. hidden: what of the smaller side the larger one hid, in each layer: for so
+    long both computed.
+    """
+
+    near: float = 0.0
+    far: float = 0.0
+    wait: float = 0.0
+    smaller: float = 0.0
+    hidden: float = 0.0
+
+    @classmethod
+    def of_layer(cls, near: tuple[float, float], far: tuple[float, float], wait: float) -> Overlap:
+        """One layer's, of the times at which each side began and ended."""
+        (began, ended), (there, back) = near, far
+        hidden = max(0.0, min(ended, back) - max(began, there))
+        return cls(ended - began, back - there, wait, min(ended - began, back - there), hidden)
+
+    def add(self, other: Overlap) -> None:
+        """Add another sum to this one."""
+        for part in fields(self):
+            setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
 
 
 @dataclass
@@ -23,9 +51,8 @@ class Activity:
     native_seconds: float = 0.0  # inside recorded steps; the rest of `seconds` is the interpreter's and torch's
     gpu: UnitRows = field(default_factory=UnitRows)
     cpu: UnitRows = field(default_factory=UnitRows)
-    near_seconds: float = 0.0  # computing the rows beside attention, in layers that have rows elsewhere
-    far_seconds: float = 0.0  # computing the rows elsewhere
-    wait_seconds: float = 0.0  # waiting for the other unit after this one was done
+    overlap: Overlap = field(default_factory=Overlap)
+    streamed_bytes: int = 0  # of rows brought from host memory to the GPU
 
     def rows(self, unit: str) -> UnitRows:
         """The rows of a unit by its name."""
@@ -38,12 +65,12 @@ class Activity:
 
     @property
     def hidden_share(self) -> float | None:
-        """Share of the smaller side's time that the larger side hid, in split layers; None where there are none."""
-        smaller = min(self.near_seconds, self.far_seconds)
-        if not smaller:
-            return None
-        together = self.near_seconds + self.wait_seconds
-        return max(0.0, min(1.0, (self.near_seconds + self.far_seconds - together) / smaller))
+        """Share of the smaller side's time that the larger side hid, within the FFN of split layers.
+
+        The sum over layers of what was hidden over the sum over layers of the smaller side; None where no layer is
+        split.
+        """
+        return self.overlap.hidden / self.overlap.smaller if self.overlap.smaller else None
 
 
 @dataclass

@@ -5,6 +5,7 @@ One caller at a time. The engine owns the units, the lane and the mapped model, 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,13 @@ from hybrid.model.kv_cache import BlockAllocator, Span
 from hybrid.model.pages import pages_for
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
-from hybrid.runtime.loader import Machine, load_machine
+from hybrid.runtime.failures import explained
+from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS
+from hybrid.runtime.timing import StepTimes, TimedOperators
+from hybrid.runtime.trace import Spans, StepKind, Trace
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
 from profiler.artifacts import UserError
@@ -41,15 +45,16 @@ class Planned:
 class Engine:
     """A model opened in a mode on a placement."""
 
-    def __init__(self, directory: ModelDirectory, options: EngineOptions) -> None:
+    def __init__(self, directory: ModelDirectory, options: EngineOptions, tell: Tell | None = None) -> None:
         self.directory = directory
         self.options = replace(options, predictors=None)  # the machine has them, perhaps in memory of its own
-        self.machine: Machine = load_machine(directory, options)
         self.tokenizer = load_tokenizer(directory.path)
+        self.machine: Machine = load_machine(directory, options, tell)
         self.context = self.machine.context
         self.allocator = BlockAllocator(pages_for(self.context) * options.max_sequences)
         self.decoder: Decoder = self.machine.decoder
         self.ledger = Ledger()
+        self.trace: Trace | None = None  # that steps are added to
         self.waiting: list[TokenSequence] = []
         self.running: list[TokenSequence] = []
 
@@ -78,9 +83,15 @@ class Engine:
         prefill = bool(self.waiting) and len(self.running) < self.options.max_sequences
         activity = self.ledger.prefill if prefill else self.ledger.decode
         began = time.perf_counter()
-        planned = self._schedule(prefill)
-        hidden = self._run([p.token_ids for p in planned], [p.span for p in planned], activity)
-        sampled = self._sample(planned, hidden)
+        with self._traced("prompt" if prefill else "decode") as trace:
+            planned = self._schedule(prefill)
+            hidden = self._run([p.token_ids for p in planned], [p.span for p in planned], activity, trace)
+            if prefill and planned[0].span.count == planned[0].sequence.pending:
+                self.running.append(self.waiting.pop(0))
+            sampled = self._sample(planned, hidden, trace)
+            if trace is not None:
+                for sequence in sampled:
+                    trace.token(len(sequence.output_ids))
         activity.seconds += time.perf_counter() - began
         return sampled
 
@@ -92,7 +103,7 @@ class Engine:
             while self.waiting or self.running:
                 yield self.step()
         finally:
-            for sequence in [*self.waiting, *self.running]:
+            for sequence in [*sequences, *self.waiting, *self.running]:
                 sequence.release(self.allocator)
             self.waiting.clear()
             self.running.clear()
@@ -114,12 +125,14 @@ class Engine:
         self._check_ids(token_ids)
         if len(token_ids) > self.context:
             raise UserError(f"{len(token_ids)} tokens do not fit the context of {self.context}")
-        blocks = array("q", (self.allocator.take() for _ in range(pages_for(len(token_ids)))))
+        blocks = array("q")
         usual = self.machine.prefill_tokens
         if tap is not None and "gpu" not in self.machine.units:  # where a plan counts buffers, they stay as they are
             usual = PREFILL_TOKENS  # a tap is shown torch's activations
         piece = 1 if one_by_one else usual
         try:
+            for _ in range(pages_for(len(token_ids))):
+                blocks.append(self.allocator.take())
             self.machine.scheduler.tap = tap
             pieces = [
                 self._run([list(token_ids[at : at + piece])], [Span(blocks, at, count)], self.ledger.evaluation).clone()
@@ -155,8 +168,10 @@ class Engine:
 
     def close(self) -> None:
         """Give back threads, memory and mappings."""
-        self.machine.close()
-        self.directory.close()
+        try:
+            self.machine.close()
+        finally:
+            self.directory.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -166,41 +181,42 @@ class Engine:
     ) -> None:
         self.close()
 
+    def _traced(self, kind: StepKind) -> contextlib.AbstractContextManager[Trace | None]:
+        return contextlib.nullcontext() if self.trace is None else self.trace.step(kind)
+
     def _schedule(self, prefill: bool) -> list[Planned]:
         if prefill:
-            sequence = self.waiting[0]
-            chosen, limit = [sequence], self.machine.prefill_tokens
-            if sequence.pending <= limit:
-                self.running.append(self.waiting.pop(0))
+            chosen, limit = self.waiting[:1], self.machine.prefill_tokens
         else:
             chosen, limit = self.running, 1
         return [Planned(s, *s.next_span(limit, self.allocator)) for s in chosen]
 
     @torch.inference_mode()
-    def _run(self, token_ids: list[list[int]], spans: list[Span], activity: Activity) -> torch.Tensor:
-        step = Step([i for ids in token_ids for i in ids], spans)
+    def _run(
+        self, token_ids: list[list[int]], parts: list[Span], activity: Activity, spans: Spans | None = None
+    ) -> torch.Tensor:
+        step = Step([i for ids in token_ids for i in ids], parts)
         activity.tokens += len(step.token_ids)
-        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in spans)
+        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in parts)
         scheduler = self.machine.scheduler
-        scheduler.activity = activity
-        if self.machine.recorded is not None and scheduler.tap is None and len(step.token_ids) <= MAX_TOKENS:
-            return self.machine.recorded.run(step, activity)
-        return self.decoder.forward(EagerOperators(self.directory.spec, step, scheduler.feed_forward))
+        scheduler.activity, scheduler.times = activity, StepTimes()
+        with explained(len(step.token_ids), self.machine.units.get("gpu")):
+            if self.machine.recorded is not None and scheduler.tap is None and len(step.token_ids) <= MAX_TOKENS:
+                return self.machine.recorded.run(step, activity, spans)
+            if self.machine.lane is not None:
+                self.machine.lane.check()
+            eager = EagerOperators(self.directory.spec, step, scheduler.feed_forward)
+            hidden = self.decoder.forward(eager if spans is None else TimedOperators(eager, scheduler.times))
+            scheduler.times.settle(activity.overlap, spans)
+            return hidden
 
     @torch.inference_mode()
-    def _sample(self, planned: list[Planned], hidden: torch.Tensor) -> list[TokenSequence]:
+    def _sample(self, planned: list[Planned], hidden: torch.Tensor, spans: Spans | None) -> list[TokenSequence]:
         ends = torch.tensor([p.span.count for p in planned]).cumsum(0) - 1
+        ready = [i for i, p in enumerate(planned) if p.span.count == p.sequence.pending]
+        logits = self._logits(hidden[ends[ready].to(hidden.device)], spans) if ready else hidden
         for p in planned:
             p.sequence.advance(p.span)
-        ready = [i for i, p in enumerate(planned) if p.sequence.pending == 0]
-        if not ready:
-            return []
-        last = hidden[ends[ready].to(hidden.device)]
-        recorded = self.machine.recorded
-        if recorded is not None and len(last) <= MAX_TOKENS:
-            logits = recorded.logits(last, self.machine.scheduler.activity)
-        else:
-            logits = self.decoder.logits(last).cpu()
         for row, i in enumerate(ready):
             sequence = planned[i].sequence
             sequence.append(sequence.sampler.pick(logits[row]), self.context)
@@ -208,6 +224,17 @@ class Engine:
                 self.running.remove(sequence)
                 sequence.release(self.allocator)
         return [planned[i].sequence for i in ready]
+
+    def _logits(self, last: torch.Tensor, spans: Spans | None) -> torch.Tensor:
+        recorded, scheduler = self.machine.recorded, self.machine.scheduler
+        with explained(len(last), self.machine.units.get("gpu")):
+            if recorded is not None and len(last) <= MAX_TOKENS:
+                return recorded.logits(last, scheduler.activity, spans)
+            times = StepTimes()
+            with times.span(self.decoder.outer.head_unit, None, "linear"):
+                logits = self.decoder.logits(last)
+            times.settle(scheduler.activity.overlap, spans)
+            return logits.cpu()
 
     def _check_ids(self, token_ids: Sequence[int]) -> None:
         vocab = self.directory.spec.vocab_size

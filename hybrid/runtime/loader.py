@@ -5,10 +5,10 @@ Without a plan everything is on the host, in place. What is placed here is what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-
-import torch
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 from hybrid.model.decoder import Decoder
 from hybrid.model.pages import KV_FORMATS, pages_for
@@ -16,19 +16,25 @@ from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.runtime.choices import check_same_model, choose_context
 from hybrid.runtime.cores import require_cores, shared_cores, usable_cores
+from hybrid.runtime.cuda_memory import device_memory
 from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.placer import Placer
+from hybrid.runtime.prefill import row_stream
 from hybrid.runtime.recorded import RecordedStep, record
 from hybrid.runtime.scheduler import Scheduler
-from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, cache_bytes, prefill_within
+from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, cache_bytes, prefill_within, row_bytes
 from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit
+from hybrid.runtime.vram import fit
 from hybrid.spec import ModelSpec
 from hybrid.store.directory import ModelDirectory
 from placement.plan import LayerPlan, Plan, Segment
 from profiler.artifacts import UserError, format_size
 from profiler.predictor import PredictorSet
+
+STORED = ("attention", "embeddings", "head", "norms", "predictors", "neurons")  # purposes of what lies in files
+Tell = Callable[[int, int], None]
 
 
 @dataclass
@@ -71,21 +77,24 @@ class Machine:
             self.recorded = record(self.decoder, self.scheduler)
 
     def close(self) -> None:
-        """Stop the lane, invalidate the banks, forget the units."""
-        if self.recorded is not None:
-            self.recorded.close()
-        if self.lane is not None:
-            self.lane.close()
-        for bank in self.banks:
-            bank.close()
-        unguard(self.guards)
+        """Stop the lane, invalidate the banks, forget the units: all of it, also where a part is interrupted."""
+        with contextlib.ExitStack() as closing:  # the last one first
+            for unit in self.units.values():
+                closing.callback(unit.close)
+            closing.callback(unguard, self.guards)
+            for bank in self.banks:
+                closing.callback(bank.close)
+            if self.lane is not None:
+                closing.callback(self.lane.close)
+            if self.scheduler.stream is not None:
+                closing.callback(self.scheduler.stream.close)
+            if self.recorded is not None:
+                closing.callback(self.recorded.close)
         self.predictors = None
-        for unit in self.units.values():
-            unit.close()
 
 
-def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
-    """Place a model as its plan says.
+def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell | None = None) -> Machine:
+    """Place a model as its plan says; `tell(done, total)` hears of the bytes that are copied to another unit.
 
     Raises:
         UserError: the plan or the predictors are of another model, the context is out of range or larger than memory,
@@ -102,32 +111,45 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
     planned = None if plan is None else plan.budgets.context
     context = choose_context(options.context, planned, spec.max_positions)
     if not options.mmap:
-        options = hold(directory, options)
+        hold(directory, options)
     layers = plan.layers if plan is not None else whole_on_host(spec.n_layers, spec.n_neurons)
     if options.context is not None:
         check_cache(spec, options, sum(layer.attention == "cpu" for layer in layers))
-    units = make_units(options)
-    prefill = options.prefill_tokens or PREFILL_TOKENS
-    if plan is not None and "gpu" in units:
-        prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context))
-        units["gpu"].reserve(buffer_bytes(spec, prefill, context), "buffers")
-    placer = Placer(directory, options, units, pages_for(context) * options.max_sequences)
-    outer = placer.outer()
-    parts = [placer.attention(i, layer.attention) for i, layer in enumerate(layers)]
-    split = [placer.ffn(i, layer) for i, layer in enumerate(layers)]
-    lane = ThreadLane() if any(layer.far_banks for layer in split) else None
-    scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, spec.activation_cutoff)
-    decoder = Decoder(spec, outer, parts)
-    guards = guard(directory.mappings())
-    predictors = options.predictors
-    if predictors is not None and predictors.path is not None:
-        directory.watch(predictors.path, f"hybrid profile {directory.path} --text FILE")
-        guards += guard(predictors.mappings())
-    touched = placer.dense_bytes_per_token(outer)
-    element = KV_FORMATS[options.kv_format]
-    recorded = record(decoder, scheduler)
-    if recorded is not None and options.prefill_tokens is None:
-        prefill = min(prefill, cpu.MAX_TOKENS)
+    with contextlib.ExitStack() as opened:
+        units = make_units(options, directory.path, tell)
+        for unit in units.values():
+            opened.callback(unit.close)
+        prefill = options.prefill_tokens or PREFILL_TOKENS
+        if plan is not None and plan.bytes["gpu"]["buffers"]:  # the GPU computes something
+            row = row_bytes(directory)
+            units["gpu"].admit(plan.bytes["gpu"])
+            prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context, row))
+            units["gpu"].reserve(buffer_bytes(spec, prefill, context, row), "buffers")
+        predictors = options.predictors
+        guards = [] if predictors is None else guard(predictors.mappings())
+        opened.callback(unguard, guards)
+        placer = Placer(directory, options, units, pages_for(context) * options.max_sequences)
+        outer = placer.outer()
+        parts = [placer.attention(i, layer.attention) for i, layer in enumerate(layers)]
+        split = [placer.ffn(i, layer) for i, layer in enumerate(layers)]
+        for unit in units.values():
+            unit.upload.close()
+        if predictors is not None and not options.mmap:
+            unguard(guards)
+            predictors = None
+        elif predictors is not None and predictors.path is not None:
+            directory.watch(predictors.path, f"hybrid profile {directory.path} --text FILE")
+        guards += guard(directory.mappings())
+        lane = ThreadLane() if any(layer.far_banks for layer in split) else None
+        if lane is not None:
+            opened.callback(lane.close)
+        scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, spec.activation_cutoff, options.overlap)
+        decoder = Decoder(spec, outer, parts)
+        recorded = record(decoder, scheduler)
+        if recorded is not None and options.prefill_tokens is None:
+            prefill = min(prefill, cpu.MAX_TOKENS)
+        scheduler.stream = row_stream(directory, options, units.get("gpu"), split, prefill)
+        opened.pop_all()
     return Machine(
         decoder=decoder,
         scheduler=scheduler,
@@ -139,8 +161,8 @@ def load_machine(directory: ModelDirectory, options: EngineOptions) -> Machine:
         prefill_tokens=prefill,
         guards=guards,
         predictors=predictors,
-        dense_bytes_per_token=touched,
-        kv_element_bytes=element,
+        dense_bytes_per_token=placer.dense_bytes_per_token(outer),
+        kv_element_bytes=KV_FORMATS[options.kv_format],
     )
 
 
@@ -179,13 +201,15 @@ def check_cache(spec: ModelSpec, options: EngineOptions, layers: int) -> None:
         )
 
 
-def hold(directory: ModelDirectory, options: EngineOptions) -> EngineOptions:
-    """Read the model into ordinary memory, predictors included; the options with those.
+def hold(directory: ModelDirectory, options: EngineOptions) -> None:
+    """Have what stays on the host, predictors included, read into ordinary memory as it is placed.
 
     Raises:
         UserError: less memory is free than that takes, or a file is damaged.
     """
     needed = directory.weight_bytes + (0 if options.predictors is None else options.predictors.nbytes)
+    if options.plan is not None:
+        needed -= sum(options.plan.bytes["gpu"][purpose] for purpose in STORED)
     free = available_memory()
     if needed > free:
         raise UserError(
@@ -193,17 +217,6 @@ def hold(directory: ModelDirectory, options: EngineOptions) -> EngineOptions:
             "free; leave --no-mmap (mmap=False) out, so that its files are used in place, or close what uses memory"
         )
     directory.hold()
-    return replace(options, predictors=None if options.predictors is None else in_memory(options.predictors))
-
-
-def in_memory(predictors: PredictorSet) -> PredictorSet:
-    """Predictors in memory of their own."""
-    guards = guard(predictors.mappings())
-    try:
-        layers = tuple(p.moved(lambda matrix: matrix.to("cpu"), torch.Tensor.clone) for p in predictors.layers)
-    finally:
-        unguard(guards)
-    return replace(predictors, layers=layers, path=None)
 
 
 def guard(mappings: Iterable[tuple[int, int, str]]) -> list[int]:
@@ -218,8 +231,10 @@ def unguard(guards: list[int]) -> None:
     guards.clear()
 
 
-def make_units(options: EngineOptions) -> dict[str, Unit]:
+def make_units(options: EngineOptions, model: Path, tell: Tell | None = None) -> dict[str, Unit]:
     """The host, and what the plan's GPU is here; a stand-in shares the host's cores evenly, unless each has its own.
+
+    A GPU that a plan leaves alone is not touched: a context there would take what nobody planned for.
 
     Raises:
         UserError: a GPU is missing or full, or the process may not run on the cores that units are to have.
@@ -228,13 +243,23 @@ def make_units(options: EngineOptions) -> dict[str, Unit]:
     require_cores([core for cores in options.cores.values() for core in cores])
     host = options.slowdown.get("cpu", 1.0), options.cores.get("cpu", ())
     theirs = options.slowdown.get("gpu", 1.0), options.cores.get("gpu", ())
-    if plan is None or plan.budgets.vram == 0:
+    if plan is None or plan.budgets.vram == 0 or (options.second_device != "cpu" and not plan.total_bytes("gpu")):
         return {"cpu": host_unit(threads, *host)}
-    budget, planned = plan.budgets.vram, plan.total_bytes("gpu")
+    budget, memory = plan.budgets.vram, options.memory or device_memory(options.second_device)
+    fit(plan.bytes["gpu"], budget, memory).require(model)
     if options.second_device != "cpu":
-        return {"cpu": host_unit(threads, *host), "gpu": cuda_unit(budget, planned)}
+        return {"cpu": host_unit(threads, *host, natively=True), "gpu": _heard(cuda_unit(budget, memory), plan, tell)}
     shares = shared_cores(threads)
-    return {"cpu": host_unit(shares[0], *host), "gpu": stand_in_unit(shares[1], budget, planned, *theirs)}
+    stand_in = stand_in_unit(shares[1], budget, memory, *theirs)
+    return {"cpu": host_unit(shares[0], *host), "gpu": _heard(stand_in, plan, tell)}
+
+
+def _heard(unit: Unit, plan: Plan, tell: Tell | None) -> Unit:
+    """The unit, of whose uploads somebody hears."""
+    if tell is not None:
+        total = sum(plan.bytes["gpu"][purpose] for purpose in STORED)
+        unit.upload.told = lambda done: tell(min(done, total), total)
+    return unit
 
 
 def whole_on_host(layers: int, rows: int) -> tuple[LayerPlan, ...]:

@@ -1,13 +1,45 @@
-"""How much memory can still be taken: what the system has, within what the process's control groups leave it."""
+"""How much memory can still be taken, within what control groups leave, and how much a process has taken."""
 
 from __future__ import annotations
 
+import resource
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from hybrid.runtime.control_groups import control_groups, read
-from profiler.artifacts import UserError, format_size
+
+
+@dataclass(frozen=True)
+class ProcessMemory:
+    """Bytes of a process. resident: in memory now (RSS); peak: the most that it had there; proportional: resident, with
+    pages that others have too counted in part (PSS), None where the system does not tell.
+    """
+
+    resident: int
+    peak: int
+    proportional: int | None
+
+
+def process_memory(pid: int | None = None) -> ProcessMemory:
+    """What this process holds, or another one of the same user."""
+    process = psutil.Process(pid)
+    resident = int(process.memory_info().rss)
+    proportional = getattr(process.memory_full_info(), "pss", None)
+    return ProcessMemory(resident, max(resident, _peak(pid) or 0), None if proportional is None else int(proportional))
+
+
+def _peak(pid: int | None) -> int | None:
+    """The largest RSS so far; None where another process's is not told."""
+    status = read(Path(f"/proc/{pid or 'self'}/status"))
+    if "VmHWM:" in status:  # getrusage would count the process that started this one, from before its exec
+        return int(status.partition("VmHWM:")[2].split()[0]) << 10
+    if pid is not None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def available_memory(root: Path = Path("/")) -> int:
@@ -44,16 +76,3 @@ def group_room(folder: Path) -> int | None:
             limit, used, cached, shared = (int(figure) for figure in figures)
             return limit - used + cached - shared  # shared memory counts as cache, but has no file to return to
     return None
-
-
-def require_memory(needed: int, free: int, where: str) -> None:
-    """Refuse a plan that takes more memory than there is.
-
-    Raises:
-        UserError: how much it takes and how much is free.
-    """
-    if needed > free:
-        raise UserError(
-            f"the plan takes {format_size(needed)} of {where} and {format_size(free)} are free; "
-            f"close what uses it, or plan anew with --vram {free >> 20}MiB or less"
-        )

@@ -9,11 +9,14 @@ from typing import Literal, get_args
 from hybrid.ops import cpu
 from hybrid.runtime.choices import check_kv_format, known_mode
 from hybrid.runtime.sizes import PREFILL_TOKENS
+from hybrid.runtime.vram import DeviceMemory
 from placement.plan import Mode, Plan, Unit
 from profiler.artifacts import UserError
 from profiler.predictor import PredictorSet
 from profiler.thresholds import LARGEST_CUTOFF, Loss
 from profiler.thresholds import MEND as THRESHOLDS_MEND
+
+PrefillRows = Literal["auto", "computed", "streamed"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,11 @@ class EngineOptions:
     known of what that costs. slowdown: of a stand-in and its host, how many times as long everything takes that a unit
     computes, so that two equal halves of a machine stand for unequal units; results stay the same to the last bit.
     cores: numbers of the CPUs that a unit computes on, with as many threads; a thread that calls the engine is there
-    while it computes, and back where it was when a step ends.
+    while it computes, and back where it was when a step ends. overlap: both units of a split layer compute at the same
+    time; without, one after the other, to the same bits. prefill_rows: where many tokens are computed together, a
+    layer's rows in host memory are computed there, or streamed to the GPU and computed there, or what takes less time
+    by the figures of the machine; results are the same up to the order of sums. memory: of the second device; None asks
+    it.
     """
 
     mode: Mode
@@ -47,6 +54,9 @@ class EngineOptions:
     loss: Loss | None = None
     slowdown: Mapping[str, float] = field(default_factory=dict)
     cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    overlap: bool = True
+    prefill_rows: PrefillRows = "auto"
+    memory: DeviceMemory | None = None
 
     def __post_init__(self) -> None:
         known_mode(self.mode)
@@ -55,6 +65,8 @@ class EngineOptions:
             raise UserError("a second device needs a plan that says what it holds: hybrid plan DIR --vram SIZE")
         if self.prefill_tokens is not None and not 1 <= self.prefill_tokens <= PREFILL_TOKENS:
             raise UserError(f"{self.prefill_tokens} prompt tokens together make no sense; give 1 to {PREFILL_TOKENS}")
+        if self.prefill_rows not in get_args(PrefillRows):
+            raise UserError(f"prefill_rows is {' or '.join(get_args(PrefillRows))}, not {self.prefill_rows!r:.40}")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise UserError(f"{self.threads} threads make no sense; give 1 to 1024, or leave it to the machine")
         if (self.mode == "threshold") != (self.cutoffs is not None):

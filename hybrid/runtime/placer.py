@@ -1,8 +1,13 @@
-"""Places one model's tensors on units, counting each by purpose: what `model_sizes` counts for placement."""
+"""Places one model's tensors on units, counting each by purpose: what `model_sizes` counts for placement.
+
+What is copied to another unit comes straight from its file, and what stays on the host is left where it is or, where
+files are not to be mapped, read now.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 
@@ -14,8 +19,11 @@ from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.scheduler import SplitLayer
 from hybrid.runtime.unit import Unit
+from hybrid.runtime.upload import MappedTensor
 from hybrid.store.directory import ModelDirectory
+from hybrid.store.stored import StoredFile
 from placement.plan import LayerPlan
+from profiler.matrix import Matrix
 
 
 class Placer:
@@ -31,13 +39,13 @@ class Placer:
         plan, spec = self.options.plan, self.spec
         embeddings_unit = self.units[plan.embeddings if plan else "cpu"]
         head_unit = self.units[plan.head if plan else "cpu"]
-        embeddings = embeddings_unit.place_matrix(self.directory.matrix("embed.weight"), "embeddings")
+        embeddings = self._matrix("embed.weight", embeddings_unit, "embeddings")
         positions = None
         if spec.positions == "learned":
-            positions = embeddings_unit.place_matrix(self.directory.matrix("positions.weight"), "embeddings")
+            positions = self._matrix("positions.weight", embeddings_unit, "embeddings")
         head = embeddings
         if not spec.tied_embeddings:
-            head = head_unit.place_matrix(self.directory.matrix("head.weight"), "head")
+            head = self._matrix("head.weight", head_unit, "head")
         norm = self._norm("final_norm", head_unit, "norms")
         return OuterParts(embeddings, positions, norm, head, embeddings_unit, head_unit)
 
@@ -58,14 +66,14 @@ class Placer:
 
     def ffn(self, index: int, layer: LayerPlan) -> SplitLayer:
         """One layer's rows in banks, a bank per segment, and its predictor."""
-        rows, cutoffs = self.directory.layer(index), self.options.cutoffs
+        rows, cutoffs = self.directory.layer(index, keep=False), self.options.cutoffs
         near = self.units[layer.attention]
         banks: dict[str, list[RowBank]] = {"gpu": [], "cpu": []}
         for segment in layer.segments:
             unit, part = self.units[segment.computed_on], slice(segment.start, segment.stop)
-            bias = None if rows.bias is None else unit.place(rows.bias[part], "neurons")
+            bias = None if rows.bias is None else _place_view(unit, rows.file, rows.bias[part], "neurons")
             bank = RowBank(
-                unit.place(rows.rows[part], "neurons"),
+                _place_view(unit, rows.file, rows.rows[part], "neurons"),
                 rows.weight_format,
                 hidden=self.spec.hidden_size,
                 gated=self.spec.gated,
@@ -92,18 +100,34 @@ class Placer:
             return None
         assert self.options.predictors is not None
         placed = self.options.predictors.layers[index].moved(
-            lambda matrix: unit.place_matrix(matrix, "predictors"), lambda bias: unit.place(bias, "predictors")
+            lambda matrix: replace(matrix, data=self._of_predictors(matrix.data, unit)),
+            lambda bias: self._of_predictors(bias, unit),
         )
         return RowPredictor(placed, neuron_ids.to(unit.device), unit.linear)
 
     def _projection(self, layer: str, part: str, unit: Unit) -> Projection:
-        weight, biased = self.directory.matrix(f"{layer}.{part}.weight"), part in self.spec.biased_projections
+        biased = part in self.spec.biased_projections
         bias = self._vector(f"{layer}.{part}.bias", unit, "attention") if biased else None
-        return Projection(unit.place_matrix(weight, "attention"), bias)
+        return Projection(self._matrix(f"{layer}.{part}.weight", unit, "attention"), bias)
 
     def _norm(self, name: str, unit: Unit, purpose: str) -> NormWeights:
         bias = self._vector(f"{name}.bias", unit, purpose) if self.spec.norm == "layer" else None
         return NormWeights(self._vector(f"{name}.weight", unit, purpose), bias)
 
     def _vector(self, name: str, unit: Unit, purpose: str) -> torch.Tensor:
-        return unit.place(self.directory.dense(name).float(), purpose)
+        return _place_view(unit, self.directory.dense_file, self.directory.dense(name, keep=False), purpose)
+
+    def _matrix(self, name: str, unit: Unit, purpose: str) -> Matrix:
+        matrix = self.directory.matrix(name, keep=False)
+        return replace(matrix, data=_place_view(unit, self.directory.dense_file, matrix.data, purpose))
+
+    def _of_predictors(self, tensor: torch.Tensor, unit: Unit) -> torch.Tensor:
+        """A part of a predictor, which another library has mapped, or which was made and lies in memory."""
+        if unit.in_place:
+            return unit.place(tensor if self.options.mmap else tensor.clone(), "predictors")
+        return unit.place(tensor, "predictors", MappedTensor(tensor) if tensor.is_contiguous() else None)
+
+
+def _place_view(unit: Unit, file: StoredFile, view: torch.Tensor, purpose: str) -> torch.Tensor:
+    """Place a view of a file of the store."""
+    return unit.place(view, purpose, file.origin(view))

@@ -1,8 +1,8 @@
 """A decode step recorded once as a native program, and run with one call.
 
 The decoder is walked once with a `Recorder` in the place of operators: instead of computing, each call appends the
-native operator to a program, over buffers that all layers share. Running the program then is the whole step. Where a
-layer's rows lie on two units, those of the other unit are a program of their own, which goes over a native lane.
+native operator to a program, over buffers that all layers share. Where a layer's rows lie on two units, those of the
+other unit are a program of their own, which goes over a native lane.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from hybrid.model.rotary import inverse_frequencies
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.predictors.rows import RowPredictor
-from hybrid.runtime.activity import Activity
-from hybrid.runtime.scheduler import Scheduler, SplitLayer
+from hybrid.runtime.activity import Activity, Overlap
+from hybrid.runtime.scheduler import Scheduler
+from hybrid.runtime.trace import Spans, noted
 from hybrid.runtime.unit import Unit
 from hybrid.spec import ModelSpec
 
@@ -39,24 +40,24 @@ class Recorder:
         self._activations = activations
         self._ahead: dict[int, torch.Tensor] = {}  # by layer, what the layer before it names
         self._lane: cpu.Lane | None = None  # where a layer is split
+        self.programs: list[cpu.Program] = []  # all that were begun, those of other units among them
         self._program = cpu.Program()
 
     def begin(self) -> cpu.Program:
         """Another program, to which all is appended from now on."""
         self._program = cpu.Program()
+        self.programs.append(self._program)
         return self._program
 
     def embed(self, outer: OuterParts) -> torch.Tensor:
         """See `Operators`. What belongs to a step and not to a layer is computed here too: the rotary angles."""
-        spec, y, table = self.spec, self.state, outer.embeddings
+        y, table = self.state, outer.embeddings
         self._program.computed_by(_pool(outer.embeddings_unit))
-        address, stride, weight_format, *_ = cpu.matrix_arguments(table)
-        self._program.embed(address, stride, weight_format, table.columns, y.data_ptr())
+        self._program.embed(*cpu.matrix_arguments(table)[:3], table.columns, y.data_ptr())
         self.kept.append(table)
         if outer.positions is not None:
-            address, stride, weight_format, *_ = cpu.matrix_arguments(outer.positions)
-            width = outer.positions.columns
-            self._program.add_positions(address, stride, weight_format, width, spec.position_offset, y.data_ptr())
+            positions, width = cpu.matrix_arguments(outer.positions)[:3], outer.positions.columns
+            self._program.add_positions(*positions, width, self.spec.position_offset, y.data_ptr())
             self.kept.append(outer.positions)
         self.angles()
         return y
@@ -74,9 +75,10 @@ class Recorder:
         """fp32 `[MAX_TOKENS, hidden]`: what `embed` fills and each layer takes and leaves."""
         return self._buffer("state", self.spec.hidden_size)
 
-    def follow(self, x: torch.Tensor, unit: ComputeUnit) -> torch.Tensor:
+    def follow(self, x: torch.Tensor, unit: ComputeUnit, layer: int | None) -> torch.Tensor:
         """See `Operators`: all units are in host memory here."""
         self._program.computed_by(_pool(unit))
+        self._program.mark(-1 if layer is None else layer)
         return x
 
     def norm(self, x: torch.Tensor, norm: NormWeights) -> torch.Tensor:
@@ -90,9 +92,8 @@ class Recorder:
 
     def project(self, unit: ComputeUnit, x: torch.Tensor, projections: Sequence[Projection]) -> list[torch.Tensor]:
         """See `Operators`."""
-        outputs = [
-            self._buffer(f"projection {i} of {len(projections)}", p.weight.rows) for i, p in enumerate(projections)
-        ]
+        count = len(projections)
+        outputs = [self._buffer(f"projection {i} of {count}", p.weight.rows) for i, p in enumerate(projections)]
         matrices = [cpu.matrix_arguments(p.weight, p.bias, y) for p, y in zip(projections, outputs, strict=True)]
         self._program.linear(_pool(unit), x.data_ptr(), x.shape[1], matrices)
         self.kept.extend(projections)
@@ -123,7 +124,7 @@ class Recorder:
         layer, y = self.scheduler.layers[index], self._buffer("feed-forward", x.shape[1])
         named = self._named(index, x, residual) if self.scheduler.mode == "predicted" else None
         if layer.far_banks:
-            self._on_both(layer, x, named, y)
+            self._on_both(index, x, named, y)
         else:
             self._rows(self._program, layer.near, layer.near_banks, x, named, y)
         if layer.down_bias is not None:
@@ -166,13 +167,17 @@ class Recorder:
         self.kept.append(rows)
         return named
 
-    def _on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None, y: torch.Tensor) -> None:
+    def _on_both(self, index: int, x: torch.Tensor, named: torch.Tensor | None, y: torch.Tensor) -> None:
         """As `Scheduler.on_both`: the other unit's rows go over the lane while this one computes its own."""
+        layer, far, lane = self.scheduler.layers[index], cpu.Program(), self._lane or cpu.Lane()
         assert layer.far is not None, "rows elsewhere have a unit"
-        far, lane = cpu.Program(), self._lane or cpu.Lane()
+        self.programs.append(far)
+        far.mark(index)
         far_y = self._buffer("of the other unit", x.shape[1]) if layer.near_banks else y
         self._rows(far, layer.far, layer.far_banks, x, named, far_y)
         self._program.hand_over(lane, far)
+        if not self.scheduler.overlap:
+            self._program.wait(lane)
         self._rows(self._program, layer.near, layer.near_banks, x, named, y)
         self._program.join(lane)
         if layer.near_banks:
@@ -195,9 +200,10 @@ class Recorder:
             stride = 0 if named is None else named.shape[1]
             skip, bias = self.scheduler.skip_inactive, bank.addresses[1]
             arguments = (*cpu.bank_arguments(bank), skip, bias, x.data_ptr(), here, stride, i > 0)
-            shown = (0, 0) if self._activations is None else _columns_from(self._activations, bank.first_row)
+            table = self._activations
+            shown = (0, 0) if table is None else (table[:, bank.first_row :].data_ptr(), table.stride(0))
             program.sparse_ffn(_pool(unit), *arguments, y.data_ptr(), counts, *shown)
-            self.kept += [bank.memory, self._activations]
+            self.kept += [bank.memory, table]
 
     def _angles(self) -> tuple[torch.Tensor, torch.Tensor]:
         half = self.spec.rotary_size // 2
@@ -218,7 +224,8 @@ class RecordedStep:
         self._program: cpu.Program | None = recorder.begin()
         self._hidden = decoder.forward(recorder)
         self._recorder: Recorder | None = recorder
-        self._overlap = (0.0, 0.0, 0.0)  # of the runs so far
+        self._programs = recorder.programs
+        self._units = {_pool(unit): unit.name for unit in _units(decoder, scheduler)}
         head, unit = decoder.outer.head, decoder.outer.head_unit
         self._picked = torch.zeros(cpu.MAX_TOKENS, head.columns)
         self._logits = torch.zeros(cpu.MAX_TOKENS, head.rows)
@@ -228,7 +235,7 @@ class RecordedStep:
         recorder.kept.append(head)
         self._no_tokens = array("q", (0,))  # the head needs no ids, positions or blocks
 
-    def run(self, step: Step, activity: Activity) -> torch.Tensor:
+    def run(self, step: Step, activity: Activity, spans: Spans | None = None) -> torch.Tensor:
         """fp32 `[tokens, hidden]` as `Decoder.forward`, in a buffer that the next run overwrites.
 
         Raises:
@@ -240,20 +247,18 @@ class RecordedStep:
         ids, positions = array("q", step.token_ids), array("q", step.positions)
         tables = array("q", [s.blocks.buffer_info()[0] for s in step.spans for _ in range(s.count)])
         addresses = [values.buffer_info()[0] for values in (ids, positions, tables)]
-        activity.native_seconds += self._program.run(tokens, *addresses)
-        before, self._overlap = self._overlap, self._program.overlap
-        near, far, wait = (now - then for now, then in zip(self._overlap, before, strict=True))
-        activity.near_seconds += near
-        activity.far_seconds += far
-        activity.wait_seconds += wait
+        for counts in self._recorder.counts.values():
+            counts[0] = counts[1] = 0  # a run that failed may have left some
+        with noted(self._programs, self._units, spans):
+            activity.native_seconds += self._program.run(tokens, *addresses)
+        activity.overlap.add(Overlap(*self._program.overlap))
         for unit, counts in self._recorder.counts.items():
             rows = activity.rows(unit)
             rows.gated += counts[0]
             rows.finished += counts[1]
-            counts[0] = counts[1] = 0
         return self._hidden[:tokens]
 
-    def logits(self, hidden: torch.Tensor, activity: Activity) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, activity: Activity, spans: Spans | None = None) -> torch.Tensor:
         """fp32 `[tokens, vocab]` as `Decoder.logits`, in a buffer that the next call overwrites.
 
         Raises:
@@ -261,10 +266,10 @@ class RecordedStep:
         """
         if self._head is None:
             raise RuntimeError("this model was closed; its memory is gone")
-        tokens = len(hidden)
+        tokens, unused = len(hidden), self._no_tokens.buffer_info()[0]
         self._picked[:tokens] = hidden
-        unused = self._no_tokens.buffer_info()[0]
-        activity.native_seconds += self._head.run(tokens, unused, unused, unused)
+        with noted([self._head], self._units, spans):
+            activity.native_seconds += self._head.run(tokens, unused, unused, unused)
         return self._logits[:tokens]
 
     def seconds(self) -> dict[str, float]:
@@ -275,20 +280,19 @@ class RecordedStep:
     def close(self) -> None:
         """Forget the programs and the memory that they hold."""
         self._recorder = self._program = self._head = None
+        self._programs.clear()  # whoever keeps the traceback of a failure keeps this list
+        self._units.clear()
 
 
 def record(decoder: Decoder, scheduler: Scheduler) -> RecordedStep | None:
     """The recorded step of a model whose layers are all in host memory; None for others."""
-    outer = decoder.outer
-    units = [outer.embeddings_unit, outer.head_unit, *(layer.unit for layer in decoder.layers)]
-    if any(unit.pool is None for unit in units):
-        return None
-    return RecordedStep(decoder, scheduler)
+    host = all(unit.pool is not None for unit in _units(decoder, scheduler))
+    return RecordedStep(decoder, scheduler) if host else None
 
 
-def _columns_from(table: torch.Tensor, first: int) -> tuple[int, int]:
-    """Address and stride, in elements, of the columns of a table from one on."""
-    return table.data_ptr() + first * table.element_size(), table.stride(0)
+def _units(decoder: Decoder, scheduler: Scheduler) -> list[ComputeUnit]:
+    elsewhere = [layer.far for layer in scheduler.layers if layer.far is not None and layer.far_banks]
+    return [decoder.outer.embeddings_unit, decoder.outer.head_unit, *(p.unit for p in decoder.layers), *elsewhere]
 
 
 def _pool(unit: ComputeUnit) -> cpu.Pool:

@@ -16,6 +16,8 @@ from hybrid.ops.bank import RowBank
 from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
+from hybrid.runtime.streaming import RowStream
+from hybrid.runtime.timing import Mark, SplitTimes, StepTimes
 from hybrid.runtime.unit import Unit
 from placement.plan import Mode
 from profiler.tap import GateTap, ResidualTap, Tap
@@ -40,7 +42,11 @@ class SplitLayer:
 
 
 class Scheduler:
-    """Computes FFNs in a mode; see docs/structure.md for what a mode means."""
+    """Computes FFNs in a mode; see docs/structure.md for what a mode means.
+
+    Without `overlap` both units of a layer compute one after the other: the same bits, and what overlapping saves is
+    seen.
+    """
 
     def __init__(
         self,
@@ -49,13 +55,17 @@ class Scheduler:
         has_exact_zeros: bool,
         lane: Lane | None,
         activation_cutoff: float = 0.0,  # the model's own, whatever the mode
+        overlap: bool = True,
     ) -> None:
         self.layers = layers
+        self.overlap = overlap
         self.mode = mode
         self.skip_inactive = mode == "threshold" or (mode != "dense" and has_exact_zeros)
         self.activation_cutoff = activation_cutoff
         self.activity = Activity()  # replaced by the engine for each kind of work
+        self.times = StepTimes()  # replaced by the engine for each step
         self.tap: Tap | None = None
+        self.stream: RowStream | None = None  # by which rows of host memory may pass through the GPU
         self._lane = lane
         self._ahead = torch.empty(0, dtype=torch.bool)  # what the layer before named for the one that comes
 
@@ -65,7 +75,7 @@ class Scheduler:
         named = self._named(index, x, residual) if self.mode == "predicted" else None
         if isinstance(self.tap, ResidualTap):
             self.tap.residual(index, residual)
-        y = self._computed(layer, x, named) if self.tap is None else self._watched(self.tap, index, layer, x, named)
+        y = self._computed(index, x, named) if self.tap is None else self._watched(self.tap, index, layer, x, named)
         return y if layer.down_bias is None else y + layer.down_bias
 
     def set_thresholds(self, thresholds: Sequence[float]) -> None:
@@ -80,10 +90,12 @@ class Scheduler:
         if reads == "previous_ffn_input":
             named = self._ahead.to(x.device)
         else:
-            named = layer.predictor.named(x if reads == "ffn_input" else residual)
+            with self.times.span(layer.near, index, "predictors"):
+                named = layer.predictor.named(x if reads == "ffn_input" else residual)
         following = self.ahead_of(index)
         if following is not None:
-            self._ahead = following.named(x.to(following.neuron_ids.device))
+            with self.times.span(self.layers[index + 1].near, index, "predictors"):
+                self._ahead = following.named(x.to(following.neuron_ids.device))
         return named
 
     def ahead_of(self, index: int) -> RowPredictor | None:
@@ -91,8 +103,14 @@ class Scheduler:
         following = self.layers[index + 1].predictor if index + 1 < len(self.layers) else None
         return following if following and following.predictor.reads == "previous_ffn_input" else None
 
-    def _computed(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
-        return self.on_both(layer, x, named) if layer.far_banks else self._rows(layer.near, layer.near_banks, x, named)
+    def _computed(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        layer = self.layers[index]
+        if self.stream is not None and self.stream.wanted(index, len(x)):
+            return self._streamed(self.stream, index, x, named)
+        if layer.far_banks:
+            return self.on_both(index, x, named)
+        with self.times.span(layer.near, index, "feed-forward"):
+            return self._rows(layer.near, layer.near_banks, x, named)
 
     def _watched(
         self, tap: Tap, index: int, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None
@@ -104,7 +122,7 @@ class Scheduler:
         whole = self._activations(layer.near, layer.near_banks, x, activations, gates)
         if layer.far is not None:
             whole = whole + self._activations(layer.far, layer.far_banks, x, activations, gates)
-        y = whole if self.mode == "dense" else self._computed(layer, x, named)
+        y = whole if self.mode == "dense" else self._computed(index, x, named)
         if self.mode == "threshold":
             assert gates is not None
             named = gates.abs() > banks[0].cutoff
@@ -142,41 +160,74 @@ class Scheduler:
                     part.copy_(filled)
         return y
 
-    def on_both(self, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+    def on_both(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: the rows of a split layer, each on its unit, at the same time."""
-        assert self._lane is not None and layer.far is not None, "split layers need a lane"
-        far, far_banks = layer.far, layer.far_banks
-        arrive = carry([x, named], far.device)
+        layer, times, lane = self.layers[index], self.times, self._lane
+        assert lane is not None and layer.far is not None, "split layers need a lane"
+        near, far, far_banks = layer.near, layer.far, layer.far_banks
+        far_times: list[Mark] = []
 
         def work() -> torch.Tensor:
-            began = time.perf_counter()
             far_x, far_named = arrive()
             assert far_x is not None
+            far_times.append(times.mark(far.device))
             result = self._rows(far, far_banks, far_x, far_named)
-            self.activity.far_seconds += time.perf_counter() - began
-            return result
+            far_times.append(times.mark(far.device))
+            return result if near.device.type == "cuda" else result.to(near.device)  # there before it is joined
 
-        self._lane.submit(work)
-        began = time.perf_counter()
-        try:
-            y = self._rows(layer.near, layer.near_banks, x, named)
-        finally:
-            waiting = time.perf_counter()
-            far_y = self._lane.join()  # also when this side failed: the lane must be free for the next token
-        self.activity.near_seconds += waiting - began
-        self.activity.wait_seconds += time.perf_counter() - waiting
+        def wait() -> tuple[torch.Tensor, tuple[float, float]]:
+            began = time.perf_counter()
+            return lane.join(), (began, time.perf_counter())
+
+        handing = times.mark(near.device)
+        arrive = carry([x, named], far.device)
+        lane.submit(work)
+        handed = times.mark(near.device)
+        waited = None if self.overlap else wait()
+        began = times.mark(near.device)
+        y = self._rows(near, layer.near_banks, x, named)  # if this fails, what the other side does is given up
+        ended = times.mark(near.device)
+        far_y, waiting = waited or wait()
+        there, back = far_times
+        units = near.name, far.name
+        times.split(SplitTimes(index, units, handing, handed, (began, ended), (there, back), waiting))
         return y + far_y.to(y.device)
+
+    def _streamed(self, stream: RowStream, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        """fp32 `[tokens, hidden]`: all of a layer's rows on the GPU, those of host memory as they are brought."""
+        layer, gpu = self.layers[index], stream.unit
+        host = layer.far if layer.near is gpu else layer.near
+        assert host is not None, "rows are streamed from one unit to another"
+        resident, brought = layer.near_banks, layer.far_banks
+        if layer.near is not gpu:
+            resident, brought = brought, resident
+        there, asked = x.to(gpu.device), None if named is None else named.to(gpu.device)
+        with (
+            self.times.span(gpu, index, "feed-forward"),
+            stream.bring(brought, asked, lambda: self.times.span(host, index, "copying")) as passage,
+        ):
+            self.activity.streamed_bytes += passage.bytes
+            y = self._rows(gpu, resident, there, asked)
+            for bank, columns in passage:
+                if not isinstance(columns, slice):
+                    columns = columns.to(gpu.device)
+                y = y + self._bank(gpu, bank, there, None if asked is None else asked[:, columns])
+        return y.to(x.device)
 
     def _rows(self, unit: Unit, banks: Sequence[RowBank], x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         y: torch.Tensor | None = None
-        done = self.activity.rows(unit.name)
         for bank in banks:
             here = None if named is None else named[:, bank.first_row : bank.first_row + len(bank)]
-            part, counts = unit.sparse_ffn(bank, x, here, self.skip_inactive)
-            done.gated += counts.gated
-            done.finished += counts.finished
+            part = self._bank(unit, bank, x, here)
             y = part if y is None else y + part
         return torch.zeros_like(x) if y is None else y
+
+    def _bank(self, unit: Unit, bank: RowBank, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+        y, counts = unit.sparse_ffn(bank, x, named, self.skip_inactive)
+        done = self.activity.rows(unit.name)
+        done.gated += counts.gated
+        done.finished += counts.finished
+        return y
 
 
 def carry(tensors: Sequence[torch.Tensor | None], device: torch.device) -> Callable[[], Sequence[torch.Tensor | None]]:

@@ -72,9 +72,9 @@ class Sequence:
             self._finish("length")
 
     def release(self, allocator: BlockAllocator) -> None:
-        """Give the pages back."""
-        allocator.give_back(self.blocks)
-        self.blocks = array("q")
+        """Give the pages back, once."""
+        blocks, self.blocks = self.blocks, array("q")
+        allocator.give_back(blocks)
 
     def visible_text(self) -> str:
         """What may be shown already: text that could still become a stop string is held back."""

@@ -11,6 +11,7 @@ from hybrid.spec import ModelSpec
 from hybrid.store.files import ModelFiles
 from hybrid.store.layout import POSITIONS, matrix_format
 from placement.cost import ModelSizes
+from placement.prefill import STREAM_BUFFERS, STREAM_ROWS
 from profiler.formats import vector_bytes
 from profiler.predictor_outline import AnyPredictors
 
@@ -20,20 +21,37 @@ FP32 = 4
 BUFFER_SHARE = 1 / 16  # of a budget of GPU memory that prefill may take, where that is enough for a token
 
 
-def buffer_bytes(spec: ModelSpec, tokens: int, context: int) -> int:
+def buffer_bytes(spec: ModelSpec, tokens: int, context: int, row_bytes: int) -> int:
     """Bytes that the largest step of `tokens` tokens holds at once beside weights and pages.
 
     fp32 states, projections, attention scores, predictor outputs and their bool map, logits of at most 16 tokens;
-    beyond 16 tokens also the block of rows that is widened to fp32 and its products.
+    beyond 16 tokens also the block of rows that is widened to fp32 and its products, and the buffers through which rows
+    of `row_bytes` are streamed.
     """
     states = tokens * (6 * spec.hidden_size + 2 * spec.q_size + 2 * spec.kv_size)
     scores = spec.n_heads * tokens * context
     logits = min(tokens, NATIVE_TOKENS) * spec.vocab_size
     predicted = tokens * spec.n_neurons * (FP32 + 1)
-    widened = 0
+    widened = streamed = 0
     if tokens > NATIVE_TOKENS:
         widened = ROWS_AT_ONCE * (len(spec.row_parts) * spec.hidden_size + 4 * tokens)
-    return FP32 * (states + scores + logits + widened) + predicted
+        streamed = STREAM_BUFFERS * stream_rows(spec) * row_bytes
+    return FP32 * (states + scores + logits + widened) + predicted + streamed
+
+
+def stream_rows(spec: ModelSpec) -> int:
+    """Rows of each buffer through which they are streamed."""
+    return min(STREAM_ROWS, spec.n_neurons)
+
+
+def row_bytes(files: ModelFiles) -> int:
+    """Bytes of one row with its bias."""
+    return files.stride_bytes + row_extra_bytes(files.spec)
+
+
+def row_extra_bytes(spec: ModelSpec) -> int:
+    """Bytes of what a row has beside its record: its bias."""
+    return FP32 if spec.ffn_bias and not spec.gated else 0
 
 
 def cache_bytes(spec: ModelSpec, context: int, kv_format: str) -> int:
@@ -41,15 +59,24 @@ def cache_bytes(spec: ModelSpec, context: int, kv_format: str) -> int:
     return pages_for(context) * PAGE_TOKENS * 2 * spec.kv_size * KV_FORMATS[kv_format]
 
 
-def prefill_within(spec: ModelSpec, size: int, context: int) -> int:
+def prefill_within(spec: ModelSpec, size: int, context: int, row_bytes: int) -> int:
     """Tokens of the largest prefill step whose buffers fit `size` bytes; at least one."""
-    return next((t for t in PREFILL_CHOICES if buffer_bytes(spec, t, context) <= size), 1)
+    return next((t for t in PREFILL_CHOICES if buffer_bytes(spec, t, context, row_bytes) <= size), 1)
 
 
 def model_sizes(
-    files: ModelFiles, predictors: AnyPredictors | None, context: int, vram: int, kv_format: str
+    files: ModelFiles,
+    predictors: AnyPredictors | None,
+    context: int,
+    vram: int,
+    kv_format: str,
+    gpu_context: int = 0,
 ) -> ModelSizes:
-    """Everything placement has to know of a model, in bytes."""
+    """Everything placement has to know of a model, in bytes.
+
+    context: tokens of a sequence. vram: the budget of GPU memory. gpu_context: what a process takes of it by being
+    there (`Hardware.context`).
+    """
     spec, weight_format = files.spec, files.weight_format
     norm = spec.hidden_size * FP32 * (2 if spec.norm == "layer" else 1)
     row, mixed_row = vector_bytes(weight_format, spec.hidden_size), vector_bytes(weight_format, spec.q_size)
@@ -64,12 +91,14 @@ def model_sizes(
     named = [0] * spec.n_layers
     if predictors is not None:
         named = [p.nbytes for p in predictors.layers]
-    buffers = buffer_bytes(spec, prefill_within(spec, int(vram * BUFFER_SHARE), context), context)
+    row = row_bytes(files)
+    room = int(max(0, vram - gpu_context) * BUFFER_SHARE)
+    buffers = buffer_bytes(spec, prefill_within(spec, room, context, row), context, row)
     return ModelSizes(
         n_layers=spec.n_layers,
         n_rows=spec.n_neurons,
         row_bytes=files.stride_bytes,
-        row_extra_bytes=FP32 if spec.ffn_bias and not spec.gated else 0,
+        row_extra_bytes=row_extra_bytes(spec),
         weight_format=weight_format,
         gated=spec.gated,
         attention_bytes=(weights + biases + norms + down_bias,) * spec.n_layers,
@@ -81,4 +110,5 @@ def model_sizes(
         kv_bytes_per_token=2 * spec.kv_size * KV_FORMATS[kv_format],
         kv_page_tokens=PAGE_TOKENS,
         buffer_bytes=buffers,
+        context_bytes=gpu_context,
     )

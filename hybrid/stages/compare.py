@@ -1,157 +1,131 @@
-"""The engine against layer-wise offload: the same prompts and text over several placements and modes, in one run.
+"""`hybrid compare`: this engine beside layer-wise offload, its own and other programs', within one budget, in one run.
 
-Rounds are interleaved, so that a machine which slows down slows all of them; the ratio is the median over rounds.
+Every figure of the run is of the same prompts, the same text and the same threads. The headline is how many times as
+fast this engine decodes as the fastest layer-wise form that was measured, whoever's it is.
 """
 
 from __future__ import annotations
 
-import contextlib
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import importlib.util
+import tempfile
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
-from hybrid.runtime.engine import Engine
-from hybrid.runtime.sampler import SamplingParams
-from hybrid.runtime.sequence import Sequence as TokenSequence
-from hybrid.runtime.summary import summarise
-from hybrid.stages.finding import find_plan, offered_modes
-from hybrid.stages.opening import open_engine, resolve
-from hybrid.stages.plan import baseline_plan
-from hybrid.stages.quality import evaluate, read_passages
+import torch
+
+from hybrid.stages.compare_contenders import (
+    Absent,
+    Contender,
+    Settings,
+    hybrid_contenders,
+    layer_wise_contenders,
+    notes_of,
+    prepare,
+)
+from hybrid.stages.compare_peers import peer_contenders
+from hybrid.stages.compare_results import Comparison, rows_of
+from hybrid.stages.compare_rounds import Seat, measure
+from hybrid.stages.opening import resolve
+from hybrid.stages.quality import read_passages
 from hybrid.stages.texts import Corpus
-from hybrid.store.directory import ModelDirectory
-from placement.plan import Mode, Plan
-from profiler.artifacts import UserError
-from profiler.quality import Quality
+from hybrid.store.files import ModelFiles
+from hybrid.tokenizer import load_tokenizer
+from profiler.artifacts import UserError, write_atomic
 
-PROMPT_TOKENS = 16
-LOSSY = {"threshold": "threshold, lossy"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is compared: decode `tokens` after each of `prompts` prompts taken from the text, `rounds` times.
-
-    plan: the hybrid placement; None keeps everything on the CPU, and the baseline there too. text_tokens: how much of
-    the text the quality is measured on; None for all of it. slowdown: of `EngineOptions`.
-    """
-
-    plan: str | None = None
-    device: Literal["cpu", "cuda"] | None = None
-    tokens: int = 48
-    prompts: int = 4
-    rounds: int = 3
-    text_tokens: int | None = None
-    context: int | None = None
-    kv_format: str = "f16"
-    threads: int | None = None
-    mmap: bool = True
-    slowdown: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One engine: tokens/s is the median over rounds, `ratio` the median of its rounds' ratios over the first row."""
-
-    name: str
-    mode: str
-    tokens_per_second: float
-    ratio: float
-    bytes_per_token: float
-    rows_per_token: dict[str, float]
-    quality: Quality
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The rows, first the layer-wise baseline, and what they were measured on."""
-
-    model: str
-    rows: list[Row]
-    decoded_tokens: int
-    text: list[str]
+WINDOW = 512  # tokens of the pieces that perplexity is measured on, in a context that has room for them
 
 
 def compare(
-    path: str | Path, texts: Sequence[Path], settings: Settings, progress: Callable[[str, int, int], None] | None = None
+    path: str | Path,
+    texts: Sequence[Path],
+    settings: Settings,
+    progress: Callable[[str, int, int], None] | None = None,
+    plot: Path | None = None,
 ) -> Comparison:
-    """Measure the baseline, exact and, where the model is profiled or calibrated, predicted and threshold mode."""
-    tell = progress or (lambda stage, done, total: None)
+    """Measure all contenders, in turn, and draw what was measured into the PNG file `plot` if one is given.
+
+    Raises:
+        UserError: what was asked for makes no sense, no text to take prompts from, or this engine could not be opened.
+    """
+    if plot is not None:
+        require_drawing(plot)
     model = resolve(path)
-    with contextlib.ExitStack() as stack:
-        engines: dict[str, Engine] = {}
-        for name, mode, placement in _contenders(model, settings):
-            beside = next(iter(engines.values()), None)
-            engines[name] = stack.enter_context(_open(model, mode, placement, settings, beside))
-        first = next(iter(engines.values()))
-        passages, _ = read_passages(Corpus.open(texts, first.tokenizer, model), first.context, settings.text_tokens)
-        opened = (list(passage.ids[:PROMPT_TOKENS]) for passage in passages if len(passage.ids) > PROMPT_TOKENS)
-        prompts = list(islice(opened, settings.prompts))
-        if not prompts:
-            raise UserError("the text is too short to take prompts from: give one of at least a hundred words")
-        speeds: dict[str, list[float]] = {name: [] for name in engines}
-        for done in range(settings.rounds):
-            for name, engine in engines.items():
-                speeds[name].append(_decode(engine, prompts, settings.tokens))
-            tell("decoding", done + 1, settings.rounds)
-        qualities = evaluate(list(engines.values()), passages, lambda done, total: tell("quality", done, total))
-        base = next(iter(speeds.values()))
-        rows = [
-            _row(name, engine, speeds[name], base, quality)
-            for (name, engine), quality in zip(engines.items(), qualities, strict=True)
+    files = ModelFiles.open_files(model)
+    with tempfile.TemporaryDirectory(prefix="hybrid-compare-") as scratch:
+        setup, named, given = prepare(files, settings, Path(scratch))
+        if setup.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("torch sees no CUDA device here; name --second-device cpu for a stand-in made of memory")
+        corpus = Corpus.open(texts, load_tokenizer(model), model)
+        prompts = _prompts(corpus, settings)
+        passages, _ = read_passages(corpus, min(setup.context, WINDOW), settings.text_tokens)
+        everybody = [
+            *layer_wise_contenders(setup),
+            *peer_contenders(setup),
+            *hybrid_contenders(setup, named, given),
         ]
-        decoded = first.ledger.decode.tokens
-    return Comparison(str(path), rows, decoded, [str(text) for text in texts])
-
-
-def _contenders(model: Path, settings: Settings) -> list[tuple[str, Mode, Plan | None]]:
-    """Name, mode and placement of what is compared, the baseline first."""
-    with ModelDirectory.open(model) as directory:
-        plan = find_plan(directory, settings.plan)
-        baseline = None if plan is None else baseline_plan(directory, plan, settings.kv_format)
-        modes = offered_modes(directory)[1:]
-    name = "dense, on the CPU" if baseline is None else f"dense, {baseline.name}"
-    return [(name, "dense", baseline), *((LOSSY.get(mode, str(mode)), mode, plan) for mode in modes)]
-
-
-def _open(model: Path, mode: Mode, placement: Plan | None, settings: Settings, beside: Engine | None) -> Engine:
-    return open_engine(
-        model,
-        mode=mode,
-        plan=placement,
-        device=settings.device,
-        context=settings.context,
-        kv_format=settings.kv_format,
-        threads=settings.threads,
-        mmap=settings.mmap,
-        slowdown=settings.slowdown,
-        beside=beside,
+        seats = measure(
+            [one for one in everybody if isinstance(one, Contender)],
+            files.spec.vocab_size,
+            sum(record.size for record in files.manifest.files.values()),
+            prompts,
+            [passage.ids for passage in passages],
+            settings.rounds,
+            settings.tokens,
+            progress or (lambda stage, done, total: None),
+        )
+    _require_ours(seats)
+    in_turn = iter(seats)
+    rows, headline = rows_of([one if isinstance(one, Absent) else next(in_turn) for one in everybody], passages)
+    result = Comparison(
+        model=str(path),
+        device=setup.device,
+        budget=None if setup.budgets is None else setup.budgets.vram,
+        context=setup.context,
+        threads=setup.threads,
+        prompt_tokens=settings.prompt_tokens,
+        tokens=settings.tokens,
+        prompts=len(prompts),
+        scored_tokens=sum(passage.predicted for passage in passages),
+        text=[str(text) for text in texts],
+        rows=rows,
+        headline=headline,
+        notes=notes_of(given, everybody),
     )
+    if plot is not None:
+        from hybrid.stages import compare_picture  # draws with matplotlib, which is optional
+        from hybrid.stages.report_drawing import as_png
+
+        write_atomic(plot, as_png(compare_picture.picture(result)))
+    return result
 
 
-def _decode(engine: Engine, prompts: Sequence[list[int]], tokens: int) -> float:
-    """Tokens per second of decoding after the prompts, one sequence at a time."""
-    before = (engine.ledger.decode.tokens, engine.ledger.decode.seconds)
-    params = SamplingParams(max_tokens=tokens, ignore_eos=True)
-    for prompt in prompts:
-        for _ in engine.run([TokenSequence(list(prompt), params, engine.tokenizer)]):
-            pass
-    after = engine.ledger.decode
-    return (after.tokens - before[0]) / (after.seconds - before[1])
+def require_drawing(plot: Path) -> None:
+    """Refuse what cannot be drawn, before minutes of measuring."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("--plot draws with matplotlib, which is missing: pip install 'hybrid-inference[report]'")
+    if plot.suffix != ".png" or not plot.parent.is_dir():
+        raise UserError(f"--plot names a PNG file in a folder that exists, such as compare.png, not {plot}")
 
 
-def _row(name: str, engine: Engine, speeds: list[float], base: list[float], quality: Quality) -> Row:
-    summary = summarise(engine)
-    ratios = [speed / first for speed, first in zip(speeds, base, strict=True)]
-    return Row(
-        name=name,
-        mode=engine.options.mode,
-        tokens_per_second=statistics.median(speeds),
-        ratio=statistics.median(ratios),
-        bytes_per_token=summary.bytes_per_token,
-        rows_per_token=summary.rows_per_token,
-        quality=quality,
-    )
+def _prompts(corpus: Corpus, settings: Settings) -> list[list[int]]:
+    windows = corpus.windows(settings.prompt_tokens)
+    found = list(islice((w.ids for w in windows if len(w.ids) == settings.prompt_tokens), settings.prompts))
+    if not found:
+        raise UserError(
+            f"the text has no document of {settings.prompt_tokens} tokens to take prompts from: give a longer one, or "
+            "a smaller --prompt-tokens"
+        )
+    return found
+
+
+def _require_ours(seats: Sequence[Seat]) -> None:
+    """Refuse a comparison in which nothing is left to compare.
+
+    Raises:
+        UserError: why this engine could not run in any mode that skips rows, or at all.
+    """
+    ours = [seat for seat in seats if seat.contender.program == "hybrid"]
+    for some in ([seat for seat in ours if seat.contender.kind == "hybrid"], ours):
+        if some and all(seat.failure for seat in some):
+            raise UserError(str(some[-1].failure))

@@ -16,6 +16,7 @@ from hybrid.runtime.cores import usable_cores
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import check_cores, check_slowdown
 from hybrid.runtime.this_machine import SecondDevice, measured_path
+from hybrid.runtime.vram import DeviceMemory
 from hybrid.stages.hardware_delays import LONG, SHORT, measure_hand_over, measure_link, measure_overhead
 from hybrid.stages.hardware_machine import TIMES_THE_CACHE, Delays, Setup, describe, preferred_format, prepare
 from hybrid.stages.hardware_units import UnitFigures, measure_units
@@ -97,8 +98,10 @@ class HardwareReport:
     notes: tuple[str, ...]
 
 
-def measure(settings: HardwareSettings, tell: Tell = lambda stage, done, total: None) -> HardwareReport:
-    """Time everything and write it: in about a minute.
+def measure(
+    settings: HardwareSettings, tell: Tell = lambda stage, done, total: None, memory: DeviceMemory | None = None
+) -> HardwareReport:
+    """Time everything and write it: in about a minute. memory: of a CUDA device; None asks it.
 
     Raises:
         UserError: there is no such device, the file cannot be written, the drive cannot be measured.
@@ -108,7 +111,7 @@ def measure(settings: HardwareSettings, tell: Tell = lambda stage, done, total: 
     path = settings.output or measured_path(device, settings.threads)
     require_writable(path)
     threads = settings.threads or usable_cores()
-    setup = prepare(device, threads, settings.shape, settings.scale, settings.slowdown, settings.cores)
+    setup = prepare(device, threads, settings.shape, settings.scale, settings.slowdown, settings.cores, memory)
     drive = _drive(settings, tell) if settings.flash else None
     figures = measure_units(setup.units, settings.formats, setup.shape, settings.seconds(UNITS), tell)
     delays = _delays(settings, setup, figures, tell)
@@ -116,7 +119,7 @@ def measure(settings: HardwareSettings, tell: Tell = lambda stage, done, total: 
     write_hardware(path, hardware)
     free = {"cpu": available_memory()}
     if device == "cuda":
-        free["gpu"] = torch.cuda.mem_get_info()[0]
+        free["gpu"] = setup.memory.free()
     return HardwareReport(
         path=path,
         hardware=hardware,

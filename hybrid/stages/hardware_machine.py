@@ -12,10 +12,12 @@ import torch
 
 from hybrid.ops import cpu
 from hybrid.runtime.cores import require_cores, shared_cores
+from hybrid.runtime.cuda_memory import device_memory
 from hybrid.runtime.memory import available_memory, total_memory
 from hybrid.runtime.processor import last_level_cache, processor_name
 from hybrid.runtime.this_machine import SecondDevice, machine_key
 from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit
+from hybrid.runtime.vram import DeviceMemory, HostMemory, context_cost
 from hybrid.stages.hardware_delays import Link, Measurement
 from hybrid.stages.hardware_units import Measured, UnitFigures
 from hybrid.stages.hardware_weights import Shape
@@ -37,8 +39,8 @@ PREFERRED = ("f16", "bf16")  # whose figures stand for formats that were not mea
 @dataclass(frozen=True)
 class Setup:
     """What is measured. device: what the GPU is, None for the CPU alone. units: those whose operators are timed. near,
-    far: between which work is handed over. slowdown: of units by name, where they are slowed. cache: bytes of the
-    largest last level of caches, None if unknown.
+    far: between which work is handed over. memory: of the near unit. slowdown: of units by name, where they are slowed.
+    cache: bytes of the largest last level of caches, None if unknown.
     """
 
     device: SecondDevice | None
@@ -46,6 +48,7 @@ class Setup:
     units: tuple[Measured, ...]
     near: Measured
     far: Measured
+    memory: DeviceMemory
     cache: int | None
     shape: Shape
 
@@ -74,11 +77,13 @@ def prepare(
     scale: float = 1.0,
     slowdown: Mapping[str, float] = MappingProxyType({}),
     cores: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    memory: DeviceMemory | None = None,
 ) -> Setup:
     """The units: as the engine shares threads among them, and the host with 1, 2, 4 and more of them up to all.
 
     shape: of operators; None takes a 7B model's, spread over so much memory that no cache helps, less where `scale` is.
-    slowdown, cores: of `EngineOptions`; with them the host is measured as it is used alone.
+    slowdown, cores: of `EngineOptions`; with them the host is measured as it is used alone. memory: of a CUDA device;
+    None asks it.
 
     Raises:
         UserError: no CUDA device where one is asked for, no memory for a stand-in, or cores that are not to be used.
@@ -86,7 +91,12 @@ def prepare(
     require_cores([core for of_unit in cores.values() for core in of_unit])
     host, theirs = ((slowdown.get(name, 1.0), cores.get(name, ())) for name in ("cpu", "gpu"))
     shares = (threads, 0) if device == "cuda" else shared_cores(threads)
-    near = _measured(cuda_unit(BUDGET, 0) if device == "cuda" else stand_in_unit(shares[1], BUDGET, 0, *theirs))
+    if device != "cuda":
+        memory = HostMemory()  # where a machine has a GPU too, that is left alone
+    memory = memory or device_memory(device)
+    near = _measured(
+        cuda_unit(BUDGET, memory) if device == "cuda" else stand_in_unit(shares[1], BUDGET, memory, *theirs)
+    )
     far = _measured(host_unit(shares[0], *host))
     used = (far, near) if device else (_measured(host_unit(threads, *host)),)
     counts = {1 << power for power in range(threads.bit_length())} | {threads}  # 1, 2, 4, … and all
@@ -100,7 +110,7 @@ def prepare(
     if shape is None:
         least = max(TIMES_THE_CACHE * (cache or UNKNOWN_CACHE), int(scale * SPREAD_OVER))
         shape = Shape(max(1, min(least, available_memory() // SHARE_OF_MEMORY)))
-    return Setup(device, dict(slowdown), (*used, *others), near, far, cache, shape)
+    return Setup(device, dict(slowdown), (*used, *others), near, far, memory, cache, shape)
 
 
 def _measured(unit: Unit, used: bool = True) -> Measured:
@@ -123,7 +133,7 @@ def describe(
         preferred = speeds[preferred_format(speeds)]
         memory = total_memory() if name == "cpu" else None
         if name == "gpu" and setup.device == "cuda":
-            memory = torch.cuda.mem_get_info()[1]
+            memory = setup.memory.total()
         overhead = delays.overheads[name]
         units[name] = ComputeUnit(preferred.dense, overhead, slowdown[name], preferred.flops, memory, speeds)
     if setup.device is None:
@@ -142,6 +152,7 @@ def describe(
         measured=True,
         flash=() if drive is None else drive.speeds,
         readings=tuple(figures.readings),
+        context_bytes=context_cost(0, setup.memory),  # now that every operator has run
     )
 
 

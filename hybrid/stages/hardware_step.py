@@ -17,6 +17,7 @@ from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
 from hybrid.runtime.recorded import record
 from hybrid.runtime.scheduler import Scheduler, SplitLayer
+from hybrid.runtime.timing import StepTimes
 from hybrid.runtime.unit import Unit
 from hybrid.spec import ModelSpec
 from hybrid.stages.hardware_weights import VECTORS, complete
@@ -100,6 +101,7 @@ class StepModel:
             if recorded is not None:
                 recorded.run(step, activity)
             else:
+                scheduler.times = StepTimes()  # of the last call alone
                 decoder.forward(EagerOperators(decoder.spec, step, scheduler.feed_forward))
             complete(near)
 

@@ -9,7 +9,8 @@ from functools import partial
 from typing import get_args
 
 from hybrid.runtime.unit import Unit
-from hybrid.stages.hardware_weights import Operators, Shape, random_rows
+from hybrid.stages.hardware_device import operators_over
+from hybrid.stages.hardware_weights import Shape, random_rows
 from profiler.speeds import MOST_CONTENTION, Access, Reading, Speed
 from profiler.timing import Case, Timing, time_cases
 
@@ -35,6 +36,9 @@ class Reach:
     measured: Measured
     access: Access | None
     beside: bool
+
+
+Moved = Mapping[Measured, Mapping[Access | None, int]]  # by unit: bytes of weights by access, operations of many tokens
 
 
 @dataclass
@@ -86,10 +90,10 @@ def _timings(
     shape: Shape,
     seconds: float,
     tell: Callable[[str, int, int], None],
-) -> tuple[Mapping[Reach, Timing], Mapping[Access | None, int]]:
-    """Every reach of one format; and what one call moves: bytes of weights by access, operations of many tokens."""
+) -> tuple[Mapping[Reach, Timing], Moved]:
+    """Every reach of one format; and what one call moves."""
     rows = random_rows(weight_format, shape)
-    operators = {measured: Operators(measured.unit, rows, weight_format, shape) for measured in units}
+    operators = {measured: operators_over(measured.unit, rows, weight_format, shape) for measured in units}
     cases: dict[Reach, Case] = {}
     for measured in units:
         others = [other for other in units if measured.used and other.used and other is not measured]
@@ -101,13 +105,11 @@ def _timings(
         if measured.used:
             cases[Reach(measured, None, False)] = Case(operators[measured].call(None))
     timings = time_cases(cases, seconds / len(cases), ROUNDS, tell=partial(tell, weight_format))
-    return timings, next(iter(operators.values())).moved
+    return timings, {measured: of_unit.moved for measured, of_unit in operators.items()}
 
 
-def _enter(
-    figures: UnitFigures, weight_format: str, timings: Mapping[Reach, Timing], moved: Mapping[Access | None, int]
-) -> None:
-    rates = {reach: moved[reach.access] / timing.seconds for reach, timing in timings.items()}
+def _enter(figures: UnitFigures, weight_format: str, timings: Mapping[Reach, Timing], moved: Moved) -> None:
+    rates = {reach: moved[reach.measured][reach.access] / timing.seconds for reach, timing in timings.items()}
     for reach, timing in timings.items():
         measured, access = reach.measured, reach.access
         name = measured.unit.name

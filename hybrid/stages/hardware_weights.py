@@ -11,6 +11,7 @@ import torch
 
 from hybrid.ops.bank import RowBank
 from hybrid.ops.cpu import MAX_TOKENS
+from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.runtime.unit import Unit
 from profiler.formats import BLOCK, vector_bytes
 from profiler.matrix import Matrix
@@ -65,8 +66,8 @@ class Operators:
 
     Calls are short, a millisecond or two on one core: few of them are interrupted where other processes want the core.
 
-    moved: by access, bytes of weights that one call reads; for None, which is as many tokens as a native operator takes
-    through a projection, its floating-point operations.
+    moved: by access, bytes of weights that one call reads; for None, its floating-point operations: as many tokens
+    through a projection as prompts bring, which on a unit of threads is as many as a native operator takes.
     """
 
     def __init__(self, unit: Unit, rows: torch.Tensor, weight_format: str, shape: Shape) -> None:
@@ -74,20 +75,24 @@ class Operators:
         placed = unit.place(rows, weight_format)
         # The vectors of the rows, one after the other, are those of a matrix.
         self._vectors = Matrix(placed.view(VECTORS * len(placed), -1), weight_format, shape.hidden)
-        self._x = torch.randn(MAX_TOKENS, shape.hidden, generator=torch.Generator().manual_seed(1)).to(unit.device)
+        tokens = PREFILL_TOKENS if unit.pool is None else MAX_TOKENS
+        self._x = torch.randn(tokens, shape.hidden, generator=torch.Generator().manual_seed(1)).to(unit.device)
         self._named = shape.neurons // NAMED_SHARE
-        matrices, smaller = self.pieces(shape.outputs), self.pieces(max(1, shape.outputs // 4))
-        self._matrices, self._smaller = itertools.cycle(matrices), itertools.cycle(smaller)
-        banks = [_bank(placed[at : at + shape.neurons], weight_format, shape) for at in _starts(placed, shape.neurons)]
-        parts = [_bank(placed[at : at + self._named], weight_format, shape) for at in _starts(placed, self._named)]
-        masks = disjoint_masks(shape.neurons, self._named).to(unit.device)
-        self._parts, self._scattered = itertools.cycle(parts), itertools.cycle(itertools.product(masks, banks))
-        row_bytes = VECTORS * vector_bytes(weight_format, shape.hidden)
+        self.matrices, smaller = self.pieces(shape.outputs), self.pieces(max(1, shape.outputs // 4))
+        self._next_matrix, self._smaller = itertools.cycle(self.matrices), itertools.cycle(smaller)
+        self.banks, parts = (
+            [_bank(placed[at : at + rows], weight_format, shape) for at in _starts(placed, rows)]
+            for rows in (shape.neurons, self._named)
+        )
+        self.masks = disjoint_masks(shape.neurons, self._named).to(unit.device)
+        self._parts = itertools.cycle(parts)
+        self._scattered = itertools.cycle(itertools.product(self.masks, self.banks))
+        self.row_bytes = VECTORS * vector_bytes(weight_format, shape.hidden)
         self.moved: dict[Access | None, int] = {
-            "dense": matrices[0].nbytes,
-            "rows": self._named * row_bytes,
-            "passed": self._named * row_bytes,
-            None: 2 * MAX_TOKENS * smaller[0].rows * shape.hidden,
+            "dense": self.matrices[0].nbytes,
+            "rows": self._named * self.row_bytes,
+            "passed": self._named * self.row_bytes,
+            None: 2 * tokens * smaller[0].rows * shape.hidden,
         }
 
     def call(self, access: Access | None) -> Call:
@@ -102,7 +107,7 @@ class Operators:
         return [Matrix(data[at : at + rows], of.weight_format, of.columns) for at in _starts(data, rows)]
 
     def _dense(self) -> None:
-        self.unit.linear(self._x[:1], next(self._matrices), None)
+        self.unit.linear(self._x[:1], next(self._next_matrix), None)
         complete(self.unit)
 
     def _rows(self) -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
+import torch
+
+from hybrid.runtime.cuda_memory import device_memory
 from hybrid.runtime.engine import Engine
-from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.loader import Tell
+from hybrid.runtime.options import EngineOptions, PrefillRows
+from hybrid.runtime.this_machine import SecondDevice
+from hybrid.runtime.vram import DeviceMemory
+from hybrid.stages.automatic import Device, Note, Use, automatic_plan, choose_plan, plan_within
 from hybrid.stages.demo import demo_directory
-from hybrid.stages.finding import choose_mode, find_model, find_plan
+from hybrid.stages.finding import choose_mode, find_model
 from hybrid.stages.model_predictors import find_predictors
 from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.directory import ModelDirectory
@@ -27,7 +33,7 @@ def open_engine(
     *,
     mode: str | None = None,
     plan: str | Path | Plan | None = None,
-    device: Literal["cpu", "cuda"] | None = None,
+    device: SecondDevice | None = None,
     context: int | None = None,
     max_sequences: int = 1,
     kv_format: str = "f16",
@@ -37,27 +43,36 @@ def open_engine(
     thresholds: str = "default",
     cutoffs: tuple[float, ...] | None = None,
     prefill_tokens: int | None = None,
+    prefill_rows: PrefillRows = "auto",
     slowdown: Mapping[str, float] | None = None,
     cores: Mapping[str, tuple[int, ...]] | None = None,
-    beside: Engine | None = None,
+    overlap: bool = True,
+    vram: int | None = None,
+    automatic: bool = False,
+    memory: DeviceMemory | None = None,
+    note: Note = lambda line: None,
+    tell: Tell | None = None,
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
-    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, slowdown, cores: of `EngineOptions`.
-    beside: an open engine of the same model; what it has read into memory for `mmap=False` is used, not read again.
+    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, prefill_rows, slowdown, cores and overlap
+    are those of `EngineOptions`. automatic: where neither a plan nor a budget is named, have one chosen
+    (`automatic_plan`), and not the CPU alone. memory: of the second device; None asks it. note: hears what users should
+    know of a choice. tell: hears of `(done, total)` bytes that are copied to the second device.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
     """
     directory = ModelDirectory.open(resolve(path))
     try:
-        if beside is not None:
-            directory.share(beside.directory)
         predictors = find_predictors(directory, profile)
-        found = plan if isinstance(plan, Plan) else find_plan(directory, plan)
-        if device == "cuda" and found is None:
-            raise UserError(f"a GPU needs a plan that says what it holds: hybrid plan {directory.path} --vram SIZE")
         chosen = choose_mode(mode, directory, predictors)
+        found = choose_plan(directory, plan, vram)
+        if found is None and (vram or (automatic and vram is None)):
+            use = Use(chosen, context, max_sequences, kv_format, profile, thresholds)
+            found = _plan_now(directory, use, device, memory, vram, note)
+        elif found is None and device == "cuda" and vram is None:
+            raise UserError(f"a GPU needs a plan that says what it holds: hybrid plan {directory.path} --vram SIZE")
         loss = None
         if chosen == "threshold" and cutoffs is None:
             calibrated = require_thresholds(directory, thresholds)
@@ -73,12 +88,41 @@ def open_engine(
             threads=threads,
             mmap=mmap,
             prefill_tokens=prefill_tokens,
+            prefill_rows=prefill_rows,
             cutoffs=cutoffs,
             loss=loss,
             slowdown=slowdown or {},
             cores=cores or {},
+            overlap=overlap,
+            memory=memory,
         )
-        return Engine(directory, options)
+        return Engine(directory, options, tell)
     except BaseException:
         directory.close()
         raise
+
+
+def _plan_now(
+    directory: ModelDirectory,
+    use: Use,
+    device: SecondDevice | None,
+    memory: DeviceMemory | None,
+    vram: int | None,
+    note: Note,
+) -> Plan | None:
+    """The plan for a budget, or the one that is chosen; None where a model is computed on the CPU alone.
+
+    Raises:
+        UserError: no such device, or no plan can be made that was asked for.
+    """
+    if device is None and vram is None:
+        if not (torch.cuda.is_available() or memory):
+            return None
+        if not directory.has_profile(use.profile):  # before a context is made for nothing
+            note(
+                f"computed on the CPU alone: {directory.path} was not profiled, so that no plan can be made for the "
+                f"GPU; profile it with: hybrid profile {directory.path} --text FILE"
+            )
+            return None
+    second = Device(device or "cuda", memory or device_memory(device))
+    return plan_within(directory, use, second, vram) if vram else automatic_plan(directory, use, second, note)

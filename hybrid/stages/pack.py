@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from hybrid.checkpoint.reader import Checkpoint
+from hybrid.runtime.memory import process_memory
 from hybrid.store.files import ADDED
 from hybrid.store.formats import VECTORS, choose_format, convert
 from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride, matrix_format
@@ -104,7 +104,7 @@ def pack_checkpoint(
         bytes=sum(record.size for record in manifest.files.values()),
         parameters=checkpoint.parameters,
         seconds=time.monotonic() - started,
-        peak_memory=peak_memory(),
+        peak_memory=process_memory().peak,
         source_digest=manifest.source_digest,
         pack_digest=manifest.pack_digest,
         notes=tuple(notes),
@@ -121,14 +121,6 @@ def check_places(source: Path, destination: Path) -> None:
         raise UserError(f"{destination} and the checkpoint {source} lie one inside the other; choose another folder")
     if not destination.parent.is_dir():
         raise UserError(f"{destination.parent} is not a folder; make it first: mkdir -p {destination.parent}")
-
-
-def peak_memory() -> int:
-    """Bytes of resident memory of this process at its largest so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count the process that started this one, from before its exec
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class _Packer:

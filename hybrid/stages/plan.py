@@ -8,13 +8,13 @@ from typing import get_args
 
 from hybrid.runtime.choices import check_kv_format, choose_context, known_mode
 from hybrid.runtime.sizes import model_sizes
-from hybrid.runtime.this_machine import SecondDevice
+from hybrid.runtime.this_machine import NOMINAL, SecondDevice
 from hybrid.stages.finding import choose_mode, find_outlines
-from hybrid.stages.plan_defaults import NOMINAL, Given, ram_note, resolve
+from hybrid.stages.plan_defaults import Given, context_note, ram_note, resolve
 from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.files import ModelFiles, row_order_digest
 from hybrid.store.rows import Ids
-from placement.baselines import first_layers_on_gpu
+from placement.baselines import attention_on_gpu, everything_on_cpu, first_layers_on_gpu
 from placement.explain import Explanation, explain
 from placement.frequencies import Frequencies
 from placement.plan import MOST_BATCH, Budgets, Digests, Objective, Plan, SolverName
@@ -23,6 +23,8 @@ from placement.planner import Request, make_plan
 from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
 from profiler.hardware import read_hardware
 from profiler.profile import read_profile
+
+BASELINES = (first_layers_on_gpu, attention_on_gpu, everything_on_cpu)  # those that stream rows are only simulated
 
 
 @dataclass(frozen=True)
@@ -80,19 +82,30 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
     """
     given = resolve(settings.hardware, settings.second_device, settings.vram, settings.ram)
     directory = ModelFiles.open_files(path)
-    request, digests = read_request(directory, settings, given)
-    context = choose_context(settings.context, None, directory.spec.max_positions)
-    budgets = Budgets(given.vram, given.ram, context, settings.batch)
-    result = make_plan(request, budgets, name=settings.name, digests=digests)
+    request, result = solve(directory, settings, given)
     explanation = explain(request, result) if settings.explain else None
     target = directory.plan_path(settings.name)
     with directory_lock(path, "write a plan"):
         with explain_os_errors("write a plan", path):
             target.parent.mkdir(exist_ok=True)
         write_plan(target, result)
-    crowded = ram_note(result.total_bytes("ram")) if settings.hardware is None and given.ram is None else None
-    notes = given.notes if crowded is None else (*given.notes, crowded)
+    found = [context_note(given.hardware, result.bytes["gpu"]["context"])]
+    if settings.hardware is None and given.ram is None:
+        found.append(ram_note(result.total_bytes("ram")))
+    notes = (*given.notes, *(note for note in found if note is not None))
     return PlanReport(target, result, given.hardware.measured, notes, explanation)
+
+
+def solve(directory: ModelFiles, settings: PlanSettings, given: Given) -> tuple[Request, Plan]:
+    """What is asked of placement, and the plan that it gives; nothing is written.
+
+    Raises:
+        UserError: as `plan`.
+    """
+    request, found = read_request(directory, settings, given)
+    context = choose_context(settings.context, None, directory.spec.max_positions)
+    budgets = Budgets(given.vram, given.ram, context, settings.batch)
+    return request, make_plan(request, budgets, name=settings.name, digests=found)
 
 
 def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) -> tuple[Request, Digests]:
@@ -117,7 +130,7 @@ def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) ->
     context = choose_context(settings.context, None, directory.spec.max_positions)
     row_orders = directory.row_orders()
     request = Request(
-        sizes=model_sizes(directory, predictors, context, given.vram, settings.kv_format),
+        sizes=model_sizes(directory, predictors, context, given.vram, settings.kv_format, given.hardware.context),
         frequencies=Frequencies.in_row_order(profile, row_orders),
         hardware=given.hardware,
         mode=mode,
@@ -129,18 +142,22 @@ def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) ->
     return request, digests(directory, row_orders, profile_digest)
 
 
-def baseline_plan(directory: ModelFiles, plan: Plan, kv_format: str) -> Plan:
-    """The layer-wise plan within the budgets of another plan: the first k layers on the GPU, the rest on the CPU.
+def baseline_plans(directory: ModelFiles, budgets: Budgets, kv_format: str, gpu_context: int) -> dict[str, Plan | str]:
+    """Layer-wise offload within budgets, by name, in the forms that the engine runs; a text says why there is no plan.
 
-    Its placement follows from bytes alone; the time that it predicts is by nominal figures.
+    The placements follow from bytes alone; the times that they predict are by nominal figures. gpu_context: bytes of
+    the GPU that a process takes by being there.
     """
-    sizes = model_sizes(directory, None, plan.budgets.context, plan.budgets.vram, kv_format)
-    return first_layers_on_gpu(
-        digests=digests(directory, directory.row_orders(), None),
-        sizes=sizes,
-        hardware=read_hardware(NOMINAL),
-        budgets=plan.budgets,
-    )
+    sizes = model_sizes(directory, None, budgets.context, budgets.vram, kv_format, gpu_context)
+    bound, hardware = digests(directory, directory.row_orders(), None), read_hardware(NOMINAL)
+    found: dict[str, Plan | str] = {}
+    for make in BASELINES:
+        try:
+            made = make(digests=bound, sizes=sizes, hardware=hardware, budgets=budgets)
+            found[made.name] = made
+        except UserError as error:
+            found[make.__name__.replace("_", "-")] = str(error)
+    return found
 
 
 def digests(directory: ModelFiles, row_orders: Ids, profile: str | None) -> Digests:

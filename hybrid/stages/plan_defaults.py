@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybrid.runtime.memory import available_memory
-from hybrid.runtime.this_machine import SecondDevice, measure_command, this_machine
+from hybrid.runtime.nvml import free_vram
+from hybrid.runtime.this_machine import NOMINAL, SecondDevice, measure_command, this_machine
 from profiler.artifacts import UserError, format_size
-from profiler.hardware import Hardware, read_hardware
+from profiler.hardware import NOMINAL_CONTEXT, Hardware, read_hardware
 
-NOMINAL = "cpu-stand-in"  # figures for a machine that was not measured
-MARGIN_SHARE, LEAST_MARGIN = 1 / 16, 512 << 20  # of GPU memory: the CUDA context, kernels, and what others may take
+# Of GPU memory: what others may take before a plan is used. What the process itself takes is a line of the plan.
+MARGIN_SHARE, LEAST_MARGIN = 1 / 16, 512 << 20
 RAM_MARGIN_SHARE = 1 / 4  # of a machine that is not here: its system and other programs
 
 
@@ -25,21 +25,45 @@ class Given:
     notes: tuple[str, ...]
 
 
-def resolve(hardware: str | None, second_device: SecondDevice | None, vram: int | None, ram: int | None) -> Given:
+@dataclass(frozen=True)
+class Free:
+    """Bytes that can be taken now: of this machine's GPU, None without one, and of host memory."""
+
+    gpu: int | None
+    host: int
+
+    @staticmethod
+    def now() -> Free:
+        """Asks the system."""
+        return Free(free_vram(), available_memory())
+
+
+def resolve(
+    hardware: str | None,
+    second_device: SecondDevice | None,
+    vram: int | None,
+    ram: int | None,
+    free: Free | None = None,
+) -> Given:
     """The figures and budgets to plan with.
 
     hardware: a shipped name or a file; None takes this machine's measured figures, else nominal ones. vram: None takes
     what is free less a margin, or what a machine that is not here has, less a margin; 0 where there is no GPU. ram:
-    None sets no limit on this machine, and on another what it has less a margin.
+    None sets no limit on this machine, and on another what it has less a margin. free: of this machine; None asks it.
 
     Raises:
-        UserError: figures that cannot be read, or more GPU memory than is free.
+        UserError: figures that cannot be read, or more GPU memory than this machine has free.
     """
     notes: list[str] = []
-    machine = _machine(hardware, second_device, vram, notes)
+    free = free or Free.now()
+    machine, device = _machine(hardware, second_device, vram, notes)
     here = hardware is None or machine.measured
+    if hardware is None:
+        _require_free(vram or 0, free, second_device)
+        if free.gpu is not None and second_device != "cpu" and device != "cuda":
+            machine = replace(machine, context_bytes=NOMINAL_CONTEXT)  # what stands for the GPU says nothing of it
     if vram is None:
-        vram = _free_vram(notes) if here else _less_margin(machine, notes)
+        vram = _free_vram(free, notes) if here else _less_margin(machine, notes)
     if ram is None and not here and machine.cpu.memory is not None:
         ram = int(machine.cpu.memory * (1 - RAM_MARGIN_SHARE))
         notes.append(f"RAM: {format_size(ram)}, three quarters of what {machine.name} has")
@@ -57,43 +81,58 @@ def ram_note(taken: int) -> str | None:
     )
 
 
-def free_vram() -> int | None:
-    """Bytes of the first NVIDIA GPU that are free, by its driver; None without one. torch is not needed."""
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", "--id=0"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
+def context_note(machine: Hardware, taken: int) -> str | None:
+    """What to say of the GPU memory that a plan takes the process itself to need."""
+    if not taken or (machine.measured and machine.context_bytes is not None):
         return None
-    text = answer.strip()
-    return int(text) << 20 if text.isdecimal() else None
+    return (
+        f"the CUDA context and kernels are taken to need {format_size(taken)} of GPU memory, which is nominal, not "
+        "measured; hybrid hardware measures it"
+    )
 
 
-def _machine(name: str | None, device: SecondDevice | None, vram: int | None, notes: list[str]) -> Hardware:
+def _require_free(vram: int, free: Free, device: SecondDevice | None) -> None:
+    found = free.host if device == "cpu" else free.gpu
+    if found is not None and vram > found:
+        where = "host memory" if device == "cpu" else "GPU memory"
+        raise UserError(
+            f"--vram asks for {format_size(vram)} and {format_size(found)} of {where} are free; close what uses it, "
+            f"or ask for --vram {found >> 20}MiB or less; another machine is planned for with: hybrid plan --hardware"
+        )
+
+
+def _machine(
+    name: str | None, device: SecondDevice | None, vram: int | None, notes: list[str]
+) -> tuple[Hardware, SecondDevice | None]:
+    """The figures, and which of this machine's second devices they are of, if any."""
     if name is not None:
-        return read_hardware(name)
+        return read_hardware(name), None
     # Figures of a CPU alone say nothing of a second device; a budget for one asks for those of whichever was measured.
     devices: tuple[SecondDevice | None, ...] = (device,) if device else (("cuda", "cpu") if vram else (None,))
     for candidate in devices:
         if found := this_machine(candidate):
-            return found
+            return found, candidate or ("cuda" if found.gpu.memory is not None else None)
     command = measure_command(devices[0] if device or not vram else None)
     notes.append(f"this machine was not measured: figures are those of {NOMINAL}, nominal; measure it with: {command}")
-    return read_hardware(NOMINAL)
+    return read_hardware(NOMINAL), None
 
 
-def _free_vram(notes: list[str]) -> int:
-    free = free_vram()
-    if free is None:
+def _free_vram(free: Free, notes: list[str]) -> int:
+    if free.gpu is None:
         notes.append("no NVIDIA GPU was found, so nothing is placed on one; --vram SIZE plans for one all the same")
         return 0
-    margin = max(LEAST_MARGIN, int(free * MARGIN_SHARE))
-    notes.append(f"GPU memory: {format_size(free)} are free, less a margin of {format_size(margin)}")
-    return max(0, free - margin)
+    margin = _margin(free.gpu)
+    notes.append(f"GPU memory: {format_size(free.gpu)} are free, less a margin of {format_size(margin)}")
+    return max(0, free.gpu - margin)
+
+
+def _margin(free: int) -> int:
+    return max(LEAST_MARGIN, int(free * MARGIN_SHARE))
 
 
 def _less_margin(machine: Hardware, notes: list[str]) -> int:
     if machine.gpu.memory is None:
         raise UserError(f"{machine.name} does not say how much memory its GPU has; give it with: --vram SIZE")
-    margin = max(LEAST_MARGIN, int(machine.gpu.memory * MARGIN_SHARE))
+    margin = _margin(machine.gpu.memory)
     notes.append(f"GPU memory: {format_size(machine.gpu.memory)}, less a margin of {format_size(margin)}")
     return max(0, machine.gpu.memory - margin)

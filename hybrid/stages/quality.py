@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -27,6 +27,7 @@ Progress = Callable[[int, int], None]
 TOKENS_AT_ONCE = 128  # whose logits are in memory, of each engine
 FEWEST_TOKENS = 16
 LARGEST_PART = 1 / 20  # of the text; a longer document is cut for the bootstrap
+NOT_FINITE = "the model's output holds values that are not finite numbers: the checkpoint is damaged"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,14 @@ class Part:
     first: int
     stop: int
     document: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """One engine on one text: its summed loss (nats), and the likeliest token in the place of each predicted one."""
+
+    loss: float
+    likeliest: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +167,7 @@ def measure(engines: Sequence[Engine], passages: Sequence[Passage], progress: Pr
     finite = True
     for index, passage in enumerate(passages):
         states = [engine.hidden_states(passage.ids) for engine in engines]
-        for at in range(0, passage.predicted, TOKENS_AT_ONCE):
-            targets = torch.tensor(passage.ids[at + 1 : at + 1 + TOKENS_AT_ONCE])
+        for at, targets in _pieces(passage.ids):
             expected = shares = best = torch.empty(0)
             for i, engine in enumerate(engines):
                 found = engine.head(states[i][at : at + len(targets)]).log_softmax(dim=-1)
@@ -175,10 +183,33 @@ def measure(engines: Sequence[Engine], passages: Sequence[Passage], progress: Pr
                 divergence_of[i, done : done + len(targets)] = gaps.float().numpy()
             done += len(targets)
         if not finite or not np.isfinite(losses[:, index]).all() or not np.isfinite(divergences[:, index]).all():
-            raise UserError("the model's output holds values that are not finite numbers: the checkpoint is damaged")
+            raise UserError(NOT_FINITE)
         if progress:
             progress(done, total)
     return [Measured(losses[i], agreeing[i], divergences[i], divergence_of[i]) for i in range(len(engines))]
+
+
+@torch.inference_mode()
+def score(engine: Engine, ids: Sequence[int]) -> Score:
+    """What an engine alone makes of a text that fits its context: what figures are paired by, token by token.
+
+    Raises:
+        UserError: the engine's output is not finite.
+    """
+    states, loss, likeliest = engine.hidden_states(ids), 0.0, list[int]()
+    for at, targets in _pieces(ids):
+        found = engine.head(states[at : at + len(targets)]).log_softmax(dim=-1)
+        loss -= found.gather(1, targets[:, None]).double().sum().item()
+        likeliest += found.argmax(-1).tolist()
+    if not math.isfinite(loss):
+        raise UserError(NOT_FINITE)
+    return Score(loss, likeliest)
+
+
+def _pieces(ids: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Where logits of a few predicted tokens begin, and the tokens that follow there: int64 `[tokens]`."""
+    for at in range(0, len(ids) - 1, TOKENS_AT_ONCE):
+        yield at, torch.tensor(ids[at + 1 : at + 1 + TOKENS_AT_ONCE])
 
 
 def measure_layers(engine: Engine, passages: Sequence[Passage], progress: Progress) -> tuple[LayerQuality, ...]:

@@ -36,7 +36,9 @@ FAMILY_COLOURS = {"perceptron": BLUE, "factors": ORANGE, "gates": GREEN, "none":
 MEMORY_NAMES: dict[Memory, str] = {"gpu": "GPU", "ram": "RAM", "flash": "flash"}
 PLACES = ("GPU", "RAM, streamed to the GPU", "RAM", "flash")
 PLACE_COLOURS = dict(zip(PLACES, (BLUE, SKY, ORANGE, GREY), strict=True))
-PURPOSE_COLOURS = dict(zip(PURPOSES, (BLUE, SKY, GREEN, GREY, PURPLE, VERMILION, "#b9b9b9", ORANGE), strict=True))
+PURPOSE_COLOURS = dict(
+    zip(PURPOSES, (BLUE, SKY, GREEN, GREY, PURPLE, VERMILION, "#b9b9b9", "#6b6b6b", ORANGE), strict=True)
+)
 Figures = Literal["mass_at_active", "named_at_keep", "bytes_per_token"]
 
 

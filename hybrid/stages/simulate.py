@@ -14,16 +14,19 @@ from typing import Literal
 
 from hybrid.model.pages import KV_FORMATS
 from hybrid.runtime.choices import DEFAULT_CONTEXT, check_kv_format, check_same_model, known_mode
+from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.stages.finding import find_plan
 from hybrid.stages.plan import PlanSettings, read_request
 from hybrid.stages.plan_defaults import Given, resolve
 from hybrid.store.files import ModelFiles
 from placement.baselines import everything_on_cpu, reloaded
+from placement.cost import gpu_computes
 from placement.explain import LAYER_WISE
-from placement.plan import Budgets, Digests, Expected, Mode, Plan
+from placement.plan import MOST_CONTEXT, Budgets, Digests, Expected, Mode, Plan
 from placement.planner import Request, finish_plan, place
+from placement.prefill import CPU_TOKENS, PrefillCosts, prefill_step
 from placement.shapes import read_shape
-from placement.simulate import at
+from placement.simulate import at, prompt_seconds
 from profiler.artifacts import UserError
 from profiler.formats import WEIGHT_FORMATS
 
@@ -38,7 +41,8 @@ class SimulateSettings:
     """hardware: shipped names or files; none for this machine. plan: one of the directory's, by name or path; None
     takes `default` if there is one and neither budgets nor another mode are given, else a plan is made. baselines:
     layer-wise offload too, within the same budgets. vram, ram: see `plan_defaults.resolve`. contexts: tokens; none for
-    what a plan is for, else the model's own up to 4096. weight_format: of a shape, f16 where None.
+    what a plan is for, else the model's own up to 4096. prompt: tokens of one that is read, 0 for none.
+    weight_format: of a shape, f16 where None.
     """
 
     hardware: tuple[str, ...] = ()
@@ -48,6 +52,7 @@ class SimulateSettings:
     ram: int | None = None
     batches: tuple[int, ...] = (1,)
     contexts: tuple[int, ...] = ()
+    prompt: int = 0
     mode: str | None = None
     weight_format: str | None = None
     profile: str = "default"
@@ -61,6 +66,8 @@ class SimulateSettings:
         if self.weight_format not in (None, *WEIGHT_FORMATS):
             known = ", ".join(WEIGHT_FORMATS)
             raise UserError(f"format {self.weight_format!r:.40} of weights is not known; formats are {known}")
+        if not 0 <= self.prompt <= MOST_CONTEXT:
+            raise UserError(f"a prompt of {self.prompt} tokens makes no sense; give 1 to {MOST_CONTEXT}")
         if self.plan is not None and (self.vram is not None or self.ram is not None):
             raise UserError("a plan has budgets of its own: give --plan, or --vram and --ram for a plan to be made")
 
@@ -70,7 +77,9 @@ class Prediction:
     """What one placement should give on a machine.
 
     gpu_rows: share of the neurons in GPU memory. tokens_per_second: of all sequences together. These and `expected`
-    are None where the placement does not fit, and `problem` says why.
+    are None where the placement does not fit, and `problem` says why. prompt_seconds: of reading one sequence's prompt,
+    where one was asked for; prompt_streamed: share of the layers whose rows in host memory the GPU computes in its
+    steps.
     """
 
     plan: str
@@ -81,6 +90,8 @@ class Prediction:
     tokens_per_second: float | None = None
     gpu_rows: float | None = None
     expected: Expected | None = None
+    prompt_seconds: float | None = None
+    prompt_streamed: float | None = None
     problem: str | None = None
 
 
@@ -124,7 +135,10 @@ def simulate_directory(path: Path, settings: SimulateSettings) -> SimulateReport
             thresholds=settings.thresholds,
             kv_format=settings.kv_format,
         )
-        return read_request(files, wanted, given)[0]
+        request = read_request(files, wanted, given)[0]
+        # What the process takes of the GPU is the plan's, on whatever machine; a plan that is made here counts none.
+        gpu_context = 0 if plan is None else plan.bytes["gpu"]["context"]
+        return replace(request, sizes=replace(request.sizes, context_bytes=gpu_context))
 
     trained = min(files.spec.max_positions, DEFAULT_CONTEXT)
     return _simulate(str(path), settings, ask, plan, plan.budgets.context if plan else trained)
@@ -174,8 +188,8 @@ def _simulate(
             request = ask(given, tokens)
             for batch in settings.batches:
                 budgets = _within(given, tokens, batch)
-                found.append(_by_plan(request, budgets, plan))
-                found += _layer_wise(request, budgets) if settings.baselines else ()
+                found.append(_by_plan(request, budgets, plan, settings.prompt))
+                found += _layer_wise(request, budgets, settings.prompt) if settings.baselines else ()
         machines.append(Machine(given.hardware.name, given.hardware.measured, given.notes, tuple(found)))
     return SimulateReport(name, request.sizes.weight_format, request.mode, tuple(machines))
 
@@ -187,7 +201,7 @@ def _within(given: Given, context: int, batch: int) -> Budgets:
     return Budgets(min(given.vram, gpu or given.vram), ram, context, batch)
 
 
-def _by_plan(request: Request, budgets: Budgets, plan: Plan | None) -> Prediction:
+def _by_plan(request: Request, budgets: Budgets, plan: Plan | None, prompt: int) -> Prediction:
     """The plan as it is, or the best that can be made for the machine."""
 
     def made() -> Plan:
@@ -201,21 +215,21 @@ def _by_plan(request: Request, budgets: Budgets, plan: Plan | None) -> Predictio
             hardware=request.hardware,
         )
 
-    return _prediction(budgets, PLANNED if plan is None else plan.name, made)
+    return _prediction(request, budgets, PLANNED if plan is None else plan.name, made, prompt)
 
 
-def _layer_wise(request: Request, budgets: Budgets) -> list[Prediction]:
+def _layer_wise(request: Request, budgets: Budgets, prompt: int) -> list[Prediction]:
     """Every form of layer-wise offload, dense and without predictors; without a GPU, those that need none."""
     bare = replace(request.sizes, predictor_bytes=(0,) * request.sizes.n_layers)
 
     def predicted(make: Callable[..., Plan]) -> Prediction:
         made = partial(make, digests=UNBOUND, sizes=bare, hardware=request.hardware, budgets=budgets)
-        return _prediction(budgets, make.__name__.replace("_", "-"), made)
+        return _prediction(replace(request, sizes=bare), budgets, make.__name__.replace("_", "-"), made, prompt)
 
     return [predicted(make) for make in LAYER_WISE if budgets.vram or make in WITHOUT_GPU]
 
 
-def _prediction(budgets: Budgets, name: str, made: Callable[[], Plan]) -> Prediction:
+def _prediction(request: Request, budgets: Budgets, name: str, made: Callable[[], Plan], prompt: int) -> Prediction:
     """What a plan should give, or why there is none."""
     asked = Prediction(name, budgets.batch, budgets.context, budgets.vram, budgets.ram)
     try:
@@ -224,9 +238,18 @@ def _prediction(budgets: Budgets, name: str, made: Callable[[], Plan]) -> Predic
         return replace(asked, problem=str(error).splitlines()[0])
     rows = sum(plan.gpu_rows(layer) for layer in range(len(plan.layers)))
     return replace(
-        asked,
+        _with_prompt(asked, request, plan, prompt) if prompt else asked,
         plan=plan.name,
         tokens_per_second=budgets.batch / plan.expected.token_seconds,
         gpu_rows=rows / len(plan.layers) / plan.n_rows,
         expected=plan.expected,
     )
+
+
+def _with_prompt(asked: Prediction, request: Request, plan: Plan, tokens: int) -> Prediction:
+    """With what reading a prompt takes: in pieces as the engine takes them, each layer's rows in the faster way."""
+    model = (request.sizes, request.frequencies, request.hardware, plan)
+    piece = PREFILL_TOKENS if gpu_computes(plan) else CPU_TOKENS
+    ways = PrefillCosts(*model).ways(min(piece, tokens))
+    seconds = prompt_seconds(*model, tokens, chunk=piece, step=prefill_step)
+    return replace(asked, prompt_seconds=seconds, prompt_streamed=sum(way.streams for way in ways) / len(ways))

@@ -1,6 +1,6 @@
 """`ModelDirectory`: a packed model opened for computing. Files are mapped when first asked for, and read in place.
 
-With `hold` they are read into memory instead, all at once.
+With `hold` they are read into memory instead, part by part as these are asked for.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from hybrid.checkpoint.names import dense_shapes
 from hybrid.store.files import ModelFiles, read_manifest
 from hybrid.store.layout import matrix_format
 from hybrid.store.manifest import DENSE_FILE, Manifest, layer_file
-from hybrid.store.neurons import HeldFile, LayerRows, MappedFile, StoredFile, WatchedFile, layer_rows
+from hybrid.store.neurons import LayerRows, layer_rows
 from hybrid.store.rows import Ids
+from hybrid.store.stored import HeldFile, MappedFile, StoredFile, WatchedFile
 from profiler.matrix import Matrix
 
 
@@ -53,32 +54,27 @@ class ModelDirectory(ModelFiles):
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the files of weights that are not open yet: what `hold` takes."""
-        return sum(layout.size for name, layout in self.manifest.layouts.items() if name not in self._files)
-
-    def share(self, other: ModelDirectory) -> None:
-        """Use what another object of the same directory holds in memory, so that `hold` need not read it again."""
-        assert (self.path, self.pack_digest) == (other.path, other.pack_digest), "both are the same model"
-        assert not self._files, "what is open stays open"
-        self._files.update({name: file for name, file in other._files.items() if isinstance(file, HeldFile)})
+        """Bytes of the files of weights: what `hold` takes if all of them is asked for."""
+        return sum(layout.size for layout in self.manifest.layouts.values())
 
     def hold(self) -> None:
-        """Have all weights in ordinary memory, read now, instead of mapping their files when they are asked for.
+        """Have weights in ordinary memory, read when they are asked for, instead of mapping their files.
 
         Raises:
-            UserError: a file cannot be read, or is damaged.
+            UserError: a file is missing, or is damaged.
         """
-        assert not self._mapped(), "what is mapped stays mapped"
+        assert not self._files, "what is open stays open"
         for name, layout in self.manifest.layouts.items():
-            if name not in self._files:
-                self._files[name] = HeldFile(self.path / name, layout)
+            self._files[name] = HeldFile(self.path / name, layout)
 
     def watch(self, path: Path, mend: str) -> None:
         """Let `check_unchanged` look at a file too that was mapped elsewhere; `mend` is the command that remakes it."""
         self._watched.append(WatchedFile(path, mend))
 
-    def dense(self, name: str) -> torch.Tensor:
+    def dense(self, name: str, *, keep: bool = True) -> torch.Tensor:
         """View of a dense vector, fp32 `[n]`: a norm's weights, or biases. Not to be written to.
+
+        keep: see `StoredFile.tensor`; for those that are copied elsewhere and read then.
 
         Raises:
             KeyError: the model has no such vector (see `hybrid.checkpoint.names`).
@@ -86,10 +82,12 @@ class ModelDirectory(ModelFiles):
         """
         if len(self._shapes[name]) != 1:
             raise KeyError(f"{name} is a matrix")
-        return self._dense_file().tensor(name)
+        return self.dense_file.tensor(name, keep=keep)
 
-    def matrix(self, name: str) -> Matrix:
+    def matrix(self, name: str, *, keep: bool = True) -> Matrix:
         """View of a dense matrix, in the weight format; learned positions are always 16 bit. Not to be written to.
+
+        keep: as of `dense`.
 
         Raises:
             KeyError: the model has no such matrix (see `hybrid.checkpoint.names`).
@@ -98,10 +96,12 @@ class ModelDirectory(ModelFiles):
         shape = self._shapes[name]
         if len(shape) != 2:
             raise KeyError(f"{name} is a vector")
-        return Matrix(self._dense_file().tensor(name), matrix_format(name, self.weight_format), shape[1])
+        return Matrix(self.dense_file.tensor(name, keep=keep), matrix_format(name, self.weight_format), shape[1])
 
-    def layer(self, index: int) -> LayerRows:
+    def layer(self, index: int, *, keep: bool = True) -> LayerRows:
         """The neuron rows of a layer.
+
+        keep: as of `dense`.
 
         Raises:
             UserError: the file is damaged.
@@ -110,6 +110,8 @@ class ModelDirectory(ModelFiles):
             name = layer_file(index)
             file = self._files.get(name) or self._map(name)
             self._layers[index] = layer_rows(file, self.weight_format, self.spec.row_parts, self.spec.hidden_size)
+        if keep:
+            self._layers[index].keep()
         return self._layers[index]
 
     def neuron_ids(self, layer: int) -> Ids:
@@ -133,7 +135,13 @@ class ModelDirectory(ModelFiles):
     def _mapped(self) -> list[MappedFile]:
         return [file for file in self._files.values() if isinstance(file, MappedFile)]
 
-    def _dense_file(self) -> StoredFile:
+    @property
+    def dense_file(self) -> StoredFile:
+        """The file of all that is not a neuron.
+
+        Raises:
+            UserError: it is damaged.
+        """
         if DENSE_FILE not in self._files:
             # Every token reads all of it but embeddings that are only looked up, so the read may as well begin now.
             file = self._map(DENSE_FILE)

@@ -6,17 +6,19 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psutil
 from peers.floor import Bandwidth, floor_bytes
-from peers.protocol import Worker
 from peers.quiet import TOLERATED, ask_undisturbed
 
 from growth.models import Models, predictors_name
 from hybrid.model.pages import PAGE_TOKENS
+from hybrid.stages.peers.protocol import Worker
 from profiler.artifacts import UserError, format_size
 
+SCRIPTS = Path(__file__).resolve().parent.parent
 MODES = ("predicted", "exact", "dense")
 PROMPT = 16  # tokens before those that are timed, where context is not the point
 FIRST_ID = 300  # prompts are drawn from the ids from here on, after the opening one
@@ -113,7 +115,7 @@ def measure(
         WorkerError: an engine failed.
     """
     measured = [Measured(case) for case in cases]
-    with Worker("growth.worker") as worker:
+    with Worker("growth.worker", folders=[SCRIPTS]) as worker:
         isa = _open(worker, cases, models, settings)
         for turn in range(-1, settings.rounds):
             bandwidth.measure()

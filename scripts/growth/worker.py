@@ -6,13 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from peers.protocol import serve
-
 from hybrid.ops import cpu
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.stages.opening import open_engine
+from hybrid.stages.peers.protocol import serve
 
 
 class Engines:

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from peers.protocol import Worker
+from hybrid.stages.peers.protocol import Worker
 
 TOLERATED = 0.05  # of the time measured, in processor seconds of others
 GRAIN = 0.03  # seconds: clocks of processes tick in hundredths

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hybrid.stages.peers.protocol import Worker
 from peers.floor import Bandwidth
 from peers.models import Pair
-from peers.protocol import Worker
 from peers.quiet import TOLERATED, ask_undisturbed
 
 FIRST_ID = 300  # prompts are consecutive tokens from here on, after the opening one
@@ -92,7 +92,7 @@ def measure(
         environment = {"HYBRID_ISA": options.isa} if options.isa else {}
         workers, engines = {}, {}
         for mode in options.modes:
-            workers[mode] = stack.enter_context(Worker("peers.engine_worker", environment=environment))
+            workers[mode] = stack.enter_context(Worker("hybrid.stages.peers.engine_worker", environment=environment))
             about = workers[mode].ask(
                 "open", path=str(pair.directory), threads=options.threads, context=options.context, mode=mode
             )
@@ -119,7 +119,7 @@ def _open_peer(
     opened: list[tuple[Worker, dict[str, Any], float, float]] = []
     for flash, mmap in itertools.product((False, True), (True, False)):
         flags = {"flash_attention": flash, "mmap": mmap, "batch": 512}
-        worker = stack.enter_context(Worker("peers.llama_worker", options.peer_python))
+        worker = stack.enter_context(Worker("hybrid.stages.peers.llama_worker", options.peer_python))
         about = worker.ask("open", path=str(pair.gguf), threads=options.threads, context=options.context, **flags)
         worker.ask("decode", prompt=ids(options.prompt), tokens=2)
         decoded = ask_undisturbed(worker, "decode", prompt=ids(options.prompt), tokens=TUNING_TOKENS)

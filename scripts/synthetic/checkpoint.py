@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 
 from hybrid.checkpoint.reader import Checkpoint
 from hybrid.checkpoint.tensors import SourceTensor
+from synthetic.ahead import Ahead
 from synthetic.weights import PlantedWeights
 
 DEMO = Path(__file__).resolve().parent.parent.parent / "hybrid" / "demo"
@@ -20,14 +22,13 @@ DEMO = Path(__file__).resolve().parent.parent.parent / "hybrid" / "demo"
 
 @dataclass(frozen=True)
 class PlantedTensor(SourceTensor):
-    """A tensor that is made when it is read, under this project's name `ours`."""
+    """A tensor that is made when it is read, by `make`."""
 
-    weights: PlantedWeights
-    ours: str
+    make: Callable[[], torch.Tensor]
 
     def blocks(self, rows: int) -> Iterator[torch.Tensor]:
         """See `SourceTensor.blocks`."""
-        yield from torch.split(self.weights.tensor(self.ours), rows)
+        yield from torch.split(self.make(), rows)
 
 
 def write_small_files(out: Path, weights: PlantedWeights) -> None:
@@ -37,12 +38,12 @@ def write_small_files(out: Path, weights: PlantedWeights) -> None:
         shutil.copy(DEMO / file, out / file)
 
 
-def unwritten_checkpoint(folder: Path, weights: PlantedWeights) -> Checkpoint:
-    """A checkpoint whose small files are in `folder` and whose weights are made as they are read."""
+def unwritten_checkpoint(folder: Path, weights: PlantedWeights, make: Callable[[str], torch.Tensor]) -> Checkpoint:
+    """A checkpoint whose small files are in `folder` and whose weights `make` makes, by name, as they are read."""
     write_small_files(folder, weights)
     theirs = source_names(weights)
     tensors: dict[str, SourceTensor] = {
-        name: PlantedTensor(theirs[name], folder / "made", "BF16", shape, weights, name)
+        name: PlantedTensor(theirs[name], folder / "made", "BF16", shape, partial(make, name))
         for name, shape in weights.names.items()
     }
     return Checkpoint(folder, weights.spec, tensors)
@@ -57,10 +58,11 @@ def write_checkpoint(out: Path, weights: PlantedWeights) -> int:
         layer = name.split(".")[1] if name.startswith("layers.") else "outer"
         shards.setdefault(f"model-{layer}.safetensors", []).append(name)
     total = 0
-    for file, names in shards.items():
-        tensors = {theirs[name]: weights.tensor(name) for name in names}
-        save_file(tensors, out / file)
-        total += sum(t.numel() for t in tensors.values())
+    with Ahead(weights, [name for names in shards.values() for name in names]) as ahead:
+        for file, names in shards.items():
+            tensors = {theirs[name]: ahead.tensor(name) for name in names}
+            save_file(tensors, out / file)
+            total += sum(t.numel() for t in tensors.values())
     weight_map = {theirs[name]: file for file, names in shards.items() for name in names}
     index = {"metadata": {"total_size": 2 * total}, "weight_map": weight_map}
     (out / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -26,7 +26,7 @@ def planted_predictor(weights: PlantedWeights, layer: int) -> Predictor:
     `[G, -G, thresholds]`. A threshold below zero names more rows than fire.
     """
     shape = weights.shape
-    mixture, basis = weights.factors(layer)
+    mixture, basis = (factor.cpu() for factor in weights.factors(layer))
     rank, first = shape.predictor_rank, shape.rank
     fc1 = torch.zeros(rank, shape.hidden)
     fc1[:first], fc1[first : 2 * first] = basis, -basis

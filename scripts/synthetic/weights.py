@@ -20,15 +20,23 @@ from placement.skewed import solve
 from synthetic.firing import firing_probabilities
 from synthetic.shape import Shape
 
+CPU = torch.device("cpu")
 CONSTANT = 1.0  # share of the state's power that the constant dimension holds, over that of all others
 ROWS_AT_ONCE = 1024  # drawn in blocks of this size: what is drawn depends on it
 
 
 @dataclass(frozen=True)
 class PlantedWeights:
-    """All tensors of a model by this project's names (`hybrid.checkpoint.names`), bf16, made on demand."""
+    """All tensors of a model by this project's names (`hybrid.checkpoint.names`), bf16, made on demand.
+
+    device: where values are drawn; each kind of device draws others, the CPU always the same. Tensors are in host
+    memory whatever it is. hottest_first: neurons are in the order of how often they fire, as no real checkpoint's are,
+    so that no row has to be moved once the model is packed.
+    """
 
     shape: Shape
+    device: torch.device = CPU
+    hottest_first: bool = False
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -47,7 +55,10 @@ class PlantedWeights:
 
     def firing(self, layer: int) -> torch.Tensor:
         """fp64 `[neurons]`: how often each neuron of a layer fires, by neuron id."""
-        return self.probabilities[torch.randperm(self.shape.ffn, generator=self._generator(f"layers.{layer}.order"))]
+        if self.hottest_first:
+            return self.probabilities
+        order = torch.randperm(self.shape.ffn, generator=self._generator(f"layers.{layer}.order", CPU))
+        return self.probabilities[order]
 
     def thresholds(self, layer: int) -> torch.Tensor:
         """fp32 `[neurons]`: what a gate's share of a standard normal has to exceed for the neuron to fire."""
@@ -68,12 +79,12 @@ class PlantedWeights:
     @lru_cache(maxsize=2)  # noqa: B019 - as long as the weights live
     def factors(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Unit rows `G [neurons, rank]` and a basis `B [rank, hidden]` that avoids dimension 0: the first matrix of the
-        layer's FFN is `G B`, and the constant's column where the state holds it.
+        layer's FFN is `G B`, and the constant's column where the state holds it. On the device.
         """
         rank, hidden = self.shape.rank, self.shape.hidden
-        basis = torch.randn(rank, hidden, generator=self._generator(f"layers.{layer}.basis"))
+        basis = self._drawn(f"layers.{layer}.basis", (rank, hidden))
         basis[:, 0] = 0
-        mixture = torch.randn(self.shape.ffn, rank, generator=self._generator(f"layers.{layer}.mixture"))
+        mixture = self._drawn(f"layers.{layer}.mixture", (self.shape.ffn, rank))
         return mixture / mixture.norm(dim=1, keepdim=True), torch.linalg.qr(basis.T).Q.T.contiguous()
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -103,13 +114,13 @@ class PlantedWeights:
         if kind == "bias":
             return -thresholds.bfloat16()
         mixture, basis = self.factors(layer)
-        made = torch.empty(self.shape.ffn, self.shape.hidden, dtype=torch.bfloat16)
+        made = torch.empty(self.shape.ffn, self.shape.hidden, dtype=torch.bfloat16, device=self.device)
         for rows in range(0, self.shape.ffn, ROWS_AT_ONCE):
             made[rows : rows + ROWS_AT_ONCE] = mixture[rows : rows + ROWS_AT_ONCE] @ basis
         if self.shape.holds_constant:
             # The normalised state is sqrt(hidden * C / (1 + C)) in dimension 0 and has variance 1 / (1 + C) elsewhere.
-            made[:, 0] = -thresholds / (self.shape.hidden * CONSTANT) ** 0.5
-        return made
+            made[:, 0] = (-thresholds / (self.shape.hidden * CONSTANT) ** 0.5).to(self.device)
+        return made.cpu()
 
     def _norm(self, part: str, kind: str, shape: tuple[int, ...]) -> torch.Tensor:
         made = torch.full(shape, float(kind == "weight"), dtype=torch.bfloat16)
@@ -117,16 +128,19 @@ class PlantedWeights:
             made[0] = float(kind == "bias")
         if part == "final_norm" and kind == "weight" and self.spec.tied_embeddings:
             # Random signs, or a head that is the embeddings would answer every token with itself.
-            made *= torch.randint(0, 2, shape, generator=self._generator("final_norm.signs")) * 2 - 1
+            made *= torch.randint(0, 2, shape, generator=self._generator("final_norm.signs", CPU)) * 2 - 1
         return made
 
     def _normal(self, name: str, shape: tuple[int, ...], std: float) -> torch.Tensor:
-        generator = self._generator(name)
-        drawn = torch.empty(shape, dtype=torch.bfloat16)
+        generator = self._generator(name, self.device)
+        drawn = torch.empty(shape, dtype=torch.bfloat16, device=self.device)
         for block in torch.split(drawn, ROWS_AT_ONCE):
-            block.copy_(torch.randn(block.shape, generator=generator) * std)
-        return drawn
+            block.copy_(torch.randn(block.shape, generator=generator, device=self.device) * std)
+        return drawn.cpu()
 
-    def _generator(self, name: str) -> torch.Generator:
+    def _drawn(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn(shape, generator=self._generator(name, self.device), device=self.device)
+
+    def _generator(self, name: str, device: torch.device) -> torch.Generator:
         digest = hashlib.sha256(f"{self.shape.seed}/{name}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+        return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little", signed=True))

@@ -33,6 +33,16 @@ def test_json_holds_every_prediction_with_its_parts(hybrid):
     assert found["expected"]["token_seconds"] == pytest.approx(sum(found["expected"][part] for part in parts))
 
 
+def test_a_prompt_has_its_columns(hybrid):
+    code, out, _ = hybrid(*SHAPE, "--hardware", "powerinfer-pc-low", "--baselines", "--prompt", 600)
+    header, _, planned = [line for line in out.splitlines() if line.startswith("|")][:3]
+    assert code == 0
+    assert header.rstrip("| ").endswith("layers streamed") and "prompt, s" in header
+    assert planned.count("|") == header.count("|")
+    (one,) = json.loads(hybrid(*SHAPE, "--hardware", "powerinfer-pc-low", "--prompt", 600, "--json")[1])["machines"]
+    assert one["predictions"][0]["prompt_seconds"] > 0
+
+
 def test_shapes_are_listed(hybrid):
     code, out, _ = hybrid("simulate", "--list")
     assert code == 0 and "| falcon-40b " in out and "41.3 G" in out

@@ -1,11 +1,12 @@
 """`--slowdown` as a user types it: the same text, and a clear word where it makes no sense."""
 
-import json
-
 import pytest
 
 from hybrid.cli_options import parse_slowdown
 from hybrid.ops import cpu
+from hybrid.stages import compare as stage
+from hybrid.stages.peers.engine_worker import ThisEngine
+from hybrid.stages.shipped import CHECKPOINT
 from profiler.artifacts import UserError
 
 
@@ -22,23 +23,34 @@ def pools(monkeypatch):
     return made
 
 
-def test_run_and_compare_on_unequal_units(hybrid, demo_copy, heldout, pools, tmp_path):
-    text = tmp_path / "text.py"
-    text.write_text(heldout[:20_000], encoding="utf-8")
+def test_run_on_unequal_units(hybrid, demo_copy, pools):
     assert hybrid("plan", demo_copy, "--vram", "8MiB", "--context", 256)[0] == 0
     on_both = ("--second-device", "cpu")
     plain = hybrid("run", demo_copy, "class Stack:", "-n", 8, *on_both)
     pools.clear()
     slowed = hybrid("run", demo_copy, "class Stack:", "-n", 8, *on_both, "--slowdown", "gpu=1.5", "--slowdown", "cpu=2")
     assert (slowed[0], slowed[1]) == (0, plain[1])
-    assert [pool.slowdown for pool in pools] == [2.0, 1.5]
+    assert {pool.slowdown for pool in pools} == {2.0, 1.5}
     assert all(pool.waits > 0 for pool in pools)
-    pools.clear()
-    options = ("--rounds", 1, "--prompts", 1, "-n", 4, "--text-tokens", 100, "--json", "--slowdown", "cpu=3")
-    code, out, _ = hybrid("compare", demo_copy, "--text", text, *on_both, *options)
-    assert code == 0
-    assert [row["mode"] for row in json.loads(out)["rows"]] == ["dense", "exact", "predicted"]
-    assert [pool.slowdown for pool in pools] == [3.0, 1.0] * 3
+
+
+def test_compare_slows_every_contender_of_this_engine(refused, demo_copy, heldout, pools, monkeypatch, tmp_path):
+    text = tmp_path / "text.py"
+    text.write_text(heldout[:20_000], encoding="utf-8")
+
+    def measured(contenders, *_):
+        assert {one.program for one in contenders} == {"hybrid"}, "others cannot be slowed"
+        for one in contenders:
+            engine = ThisEngine()
+            engine.open(**one.arguments)
+            engine.close()
+        raise UserError("that was it")
+
+    monkeypatch.setattr(stage, "measure", measured)
+    options = ("--vram", "8MiB", "--context", 256, "--second-device", "cpu", "--slowdown", "cpu=3", "--text", text)
+    assert "that was it" in refused("compare", demo_copy, *options, "--checkpoint", CHECKPOINT)
+    assert sorted(pool.slowdown for pool in pools) == [1.0] * 5 + [3.0] * 5
+    assert "--second-device cpu" in refused("compare", demo_copy, "--text", text, "--slowdown", "cpu=3")
 
 
 @pytest.mark.parametrize(

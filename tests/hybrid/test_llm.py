@@ -76,8 +76,6 @@ def test_wrong_ids_and_empty_texts_are_refused(llm):
 
 
 def test_what_cannot_be_opened_says_why(demo):
-    with pytest.raises(UserError, match="hybrid plan"):
-        LLM(demo, device="cuda")
     with pytest.raises(UserError, match="mode"):
         LLM(demo, mode="quick")
     with pytest.raises(UserError, match="no plan no-such-plan"):

@@ -16,7 +16,7 @@ from hybrid.runtime import loader
 from hybrid.stages.opening import open_engine
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.manifest import DENSE_FILE, layer_file
-from hybrid.store.neurons import HeldFile, MappedFile
+from hybrid.store.stored import HeldFile, MappedFile
 from profiler.artifacts import UserError
 
 PARAMS = SamplingParams(max_tokens=12, ignore_eos=True)
@@ -81,6 +81,7 @@ def test_held_tensors_are_the_mapped_ones(family, request):
     with ModelDirectory.open(path) as directory:
         for name, layout in directory.manifest.layouts.items():
             held, in_place = HeldFile(path / name, layout), MappedFile(path / name, layout)
+            assert not any(held.tensor(entry.name, keep=False).any() for entry in layout.entries), "nothing is read yet"
             assert sum(entry.nbytes for entry in layout.entries) == layout.size - len(layout.header)
             for entry in layout.entries:
                 one, other = held.tensor(entry.name), in_place.tensor(entry.name)
@@ -124,8 +125,9 @@ def test_a_file_that_is_cut_while_it_is_read_is_refused(model, monkeypatch):
 
     with ModelDirectory.open(model) as directory, monkeypatch.context() as patched:
         patched.setattr(os, "preadv", cut)
+        directory.hold()
         with pytest.raises(UserError, match="ended before its time"):
-            directory.hold()
+            directory.matrix("embed.weight")
 
 
 def test_predictors_are_guarded(model):
@@ -157,21 +159,7 @@ def test_too_little_memory_is_refused_before_anything_is_read(demo, monkeypatch)
         pass
 
 
-def test_engines_beside_each_other_share_what_was_read(model, monkeypatch):
-    read = []
-    monkeypatch.setattr(HeldFile, "__init__", lambda *it, init=HeldFile.__init__: read.append(it[1]) or init(*it))
-    with open_engine(model, mode="dense", mmap=False) as first:
-        expected = first.logits([1, 2, 3], one_by_one=True)
-        monkeypatch.setattr(loader, "available_memory", lambda: weights(model) - 1)  # no room for a second copy
-        second = open_engine(model, mode="dense", mmap=False, beside=first)
-    with second:
-        assert torch.equal(second.logits([1, 2, 3], one_by_one=True), expected), "the first was closed"
-        assert sorted(read) == sorted([model / DENSE_FILE, *(model / "neurons").iterdir()]), "each file once"
-    with open_engine(model, mode="exact") as mapping, open_engine(model, mode="exact", beside=mapping) as other:
-        assert len(mapping.directory.mappings()) == len(other.directory.mappings()) > 0, "each maps its own"
-
-
-def test_the_commands_take_no_mmap(monkeypatch, tmp_path, heldout):
+def test_run_takes_no_mmap(monkeypatch):
     opened = []
     whole = loader.hold
     monkeypatch.setattr(loader, "hold", lambda *arguments: opened.append(1) or whole(*arguments))
@@ -180,11 +168,3 @@ def test_the_commands_take_no_mmap(monkeypatch, tmp_path, heldout):
     assert plain.exit_code == read.exit_code == 0
     assert plain.stdout == read.stdout
     assert len(opened) == 1
-    text = tmp_path / "text.py"
-    text.write_text(heldout[:4000], encoding="utf-8")
-    read = []
-    monkeypatch.setattr(HeldFile, "__init__", lambda *it, init=HeldFile.__init__: read.append(it[1]) or init(*it))
-    compare = ["compare", "demo", "--text", str(text), "-n", "2", "--prompts", "1", "--rounds", "1", "--no-mmap"]
-    assert CliRunner().invoke(cli.app, [*compare, "--text-tokens", "64"]).exit_code == 0
-    assert len(opened) == 4, "dense, exact and predicted"
-    assert len(set(read)) == len(read) > 1, "all three use one copy"

@@ -26,7 +26,7 @@ def place(*layers: LayerPlan, **changes: object) -> Placement:
 
 
 def test_bytes_by_hand(make_sizes: Callable[..., ModelSizes]) -> None:
-    sizes = make_sizes(2, row_extra_bytes=4, positions_bytes=300)
+    sizes = make_sizes(2, row_extra_bytes=4, positions_bytes=300, context_bytes=88)
     taken = account(sizes, place(SPLIT, ON_CPU, embeddings="cpu"))
     assert taken["gpu"] == {
         "attention": 10_000,
@@ -36,6 +36,7 @@ def test_bytes_by_hand(make_sizes: Callable[..., ModelSizes]) -> None:
         "predictors": 1_000,
         "kv": 7 * 16 * 32 * 2,  # 100 tokens are 7 pages of 16, for two sequences
         "buffers": 777,
+        "context": 88,
         "neurons": 128 * 196,
     }
     assert taken["ram"] == {
@@ -46,6 +47,7 @@ def test_bytes_by_hand(make_sizes: Callable[..., ModelSizes]) -> None:
         "predictors": 1_001,
         "kv": 7 * 16 * 32 * 2,
         "buffers": 777,
+        "context": 0,
         "neurons": (128 + 256) * 196,
     }
 
@@ -73,7 +75,7 @@ def test_streamed_rows_need_a_place_and_flash_takes_none(make_sizes: Callable[..
 
 
 def test_one_unit_takes_nothing_of_the_gpu(make_sizes: Callable[..., ModelSizes]) -> None:
-    taken = account(make_sizes(2), place(ON_CPU, ON_CPU, embeddings="cpu", head="cpu"))
+    taken = account(make_sizes(2, context_bytes=88), place(ON_CPU, ON_CPU, embeddings="cpu", head="cpu"))
     assert taken["gpu"] == dict.fromkeys(PURPOSES, 0)
 
 

@@ -1,6 +1,7 @@
 """Plans as files: what is written is read back, and what is damaged, by accident or not, is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,22 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, plan: Plan) -> Non
     path = tmp_path_factory.mktemp("plan") / "plan.json"
     write_plan(path, plan)
     assert read_plan(path) == plan
+
+
+def test_a_plan_of_the_version_before_is_read_and_has_planned_no_context() -> None:
+    older = read_plan(Path(__file__).parent / "fixtures" / "plan_version_2.json")
+    assert {memory: taken["context"] for memory, taken in older.bytes.items()} == {"gpu": 0, "ram": 0, "flash": 0}
+    assert older.total_bytes("gpu") == 4096 + 2048 + 1024 + 6 * 96
+    assert older.gpu_rows(0) == 6
+
+
+@pytest.mark.parametrize("value", [None, [], "x", {"gpu": 3}, {"gpu": {}, "ram": {}, "flash": {}}])
+def test_damaged_bytes_of_an_older_plan_are_refused(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "older.json"
+    shutil.copy(Path(__file__).parent / "fixtures" / "plan_version_2.json", path)
+    damage(path, "bytes", value)
+    with pytest.raises(UserError, match=r"older\.json.*hybrid plan DIR --vram SIZE"):
+        read_plan(path)
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,28 @@ def test_with_room_for_all_the_faster_unit_has_all(build: Build, make_sizes: Cal
     assert plan.solver and (plan.solver.name, plan.solver.status, warnings_of(plan)) == ("greedy", "optimal", ())
 
 
+@pytest.mark.parametrize("vram", [40_000, 90_000, 140_000])
+def test_what_the_process_takes_of_the_gpu_comes_off_its_budget(
+    build: Build, make_sizes: Callable[..., ModelSizes], vram: int
+) -> None:
+    context = 12_345
+    bare, plan = build(vram), build(vram + context, sizes=make_sizes(context_bytes=context))
+    assert plan.layers == bare.layers
+    assert plan.bytes["gpu"] == {**bare.bytes["gpu"], "context": context}
+    assert plan.bytes["ram"] == bare.bytes["ram"]
+    assert plan.total_bytes("gpu") <= vram + context
+
+
+def test_a_budget_that_the_process_takes_whole_leaves_the_gpu_unused_and_says_why(
+    build: Build, make_sizes: Callable[..., ModelSizes]
+) -> None:
+    plan = build(10_000, sizes=make_sizes(context_bytes=10_000))
+    assert plan.total_bytes("gpu") == 0
+    assert any("--vram leaves 0 B beside 777 B of buffers and 9.8 KiB of CUDA context" in w for w in warnings_of(plan))
+    with pytest.raises(UserError, match=r"beside 777 B of work buffers on each unit and 9\.8 KiB of CUDA context"):
+        build(10_000, 20_000, sizes=make_sizes(context_bytes=10_000))
+
+
 def test_impact_takes_the_dense_parts_and_then_the_hottest_groups(
     build: Build, make_frequencies: Callable[..., Frequencies]
 ) -> None:

@@ -9,7 +9,7 @@ from placement.cost import ModelSizes
 from placement.frequencies import Frequencies
 from placement.latency import token_seconds
 from placement.plan import Budgets, LayerPlan, Placement, Segment
-from placement.simulate import Workload, prompt_seconds, simulate, step_seconds, whole_layers
+from placement.simulate import Workload, byte_bound, prompt_seconds, simulate, step_seconds, whole_layers
 from profiler.artifacts import UserError
 from profiler.hardware import Hardware
 from profiler.speeds import ComputeUnit
@@ -47,6 +47,16 @@ def plan(*layers: LayerPlan) -> Placement:
 
 ON_CPU = LayerPlan("cpu", (Segment(0, 10, "ram", "cpu"),))
 ALL_ON_CPU = plan(ON_CPU, ON_CPU)
+
+
+def test_the_bound_of_bytes_is_what_reading_takes_both_units_at_once() -> None:
+    split = LayerPlan("gpu", (Segment(0, 4, "gpu", "gpu"), Segment(4, 10, "ram", "cpu")))
+    seconds = byte_bound(SIZES, None, plan(split, ON_CPU), gpu=10e9, cpu=1e9, context=1000)
+    # The first layer: 4 + 1 MB on the GPU, then 6 MB on the CPU while the GPU reads 4; the second, and the head: CPU.
+    assert seconds == pytest.approx(0.0005 + 0.006 + 0.005 + 0.010 + 0.002)
+    delayed = replace(MACHINE, hand_over=1e-3, cpu=ComputeUnit(1e9, 1e-4, contention=1.5))
+    real = step_seconds(SIZES, None, delayed, plan(split, ON_CPU), batch=1, context=1000).token_seconds
+    assert seconds < real
 
 
 def test_a_step_at_another_batch_and_context() -> None:

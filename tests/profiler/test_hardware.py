@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiler.artifacts import UserError
-from profiler.hardware import Hardware, read_hardware, shipped_hardware, write_hardware
+from profiler.hardware import NOMINAL_CONTEXT, Hardware, read_hardware, shipped_hardware, write_hardware
 from profiler.speeds import Access, ComputeUnit, FlashSpeed, Reading, Speed
 
 bandwidths = st.floats(1e6, 1e15)
@@ -53,6 +53,7 @@ machines = st.builds(
     st.booleans(),
     st.lists(st.builds(FlashSpeed, sizes, sizes, bandwidths), max_size=4).map(tuple),
     st.lists(readings, max_size=4).map(tuple),
+    st.none() | st.integers(0, 1 << 60),
 )
 STAND_IN = read_hardware("cpu-stand-in")
 
@@ -142,9 +143,12 @@ def test_a_gpu_slower_than_the_cpu_is_legal() -> None:
         {"flash": [{"block": 4096}]},
         {"readings": [{"unit": "npu"}]},
         {"back_bandwidth": "absent"},
+        {"context_bytes": -1},
+        {"context_bytes": 1.5},
+        {"context_bytes": True},
         {"kind": "plan"},
         {"format_version": 1},
-        {"format_version": 3},
+        {"format_version": 4},
         {"format_version": "absent"},
     ],
 )
@@ -153,6 +157,24 @@ def test_damaged_figures_are_refused(tmp_path: Path, changes: dict[str, object])
     write_hardware(path, STAND_IN)
     with pytest.raises(UserError, match=r"mine\.json"):
         read_hardware(damaged(path, **changes))
+
+
+def test_a_file_of_the_version_before_is_read_and_its_context_is_nominal() -> None:
+    older = read_hardware(Path(__file__).parent / "fixtures" / "hardware_version_2.json")
+    assert older.context_bytes is None
+    assert older.context == NOMINAL_CONTEXT, "its GPU has memory of its own"
+    assert older.gpu.speeds["f16"].rows == 4e11
+
+
+def test_what_a_process_takes_of_a_gpu_is_measured_or_nominal_and_nothing_where_memory_only_stands_for_one() -> None:
+    for name in shipped_hardware():
+        machine = read_hardware(name)
+        assert machine.context == (NOMINAL_CONTEXT if machine.gpu.memory else 0), name
+    laptop = read_hardware("rtx4060-laptop")
+    measured = replace(laptop, context_bytes=3 << 20)
+    assert measured.context == 3 << 20
+    assert replace(laptop, context_bytes=0).context == 0
+    assert len({laptop.digest, measured.digest, replace(laptop, context_bytes=0).digest}) == 3
 
 
 def test_no_torch_is_loaded() -> None:

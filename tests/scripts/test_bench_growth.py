@@ -11,13 +11,13 @@ from typing import Any
 
 import bench_growth
 import pytest
-from growth.cases import PROMPT, Case, Settings, measure, prompt, step_bytes
+from growth.cases import PROMPT, SCRIPTS, Case, Settings, measure, prompt, step_bytes
 from growth.models import NEVER_SILENT, Models, predictors_name
 from growth.tables import markdown
 from peers.floor import Bandwidth, floor_bytes
-from peers.protocol import Worker
 from synthetic.shape import PRESETS, Shape
 
+from hybrid.stages.peers.protocol import Worker
 from profiler.artifacts import UserError
 from profiler.predictor_file import read_predictors
 
@@ -78,7 +78,7 @@ def test_a_step_reads_the_union_of_its_rows_and_every_sequence_its_own_keys(mode
 def test_a_filled_context_continues_as_a_prompt_does(models: Models) -> None:
     text = prompt(320, SHAPE.vocab)
     opened = {"path": str(models.directory(0.9, "f16")), "predictors": "default"}
-    with Worker("growth.worker") as worker:
+    with Worker("growth.worker", folders=[SCRIPTS]) as worker:
         for name, mode in (("first", "dense"), ("copied", "exact"), ("honest", "exact")):
             worker.ask("open", name=name, mode=mode, **opened, threads=1, context=336, sequences=1)
         worker.ask("fill", names=["first", "copied"], ids=text)
@@ -93,7 +93,7 @@ def test_a_filled_context_continues_as_a_prompt_does(models: Models) -> None:
 def test_a_batch_decodes_what_its_sequences_decode_alone(models: Models) -> None:
     prompts = [prompt(PROMPT, SHAPE.vocab, seed) for seed in range(3)]
     assert len({tuple(p) for p in prompts}) == 3
-    with Worker("growth.worker") as worker:
+    with Worker("growth.worker", folders=[SCRIPTS]) as worker:
         opened = {"path": str(models.directory(0.9, "f16")), "mode": "exact", "predictors": "default"}
         worker.ask("open", name="e", **opened, threads=1, context=64, sequences=3)
         together = worker.ask("decode", name="e", prompts=prompts, tokens=6)

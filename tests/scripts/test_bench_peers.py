@@ -16,10 +16,11 @@ import pytest
 import show_peers
 from peers.floor import Bandwidth, floor_bytes
 from peers.models import model_pair
-from peers.protocol import Worker, WorkerError
 from peers.rounds import Contender, Options, ids
 from rich.console import Console
 from synthetic.shape import PRESETS, Shape
+
+from hybrid.stages.peers.protocol import Worker, WorkerError
 
 PEER = os.environ.get("PEER_PYTHON", sys.executable)
 TINY = Shape(**PRESETS["tiny"])
@@ -55,7 +56,7 @@ def test_the_bandwidth_is_that_of_the_fastest_sum() -> None:
 
 @pytest.mark.parametrize("mode", ["predicted", "exact", "dense"])
 def test_the_engine_answers_as_a_contender(tiny_directories: dict[str, Path], mode: str) -> None:
-    with Worker("peers.engine_worker") as worker:
+    with Worker("hybrid.stages.peers.engine_worker") as worker:
         worker.ask("open", path=str(tiny_directories["f16"]), threads=1, context=256, mode=mode)
         decoded = worker.ask("decode", prompt=ids(4), tokens=8)
         assert len(decoded["seconds"]) == len(decoded["ids"]) == 8 and min(decoded["seconds"]) > 0
@@ -72,7 +73,7 @@ def test_the_engine_answers_as_a_contender(tiny_directories: dict[str, Path], mo
 
 
 def test_shares_of_a_step_are_those_of_decoding_alone(tiny_directories: dict[str, Path]) -> None:
-    with Worker("peers.engine_worker") as worker:
+    with Worker("hybrid.stages.peers.engine_worker") as worker:
         worker.ask("open", path=str(tiny_directories["f16"]), threads=1, context=256, mode="dense")
         decoded = worker.ask("decode", prompt=ids(200), tokens=2)  # the prompt takes many times as long
         together = sum(decoded["operators"].values()) + decoded["interpreter_share"]
@@ -80,9 +81,12 @@ def test_shares_of_a_step_are_those_of_decoding_alone(tiny_directories: dict[str
 
 
 def test_a_worker_that_fails_says_so_and_one_that_ends_is_noticed() -> None:
-    with Worker("peers.engine_worker") as worker, pytest.raises(WorkerError, match="not a folder"):
+    with Worker("hybrid.stages.peers.engine_worker") as worker, pytest.raises(WorkerError, match="not a folder"):
         worker.ask("open", path="/nowhere", threads=1, context=256, mode="dense")
-    with Worker("peers.no_such_module") as worker, pytest.raises(WorkerError, match="ended with status 1"):
+    with (
+        Worker("hybrid.stages.peers.no_such_module") as worker,
+        pytest.raises(WorkerError, match="ended with status 1"),
+    ):
         worker.ask("open")
 
 

@@ -175,11 +175,12 @@ def test_a_directory_is_made_in_the_memory_of_a_layer(tmp_path: Path, scripts: P
     """Twenty more layers, 220 MB of weights, may add their predictors (7 MB) and little else."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; from hybrid.stages.pack import peak_memory\n"
+        "from pathlib import Path; from hybrid.runtime.memory import process_memory\n"
         "from synthetic.directory import write_directory; from synthetic.shape import Shape\n"
         "from synthetic.weights import PlantedWeights\n"
         "shape = Shape(hidden=512, layers=int(sys.argv[3]), ffn=3072, heads=8, kv_heads=8, rank=31)\n"
-        "write_directory(Path(sys.argv[2]), PlantedWeights(shape), 'q4_0', lambda *_: None); print(peak_memory())"
+        "write_directory(Path(sys.argv[2]), PlantedWeights(shape), 'q4_0', lambda *_: None)\n"
+        "print(process_memory().peak)"
     )
     peaks = []
     for layers in (4, 24):

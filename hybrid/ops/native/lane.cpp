@@ -1,6 +1,6 @@
 #include "lane.hpp"
 
-#include <chrono>
+#include <atomic>
 #include <exception>
 #include <stdexcept>
 #include <thread>
@@ -14,7 +14,7 @@ struct Lane::State {
   Signal given, done;
   uint64_t submitted = 0;
   Work work;
-  double seconds = 0;
+  std::atomic<bool> stopping{false};
   std::exception_ptr failure;
   bool closing = false;
   const unsigned generation = forks();
@@ -25,19 +25,26 @@ struct Lane::State {
     worker = std::thread([this] { run(); });
   }
 
+  void require_worker() const {
+    if (generation != forks())
+      throw std::runtime_error("the thread that computes for the other unit was lost in a fork; open the model anew");
+  }
+
   void run() {
     Workspace memory;
     Seat seat;
+    const auto ask = [this] {
+      if (stopping.load(std::memory_order_relaxed)) throw std::runtime_error("the other unit was told to stop");
+    };
+    Interrupt interrupt(ask, Clock::duration::zero());
     for (uint64_t turn = 1;; ++turn) {
       given.wait(turn);
       if (closing) return;
-      const Clock::time_point began = Clock::now();
       try {
-        work(memory, seat);
+        work(memory, seat, interrupt);
       } catch (...) {
         failure = std::current_exception();
       }
-      seconds = std::chrono::duration<double>(Clock::now() - began).count();
       done.notify();
     }
   }
@@ -54,17 +61,24 @@ Lane::~Lane() {
 }
 
 void Lane::submit(Work work) {
-  if (state_->generation != forks())
-    throw std::runtime_error("the thread that computes for the other unit was lost in a fork; open the model anew");
+  state_->require_worker();
   state_->work = std::move(work);
+  state_->stopping.store(false, std::memory_order_relaxed);
   ++state_->submitted;
   state_->given.notify();
 }
 
-double Lane::join() {
-  state_->done.wait(state_->submitted);
+void Lane::stop() { state_->stopping.store(true, std::memory_order_relaxed); }
+
+void Lane::wait(Interrupt* interrupt) {
+  state_->require_worker();
+  if (!interrupt) return state_->done.wait(state_->submitted);
+  while (!state_->done.wait(state_->submitted, interrupt_interval)) interrupt->look(Clock::now());
+}
+
+void Lane::join() {
+  wait(nullptr);
   if (state_->failure) std::rethrow_exception(std::exchange(state_->failure, nullptr));
-  return state_->seconds;
 }
 
 }  // namespace hybrid

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "threads.hpp"
+#include "watch.hpp"
 #include "workspace.hpp"
 
 namespace hybrid {
@@ -13,17 +14,18 @@ class Lane {
   struct State;
 
  public:
-  using Work = std::function<void(Workspace&, Seat&)>;  // with the worker's memory, on cores that it keeps
+  // With the worker's memory, on cores that it keeps; what the interrupt throws is as good as any failure.
+  using Work = std::function<void(Workspace&, Seat&, Interrupt&)>;
 
   Lane();
-  ~Lane();  // after a join
+  ~Lane();  // not between a submission and its join
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
 
   void submit(Work work);
-
-  // Waits for what was submitted: the seconds that it took. Throws what it threw; the lane is free then too.
-  double join();
+  void stop();                     // has what was submitted end before long, by its interrupt
+  void wait(Interrupt* interrupt); // until it is done
+  void join();                     // waits too, and throws what it threw; the lane is free then
 
  private:
   State* const state_;  // owned

@@ -44,11 +44,13 @@ void sparse_ffn(Pool& pool, uintptr_t rows, int64_t stride_bytes, int64_t n_rows
   const hybrid::Shown shown = hybrid::shown(activations, activations_stride, n_rows);
   const nb::gil_scoped_release released;
   hybrid::Team team(pool);
-  const Pool::Piece piece(pool);
+  Pool::Piece piece(pool);
   const hybrid::Counts total = hybrid::sparse_ffn(team, workspace(), bank, in, static_cast<int>(tokens),
                                                   reinterpret_cast<const uint8_t*>(named), named_stride, out, shown);
   found[0] = total.gated;
   found[1] = total.finished;
+  hybrid::Interrupt signals = python_signals();
+  piece.finish(&signals);
 }
 
 void linear(Pool& pool, uintptr_t weight, int64_t stride_bytes, int weight_format, int64_t out_features,
@@ -59,8 +61,10 @@ void linear(Pool& pool, uintptr_t weight, int64_t stride_bytes, int weight_forma
   const float* in = hybrid::array<const float>(x, "x");
   const nb::gil_scoped_release released;
   hybrid::Team team(pool);
-  const Pool::Piece piece(pool);
+  Pool::Piece piece(pool);
   hybrid::linear(team, workspace(), in, in_features, static_cast<int>(tokens), &matrix, 1);
+  hybrid::Interrupt signals = python_signals();
+  piece.finish(&signals);
 }
 
 // For what a unit computed without its pool, and which ended now.
@@ -70,7 +74,8 @@ void linger(Pool& pool, double seconds) {
   const Pool::Turn turn(pool);
   const auto worked = std::chrono::duration_cast<hybrid::Clock::duration>(std::chrono::duration<double>(seconds));
   const hybrid::Clock::time_point ended = hybrid::Clock::now();
-  pool.linger(ended - worked, ended);
+  hybrid::Interrupt signals = python_signals();
+  pool.linger(ended - worked, ended, &signals);
 }
 
 bool wait_for(hybrid::Signal& signal, uint64_t times, double seconds) {
@@ -97,6 +102,14 @@ int64_t greatest(uintptr_t x, int64_t n) {
 }
 
 }  // namespace
+
+hybrid::Interrupt python_signals() {
+  const auto handle = [] {
+    const nb::gil_scoped_acquire held;
+    if (PyErr_CheckSignals()) throw nb::python_error();
+  };
+  return {handle, hybrid::interrupt_interval};
+}
 
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // whatever still holds a pool at exit is the program's own affair
@@ -132,6 +145,7 @@ NB_MODULE(_native, m) {
            },
            "threads"_a, "slowdown"_a = 1.0, "cores"_a = hybrid::Cores())
       .def("linger", &linger, "seconds"_a)
+      .def("rest", &Pool::rest, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("threads", &Pool::threads)
       .def_prop_ro("slowdown", &Pool::slowdown)
       .def_prop_ro("cores", &Pool::cores)

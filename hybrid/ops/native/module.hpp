@@ -3,4 +3,9 @@
 
 #include <nanobind/nanobind.h>
 
+#include "watch.hpp"
+
+// Has Python handle the signals that came, which it otherwise does when a call returns; their exception ends the call.
+hybrid::Interrupt python_signals();
+
 void bind_program(nanobind::module_& m);

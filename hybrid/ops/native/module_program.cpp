@@ -4,7 +4,9 @@
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
+#include <new>
 #include <optional>
+#include <stdexcept>
 #include <tuple>
 #include <vector>
 
@@ -84,6 +86,14 @@ void hand_over(Program& program, hybrid::Lane& lane, Program& far) {
   program.hand_over(lane, far);
 }
 
+// For the tests: an operator that fails as the number at `address` says when it is computed, 0 for not at all.
+void fail(Program& program, uintptr_t address) {
+  program.call([how = array<const int64_t>(address, "address")] {
+    if (*how == 1) throw std::runtime_error("an operator failed, as a test wanted");
+    if (*how == 2) throw std::bad_alloc();
+  });
+}
+
 nb::dict seconds(const Program& program) {
   nb::dict all;
   for (int kind = 0; kind < Program::kinds; ++kind) {
@@ -100,9 +110,22 @@ double run(Program& program, int64_t tokens, uintptr_t ids, uintptr_t positions,
                              array<const int64_t>(positions, "positions"),
                              array<const int64_t* const>(blocks, "blocks")};
   const nb::gil_scoped_release released;
-  const auto began = std::chrono::steady_clock::now();
-  program.run(step);
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  const auto began = hybrid::Clock::now();
+  hybrid::Interrupt signals = python_signals();
+  program.run(step, &signals);
+  return std::chrono::duration<double>(hybrid::Clock::now() - began).count();
+}
+
+// Kind, layer, pool, begin and end of each operator of the last run, in seconds of the clock that Python counts with.
+nb::list notes(const Program& program) {
+  const auto seconds = [](hybrid::Clock::time_point time) {
+    return std::chrono::duration<double>(time.time_since_epoch()).count();
+  };
+  nb::list all;
+  for (const Program::Note& note : program.notes())
+    all.append(nb::make_tuple(Program::name(note.kind), note.layer, nb::cast(note.unit, nb::rv_policy::reference),
+                              seconds(note.began), seconds(note.ended)));
+  return all;
 }
 
 }  // namespace
@@ -175,11 +198,17 @@ void bind_program(nb::module_& m) {
            "more"_a, "y"_a, "counts"_a, "activations"_a = 0, "activations_stride"_a = 0, nb::keep_alive<1, 2>())
       .def("computed_by", &Program::computed_by, "pool"_a, nb::keep_alive<1, 2>())
       .def("hand_over", &hand_over, "lane"_a, "far"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+      .def("wait", &Program::wait, "lane"_a, nb::keep_alive<1, 2>())
       .def("join", &Program::join, "lane"_a, nb::keep_alive<1, 2>())
+      .def("_fail", &fail, "address"_a)
+      .def("mark", &Program::mark, "layer"_a)
+      .def("note", &Program::note, "wanted"_a)
+      .def_prop_ro("notes", &notes)
       .def_prop_ro("seconds", &seconds)
       .def_prop_ro("overlap",
                    [](const Program& p) {
-                     return std::make_tuple(p.overlap().near, p.overlap().far, p.overlap().wait);
+                     const Program::Overlap& o = p.overlap();
+                     return std::make_tuple(o.near, o.far, o.wait, o.smaller, o.hidden);
                    })
       .def("run", &run, "tokens"_a, "ids"_a, "positions"_a, "blocks"_a);
 }

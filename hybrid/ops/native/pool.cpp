@@ -136,26 +136,28 @@ struct Pool::State {
 Pool::Pool(int threads, double slowdown, Cores cores)
     : threads_(threads), slowdown_(slowdown), cores_(std::move(cores)), state_(new State(threads, cores_)) {}
 
-Pool::~Pool() {
-  State* const state = state_.load(std::memory_order_acquire);
-  if (state->generation == forks()) delete state;  // else its threads are the parent's
+Pool::~Pool() { rest(); }
+
+void Pool::rest() {
+  State* const state = state_.exchange(nullptr, std::memory_order_acq_rel);
+  if (state && state->generation == forks()) delete state;  // else its threads are the parent's
 }
 
 // In a child the threads are the parent's, and a lock may be held by one of them for ever: all of it is left behind.
 // No lock here, for the same reason.
 Pool::State& Pool::revive() {
   State* state = state_.load(std::memory_order_acquire);
-  if (state->generation == forks()) return *state;
+  if (state && state->generation == forks()) return *state;
   State* const fresh = new State(threads_, cores_);
   if (state_.compare_exchange_strong(state, fresh, std::memory_order_acq_rel, std::memory_order_acquire)) return *fresh;
-  delete fresh;  // another thread of the child was first
+  delete fresh;  // another thread was first
   return *state;
 }
 
-Clock::time_point Pool::linger(Clock::time_point began, Clock::time_point ended) {
+Clock::time_point Pool::linger(Clock::time_point began, Clock::time_point ended, Interrupt* interrupt) {
   if (slowdown_ == 1) return ended;
   const auto worked = ended - began;
-  const auto now = wait_until(ended + std::chrono::ceil<Clock::duration>((slowdown_ - 1) * worked));
+  const auto now = wait_until(ended + std::chrono::ceil<Clock::duration>((slowdown_ - 1) * worked), interrupt);
   const auto add = [](std::atomic<double>& sum, Clock::duration more) {  // one writer at a time: who has the turn
     sum.store(sum.load(std::memory_order_relaxed) + std::chrono::duration<double>(more).count(),
               std::memory_order_relaxed);

@@ -26,9 +26,12 @@ class Pool {
   double slowdown() const { return slowdown_; }
   const Cores& cores() const { return cores_; }
 
+  // Ends the threads; they are started anew when there is work. Nobody has a turn meanwhile.
+  void rest();
+
   // Ends a piece of work that the unit computed within the caller's turn: waits until it took `slowdown` times as long
   // as it did. Returns when that was.
-  Clock::time_point linger(Clock::time_point began, Clock::time_point ended);
+  Clock::time_point linger(Clock::time_point began, Clock::time_point ended, Interrupt* interrupt = nullptr);
   int64_t waits() const { return waits_.load(std::memory_order_relaxed); }  // pieces that were so ended
   double worked() const { return worked_.load(std::memory_order_relaxed); }  // seconds that they took
   double waited() const { return waited_.load(std::memory_order_relaxed); }  // seconds that were waited after them
@@ -60,7 +63,7 @@ class Pool {
       seat_.take(pool.cores());
       began_ = Clock::now();
     }
-    ~Piece() { pool_.linger(began_, Clock::now()); }
+    void finish(Interrupt* interrupt) { pool_.linger(began_, Clock::now(), interrupt); }
 
    private:
     Pool& pool_;
@@ -76,7 +79,7 @@ class Pool {
   const Cores cores_;
   std::atomic<int64_t> waits_{0};
   std::atomic<double> worked_{0}, waited_{0};
-  std::atomic<State*> state_;  // owned
+  std::atomic<State*> state_;  // owned; null while it rests
 };
 
 }  // namespace hybrid

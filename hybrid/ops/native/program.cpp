@@ -1,5 +1,6 @@
 #include "program.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <utility>
@@ -115,51 +116,102 @@ void Program::sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uin
   });
 }
 
+void Program::call(std::function<void()> function) {
+  append(Kind::sums, unit_, [function = std::move(function)](const Step&) { function(); });
+}
+
 void Program::hand_over(Lane& lane, Program& far) {
-  append(Kind::joins, nullptr, [this, &lane, &far](const Step& step) {
+  others_.push_back(&far);
+  append(Kind::hand_overs, nullptr, [this, &lane, &far](const Step& step) {
     team_.reset();  // whatever is computed there finds its pool free
-    lane.submit([&far, &step](Workspace& workspace, Seat& seat) { far.run(step, workspace, seat); });
-    under_way_ = &lane;
-    handed_over_ = Clock::now();
+    lane.submit([&far, &step](Workspace& workspace, Seat& seat, Interrupt& stop) {
+      far.run(step, workspace, seat, &stop);
+    });
+    away_ = Away{&lane, &far};
+  });
+}
+
+void Program::wait(Lane& lane) {
+  append(Kind::waits, nullptr, [this, &lane](const Step&) {
+    team_.reset();
+    lane.wait(interrupt_);
   });
 }
 
 void Program::join(Lane& lane) {
-  append(Kind::joins, nullptr, [this, &lane](const Step&) {
+  append(Kind::waits, nullptr, [this, &lane](const Step&) {
     team_.reset();
-    const Clock::time_point began = Clock::now();
-    under_way_ = nullptr;
-    overlap_.far += lane.join();
-    overlap_.near += std::chrono::duration<double>(began - handed_over_).count();
-    overlap_.wait += std::chrono::duration<double>(Clock::now() - began).count();
+    lane.wait(interrupt_);
+    away_->joined = true;
+    lane.join();
   });
 }
 
 const char* Program::name(Kind kind) {
-  static constexpr const char* names[kinds] = {"embeddings", "norms", "positions",  "linear",       "pages",
-                                               "attention",  "sums",  "predictors", "feed-forward", "joins"};
+  static constexpr const char* names[kinds] = {"embeddings", "norms",        "positions", "linear",
+                                               "pages",      "attention",    "sums",      "predictors",
+                                               "feed-forward", "hand-over", "waiting"};
   return names[kind];
 }
 
-void Program::run(const Step& step) {
-  Seat seat;
-  run(step, own_workspace_, seat);
+std::vector<Program::Note> Program::notes() const {
+  std::vector<Note> notes;
+  notes.reserve(noted_);
+  for (std::size_t i = 0; i < noted_; ++i) {
+    const Operator& op = operators_[i];
+    notes.push_back({op.kind, op.layer, op.unit, times_[i].first, times_[i].second});
+  }
+  return notes;
 }
 
-void Program::run(const Step& step, Workspace& workspace, Seat& seat) {
+double Program::Extent::seconds() const {
+  return ended < began ? 0 : std::chrono::duration<double>(ended - began).count();
+}
+
+// An operator, while a layer's part is away.
+void Program::count(Kind kind, Clock::time_point began, Clock::time_point ended) {
+  if (kind == Kind::waits) away_->wait += std::chrono::duration<double>(ended - began).count();
+  else if (kind != Kind::hand_overs) away_->near.add(began, ended);
+  if (!away_->joined) return;
+  const Extent &near = away_->near, &far = away_->far->computed_;
+  const Extent both = {std::max(near.began, far.began), std::min(near.ended, far.ended)};
+  overlap_.near += near.seconds();
+  overlap_.far += far.seconds();
+  overlap_.wait += away_->wait;
+  overlap_.smaller += std::min(near.seconds(), far.seconds());
+  overlap_.hidden += both.seconds();
+  away_.reset();
+}
+
+void Program::run(const Step& step, Interrupt* interrupt) {
+  Seat seat;
+  run(step, own_workspace_, seat, interrupt);
+}
+
+void Program::run(const Step& step, Workspace& workspace, Seat& seat, Interrupt* interrupt) {
   struct Finish {  // whatever happens, nobody computes for this step any more
     Program& program;
     ~Finish() {
       program.team_.reset();
-      Lane* const lane = std::exchange(program.under_way_, nullptr);
-      if (!lane) return;
-      try {
-        lane->join();
-      } catch (...) {  // what is on its way already came first
+      if (program.away_ && !program.away_->joined) {
+        program.away_->lane->stop();
+        try {
+          program.away_->lane->join();
+        } catch (...) {  // what is on its way already came first
+        }
       }
+      program.away_.reset();
     }
-  } finish{*this};
+  };
+  away_.reset();  // in a child that was forked from the middle of a run there may be one
+  const Finish finish{*this};
   workspace_ = &workspace;
+  interrupt_ = interrupt;
+  overlap_ = {};
+  computed_ = {};
+  noted_ = 0;
+  if (noting_) times_.resize(operators_.size());
+  for (Program* far : others_) far->noting_ = noting_, far->noted_ = 0;
   const Pool* at = nullptr;
   Clock::time_point began = Clock::now();
   for (const Operator& op : operators_) {
@@ -172,8 +224,12 @@ void Program::run(const Step& step, Workspace& workspace, Seat& seat) {
     }
     op.run(step);
     Clock::time_point ended = Clock::now();
-    if (op.pool) ended = op.pool->linger(began, ended);
+    if (op.pool) ended = op.pool->linger(began, ended, interrupt);
+    if (interrupt) interrupt->look(ended);
     seconds_[op.kind] += std::chrono::duration<double>(ended - began).count();
+    computed_.add(began, ended);
+    if (noting_) times_[noted_++] = {began, ended};
+    if (away_) count(op.kind, began, ended);
     began = ended;
   }
 }

@@ -1,6 +1,8 @@
 // A decode step, recorded once as a list of operators over fixed buffers and run with one call for each step.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <optional>
 #include <utility>
@@ -65,44 +67,84 @@ class Program {
   // The first of a layer's banks writes y, the others add to it. `counts` [2] is added to.
   void sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uint8_t* named, int64_t named_stride, bool more,
                   float* y, int64_t* counts, Shown shown = {});
+  void call(std::function<void()> function);  // anything else, which may throw
   // Another program with the same step on the lane's thread, from here to the join; it outlives this one.
   void hand_over(Lane& lane, Program& far);
+  void wait(Lane& lane);  // until the other program is done: what comes before the join does not overlap with it
   void join(Lane& lane);
 
-  void run(const Step& step);
-  void run(const Step& step, Workspace& workspace, Seat& seat);  // with another thread's memory, on cores that it keeps
+  // `interrupt`, if any, is asked between operators and while they wait. What it throws ends the run, and the other
+  // program's. In the second form with another thread's memory, on cores that it keeps.
+  void run(const Step& step, Interrupt* interrupt = nullptr);
+  void run(const Step& step, Workspace& workspace, Seat& seat, Interrupt* interrupt = nullptr);
 
-  enum Kind { embeddings, norms, positions, linears, pages, attentions, sums, predictors, feed_forwards, joins, kinds };
+  enum Kind { embeddings, norms, positions, linears, pages, attentions, sums, predictors, feed_forwards, hand_overs,
+              waits, kinds };
   static const char* name(Kind kind);
   double seconds(Kind kind) const { return seconds_[kind]; }  // that operators of this kind took in all runs
 
-  // Seconds of all runs between hand-overs and joins: what this program took, what the other one took, and how long
-  // this one then waited.
+  // Seconds of the last run in layers that both programs have a part in: what operators took between hand-over and join,
+  // of this program and of the other, how long this one waited, and, summed layer by layer, the smaller of both sides
+  // and what of it was hidden: for so long the other side computed too.
   struct Overlap {
-    double near = 0, far = 0, wait = 0;
+    double near = 0, far = 0, wait = 0, smaller = 0, hidden = 0;
   };
   const Overlap& overlap() const { return overlap_; }
+
+  // When operators of the last run began and ended, if notes were wanted; `unit` is null where it is not known.
+  struct Note {
+    Kind kind;
+    int64_t layer;
+    Pool* unit;
+    Clock::time_point began, ended;
+  };
+  void mark(int64_t layer) { layer_ = layer; }  // what is recorded from here on belongs to this layer; -1: to none
+  void note(bool wanted) { noting_ = wanted; }  // in runs from now on, also of programs that are handed over
+  std::vector<Note> notes() const;
 
  private:
   using Run = std::function<void(const Step&)>;
   struct Operator {
     Kind kind;
-    Pool* pool;  // of the unit that it belongs to, if it is known
+    int64_t layer;
+    Pool* pool;  // that it takes a turn on: of the unit that it belongs to, if it is known
+    Pool* unit;
     Run run;
   };
-  void append(Kind kind, Pool* pool, Run run) { operators_.push_back({kind, pool, std::move(run)}); }
+  struct Extent {  // of operators that follow one another
+    Clock::time_point began = Clock::time_point::max(), ended = Clock::time_point::min();
+    void add(Clock::time_point from, Clock::time_point to) { began = std::min(began, from), ended = to; }
+    double seconds() const;
+  };
+  struct Away {  // a layer's part that was handed over
+    Lane* lane;
+    const Program* far;
+    Extent near;
+    double wait = 0;
+    bool joined = false;
+  };
+  void append(Kind kind, Pool* pool, Run run) {
+    operators_.push_back({kind, layer_, pool, pool ? pool : unit_, std::move(run)});
+  }
+  void count(Kind kind, Clock::time_point began, Clock::time_point ended);
 
   std::vector<Operator> operators_;
+  std::vector<Program*> others_;  // that are handed over
   Pool* unit_ = nullptr;
+  int64_t layer_ = -1;
   double seconds_[kinds] = {};
+  Extent computed_;  // in the last run
   Overlap overlap_;
+  bool noting_ = false;
+  std::vector<std::pair<Clock::time_point, Clock::time_point>> times_;  // of the operators, one after the other
+  std::size_t noted_ = 0;
   Workspace own_workspace_;
 
   // During a run:
   Workspace* workspace_ = nullptr;
-  std::optional<Team> team_;   // of the unit whose operator runs
-  Lane* under_way_ = nullptr;  // handed over to and not joined yet
-  Clock::time_point handed_over_;
+  Interrupt* interrupt_ = nullptr;
+  std::optional<Team> team_;  // of the unit whose operator runs
+  std::optional<Away> away_;
 };
 
 }  // namespace hybrid

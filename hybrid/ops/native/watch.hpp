@@ -2,7 +2,9 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <thread>
+#include <utility>
 
 namespace hybrid {
 
@@ -13,6 +15,8 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::microseconds watch_time{400};
 // How often a thread that waits offers its core to others: seldom enough to cost nothing where nobody wants it.
 constexpr std::chrono::microseconds yield_interval{10};
+// How often what takes long looks whether it is to end: as often as nobody minds waiting after an interrupt.
+constexpr std::chrono::milliseconds interrupt_interval{50};
 constexpr int pauses_per_look = 16;  // at the clock: 0.3 to 1 us
 
 inline void pause_briefly() {
@@ -44,11 +48,29 @@ bool watch(Clock::duration limit, const Done& done) {
   }
 }
 
+// How what takes long is ended from outside: asked every now and then, it throws once that is wanted.
+class Interrupt {
+ public:
+  Interrupt(std::function<void()> ask, Clock::duration interval) : ask_(std::move(ask)), interval_(interval) {}
+
+  void look(Clock::time_point now) {
+    if (now - asked_ < interval_) return;
+    asked_ = now;
+    ask_();
+  }
+
+ private:
+  const std::function<void()> ask_;
+  const Clock::duration interval_;
+  Clock::time_point asked_ = Clock::now();
+};
+
 // Waits busily until a time, to a tenth of a microsecond: the core counts as used, so it is offered to nobody. Returns
 // when that was.
-inline Clock::time_point wait_until(Clock::time_point end) {
+inline Clock::time_point wait_until(Clock::time_point end, Interrupt* interrupt) {
   Clock::time_point now = Clock::now();
   while (now < end) {
+    if (interrupt) interrupt->look(now);
     pause_briefly();
     now = Clock::now();
   }

@@ -9,7 +9,6 @@ from hybrid.ops import reference
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence
 from hybrid.stages.opening import open_engine
-from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
 from profiler.matrix import WEIGHT_FORMATS, Matrix
 
@@ -18,9 +17,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 CLOSE = 2e-3
 
 
-@pytest.fixture(scope="module")
-def plan(demo):
-    return make_plan(demo, PlanSettings(vram=8 << 20, context=256, name="cuda-test", hardware="rtx4060-laptop")).plan
+@pytest.fixture
+def plan(demo_copy, settings_within):
+    return make_plan(demo_copy, settings_within(8 << 20, context=256, name="cuda-test")).plan
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 40])

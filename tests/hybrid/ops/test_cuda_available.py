@@ -58,7 +58,7 @@ def test_frozen_scratch_gives_only_what_is_there():
     a = scratch.get("a", (2, 3), torch.float32)
     scratch.freeze()
     assert scratch.get("a", (2, 3), torch.float32) is a
-    with pytest.raises(RuntimeError, match="frozen and have no 'a' of torch.float32"):
+    with pytest.raises(RuntimeError, match=r"frozen and have no 'a' of torch\.float32"):
         scratch.get("a", (3, 3), torch.float32)
     with pytest.raises(RuntimeError, match="frozen and have no 'b'"):
         scratch.get("b", (2, 3), torch.float32)

@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +49,25 @@ def test_sleeping_workers_wake() -> None:
     for _ in range(5):
         time.sleep(0.02)  # longer than workers watch for work
         assert _native._count_tasks(pool, 200) == 200
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are not listed here")
+def test_a_pool_that_rests_has_no_threads_until_there_is_work() -> None:
+    def threads() -> set[str]:
+        return {folder.name for folder in Path("/proc/self/task").iterdir()}
+
+    others = threads()
+    pool = cpu.Pool(3)
+    for _ in range(3):
+        assert _native._count_tasks(pool, 50) == 50
+        assert len(threads() - others) == 2
+        pool.rest()
+        pool.rest()
+        for _ in range(100):  # the system lists threads for a moment after they were joined
+            if not threads() - others:
+                break
+            time.sleep(0.02)
+        assert not threads() - others
 
 
 def test_an_idle_pool_is_quiet() -> None:

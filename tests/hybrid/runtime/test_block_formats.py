@@ -6,17 +6,13 @@ among logits that reach 16, a divergence of 1.3e-4, which is less than q8_0 itse
 """
 
 import dataclasses
-import shutil
 
 import pytest
 
 from hybrid.stages.opening import open_engine
-from hybrid.stages.pack import pack
 from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
 from hybrid.stages.quality import evaluate
-from hybrid.stages.shipped import CHECKPOINT
-from hybrid.store.directory import ModelDirectory
 
 MODES = ["dense", "exact", "predicted"]
 COST = {"q8_0": 1.005, "q4_0": 1.04}  # of perplexity, at most
@@ -28,15 +24,8 @@ def weight_format(request):
 
 
 @pytest.fixture(scope="module")
-def model(demo, weight_format, tmp_path_factory):
-    """The demo in blocks, with the predictors of the demo: they speak of neurons, which are the same."""
-    path = pack(CHECKPOINT, tmp_path_factory.mktemp("packed") / weight_format, weight_format).destination
-    with ModelDirectory.open(demo) as theirs, ModelDirectory.open(path) as ours:
-        for name in ("profile_path", "predictors_path"):
-            source, destination = (getattr(directory, name)("default") for directory in (theirs, ours))
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, destination)
-    return path
+def model(demo_in, weight_format):
+    return demo_in(weight_format)
 
 
 def assert_alike(one, other, mode):

@@ -143,7 +143,7 @@ def test_split_over_two_units_gives_the_logits_of_one(demo, heldout, split_plan,
         activity = two.ledger.evaluation
         assert activity.gpu.gated > 0
         assert activity.cpu.gated > 0
-        assert activity.far_seconds > 0
+        assert activity.overlap.far > 0
 
 
 def test_the_second_device_takes_exactly_the_bytes_that_the_plan_counted(demo, split_plan):

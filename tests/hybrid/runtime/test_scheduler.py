@@ -11,6 +11,7 @@ from hybrid.runtime.lane import ThreadLane
 from hybrid.runtime.scheduler import Scheduler, SplitLayer
 from hybrid.runtime.unit import Unit, host_unit, stand_in_unit
 from profiler.artifacts import UserError
+from profiler.matrix import Matrix
 
 HIDDEN, ROWS = 24, 40
 
@@ -101,3 +102,20 @@ def test_a_stand_in_copies_and_keeps_its_budget():
 def test_the_host_uses_memory_in_place():
     unit, weights = host_unit(1), torch.zeros(100, dtype=torch.bfloat16)
     assert unit.place(weights, "neurons").data_ptr() == weights.data_ptr()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_host_that_computes_natively_takes_sixteen_tokens_at_a_time(named):
+    unit, whole, x = host_unit(2, natively=True), bank(0, ROWS), torch.randn(41, HIDDEN)
+    marked = torch.rand(41, ROWS) < 0.3 if named else None
+    found, counts = unit.sparse_ffn(whole, x, marked, True)
+    assert counts.gated == (41 * ROWS if marked is None else int(marked.sum()))
+    for at in range(0, 41, 16):
+        here = slice(at, at + 16)
+        part, _ = unit.sparse_ffn(whole, x[here], None if marked is None else marked[here], True)
+        assert torch.equal(found[here], part)
+    torch.testing.assert_close(found, host_unit(1).sparse_ffn(whole, x, marked, True)[0], rtol=1e-4, atol=1e-4)
+    weight = Matrix.of(rows()[:, :HIDDEN])
+    products = unit.linear(x, weight, None)
+    assert torch.equal(products[16:32], unit.linear(x[16:32], weight, None))
+    torch.testing.assert_close(products, x @ weight.data.float().T, rtol=1e-4, atol=1e-4)

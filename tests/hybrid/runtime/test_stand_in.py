@@ -1,7 +1,6 @@
 """The stand-in made unequal to its host: slowed units and units with cores of their own, in a model that is open."""
 
 import contextlib
-import dataclasses
 import os
 import threading
 from pathlib import Path
@@ -12,42 +11,20 @@ import torch
 from hybrid.runtime import cores as cores_file
 from hybrid.runtime.options import EngineOptions
 from hybrid.stages.opening import open_engine
-from hybrid.stages.plan import PlanSettings, baseline_plan
-from hybrid.stages.plan import plan as make_plan
+from hybrid.stages.plan import baseline_plans
 from hybrid.store.directory import ModelDirectory
 from profiler.artifacts import UserError
 
-CONTEXT, TOKENS = 256, 24
+TOKENS = 24
 ALLOWED = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 two_cores = pytest.mark.skipif(len(ALLOWED) < 2, reason="needs two cores")
-
-
-@pytest.fixture(scope="module")
-def split_plan(demo):
-    """Rows of some layers on both units."""
-    return make_plan(demo, PlanSettings(vram=8 << 20, context=CONTEXT, name="stand-in", kv_format="f32")).plan
 
 
 @pytest.fixture(scope="module")
 def whole_layers(demo, split_plan):
     """The first layers on the stand-in, the others on the host; none is split."""
     with ModelDirectory.open(demo) as directory:
-        return baseline_plan(directory, split_plan, "f32")
-
-
-@pytest.fixture(scope="module")
-def open_stand_in(demo):
-    def open_one(plan, mode=None, **options):
-        mode = mode or plan.mode
-        plan = dataclasses.replace(plan, mode=mode, sparse=plan.sparse or mode != "dense")
-        return open_engine(demo, mode=mode, plan=plan, device="cpu", kv_format="f32", **options)
-
-    return open_one
-
-
-def without_recorded_step(engine):
-    engine.machine.recorded.close()
-    engine.machine.recorded = None
+        return next(iter(baseline_plans(directory, split_plan.budgets, "f32", 0).values()))
 
 
 def ids_of(engine, heldout):
@@ -64,7 +41,9 @@ def waits(engine):
 
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("mode", ["dense", "exact", "predicted"])
-def test_slowed_units_give_the_same_bits(open_stand_in, split_plan, heldout, complete, mode, recorded):
+def test_slowed_units_give_the_same_bits(
+    open_stand_in, split_plan, heldout, complete, without_recorded_step, mode, recorded
+):
     found = []
     for slowdown in ({}, {"gpu": 3.0}, {"cpu": 1.5, "gpu": 2.0}):
         with open_stand_in(split_plan, mode, slowdown=slowdown) as engine:
@@ -113,17 +92,19 @@ def test_a_step_waits_once_for_each_operator(open_stand_in, split_plan, heldout)
 def test_the_overlap_of_a_recorded_step_is_counted(open_stand_in, split_plan, complete):
     with open_stand_in(split_plan, "dense") as engine:
         complete(engine, [[5, 6, 7]], 4)
-        decode = engine.ledger.decode
-        assert decode.near_seconds > 0
-        assert decode.far_seconds > 0
-        assert decode.wait_seconds > 0
-        assert decode.near_seconds + decode.wait_seconds < decode.native_seconds <= decode.seconds
+        decode, overlap = engine.ledger.decode, engine.ledger.decode.overlap
+        assert overlap.near > 0
+        assert overlap.far > 0
+        assert overlap.wait > 0
+        assert overlap.near + overlap.wait < decode.native_seconds <= decode.seconds
         assert 0 <= decode.hidden_share <= 1
 
 
 @two_cores
 @pytest.mark.parametrize("recorded", [True, False])
-def test_units_compute_on_their_cores_and_the_caller_goes_back(open_stand_in, split_plan, heldout, recorded):
+def test_units_compute_on_their_cores_and_the_caller_goes_back(
+    open_stand_in, split_plan, heldout, without_recorded_step, recorded
+):
     at_rest, me, others = frozenset(os.sched_getaffinity(0)), threading.get_native_id(), threads()
     first, last = frozenset(ALLOWED[:1]), frozenset(ALLOWED[-1:])
     stop, mine, lanes = threading.Event(), set(), set()

@@ -11,13 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.ops import cpu
+from hybrid.cli_hardware import hardware_lines
+from hybrid.ops import cpu, cuda
 from hybrid.runtime.cores import shared_cores, usable_cores
 from hybrid.runtime.this_machine import measured_path, this_machine
 from hybrid.runtime.unit import Unit, host_unit, stand_in_unit
-from hybrid.stages import hardware, hardware_machine, hardware_weights
+from hybrid.stages import hardware, hardware_device, hardware_machine, hardware_weights
 from hybrid.stages.hardware import HardwareSettings, measure
 from hybrid.stages.hardware_delays import LONG, SHORT, measure_hand_over, measure_overhead
+from hybrid.stages.hardware_device import DeviceOperators, operators_over
 from hybrid.stages.hardware_machine import prepare
 from hybrid.stages.hardware_units import UnitFigures
 from hybrid.stages.hardware_weights import Operators, Shape, disjoint_masks, random_rows
@@ -69,6 +71,7 @@ def test_a_stand_in_is_measured_as_the_gpu_and_found_again(cache) -> None:
     everything(machine, WEIGHT_FORMATS, ("cpu", "gpu"), report.threads)
     assert machine.hand_over == machine.sync
     assert machine.cpu.memory and machine.gpu.memory is None, "a stand-in has no memory of its own"
+    assert machine.context_bytes == 0
     assert report.path == measured_path("cpu") and report.path.is_relative_to(cache)
     assert this_machine("cpu") == machine == read_hardware(report.path)
     assert {stage for stage, _, _ in heard} == {*WEIGHT_FORMATS, "delays"}
@@ -99,18 +102,41 @@ def test_the_cpu_alone_gains_nothing_from_two_units(cache, monkeypatch) -> None:
     assert this_machine(threads=usable_cores()) == machine
 
 
-def test_a_cuda_device_is_measured_like_any_unit(cache, monkeypatch, poolless) -> None:
+def test_a_cuda_device_is_measured_like_any_unit(cache, monkeypatch, poolless, pretended_device) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 30, 8 << 30))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Pretended GPU")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(L2_cache_size=1 << 20))
-    monkeypatch.setattr(hardware_machine, "cuda_unit", lambda budget, planned: poolless)
-    report = measure(replace(FAST, formats=("f16", "q4_0")))
+    monkeypatch.setattr(hardware_machine, "cuda_unit", lambda budget, memory: poolless)
+    monkeypatch.setattr(hardware_device.cuda, "available", lambda device: False)  # the interpreter takes minutes
+    device = pretended_device(total=8 << 30, free=1 << 30, context=300 << 20, growth=20 << 20, rounding=1 << 20)
+    report = measure(replace(FAST, formats=("f16", "q4_0")), memory=device)
     assert report.second_device == "cuda" and report.threads == {"cpu": usable_cores(), "gpu": 0}
     everything(report.hardware, ("f16", "q4_0"), ("cpu", "gpu"), report.threads)
     assert report.hardware.gpu.memory == 8 << 30 and report.free["gpu"] == 1 << 30
+    assert report.hardware.context_bytes == report.hardware.context == 321 << 20
+    assert any("321.0 MiB of GPU memory go to the CUDA context" in line for line in hardware_lines(report))
     assert "Pretended GPU" in report.hardware.description
     assert this_machine() == report.hardware
+
+
+@pytest.mark.skipif(not cuda.available(torch.device("cpu")), reason="Triton's interpreter is not there")
+def test_device_operators_go_over_all_weights_at_once(poolless) -> None:
+    rows = random_rows("f16", TINY)
+    operators = operators_over(poolless, rows, "f16", TINY)
+    assert isinstance(operators, DeviceOperators)
+    assert operators.moved["dense"] == operators.moved["passed"] == rows.nbytes, "each weight once"
+    assert operators.moved["rows"] == len(rows) // TINY.neurons * (TINY.neurons // 10) * rows[0].nbytes
+    for access, finished in (("rows", len(rows) // TINY.neurons * (TINY.neurons // 10)), ("passed", len(rows))):
+        before = operators.calls.counts.clone()
+        operators.call(access)()
+        assert (operators.calls.counts - before).tolist() == [finished] * 2
+    operators.call("dense")()
+    operators.call(None)()
+
+
+def test_operators_of_units_with_threads_are_their_own() -> None:
+    unit = host_unit(1)
+    assert type(operators_over(unit, random_rows("f16", TINY), "f16", TINY)) is Operators
 
 
 def test_the_drive_is_part_of_it(cache, tmp_path, monkeypatch) -> None:
@@ -124,8 +150,8 @@ def test_the_drive_is_part_of_it(cache, tmp_path, monkeypatch) -> None:
 class Watched(Unit):
     """A stand-in that notes what its operators are given: addresses of weights, bytes read, tokens."""
 
-    def __init__(self) -> None:
-        super().__init__("gpu", torch.device("cpu"), cpu.Pool(1), in_place=False, budget=1 << 40)
+    def __init__(self, pool: cpu.Pool | None = None) -> None:
+        super().__init__("gpu", torch.device("cpu"), pool, in_place=False, budget=1 << 40)
         self.seen = []
 
     def linear(self, x, weight, bias):
@@ -140,7 +166,7 @@ class Watched(Unit):
 
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
 def test_calls_take_turns_on_all_weights_and_say_what_they_read(weight_format) -> None:
-    rows, unit = random_rows(weight_format, TINY), Watched()
+    rows, unit = random_rows(weight_format, TINY), Watched(cpu.Pool(1))
     row_bytes = 3 * vector_bytes(weight_format, 64)
     layers = len(rows) // TINY.neurons
     assert rows.numel() * rows.element_size() == layers * TINY.neurons * row_bytes >= TINY.least
@@ -153,9 +179,15 @@ def test_calls_take_turns_on_all_weights_and_say_what_they_read(weight_format) -
         places = [place for place, _, _ in unit.seen]
         assert len(set(places)) == (layers if access == "rows" else turns)
         assert all(one != other for one, other in pairwise(places))
+
+
+@pytest.mark.parametrize(("pool", "tokens"), [(cpu.Pool(1), 16), (None, 256)])
+def test_many_tokens_are_as_many_as_a_unit_takes_of_a_prompt(pool, tokens) -> None:
+    unit = Watched(pool)
+    operators = Operators(unit, random_rows("bf16", TINY), "bf16", TINY)
     operators.call(None)()
-    assert unit.seen[-1][2] == 16
-    assert operators.moved[None] == 2 * 16 * unit.seen[-1][1] // vector_bytes(weight_format, 64) * 64
+    assert unit.seen[-1][2] == tokens
+    assert operators.moved[None] == 2 * tokens * unit.seen[-1][1] // 2
 
 
 def test_rows_are_named_here_and_there_and_in_one_mask_each() -> None:

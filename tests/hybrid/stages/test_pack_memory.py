@@ -21,9 +21,10 @@ SIZES = {
 PACK = """
 import sys
 from pathlib import Path
-from hybrid.stages.pack import pack, peak_memory
+from hybrid.runtime.memory import process_memory
+from hybrid.stages.pack import pack
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing
-before = peak_memory()
+before = process_memory().peak
 report = pack(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
 print(report.peak_memory - before, report.bytes)
 """

@@ -1,15 +1,14 @@
 """Where a plan's figures and budgets come from when the user does not say."""
 
-import subprocess
 from dataclasses import replace
 
 import pytest
 
 from hybrid.runtime import this_machine
 from hybrid.stages import plan_defaults
-from hybrid.stages.plan_defaults import free_vram, ram_note, resolve
+from hybrid.stages.plan_defaults import Free, context_note, ram_note, resolve
 from profiler.artifacts import UserError
-from profiler.hardware import read_hardware, write_hardware
+from profiler.hardware import NOMINAL_CONTEXT, read_hardware, write_hardware
 
 GIB = 1 << 30
 
@@ -76,19 +75,42 @@ def test_a_machine_that_is_not_here_is_planned_for_with_its_own_memory(cache):
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"), [("7915\n", 7915 << 20), ("", None), ("[N/A]\n", None), (None, None), ("error", None)]
+    ("device", "free", "said"),
+    [
+        (None, Free(5 * GIB, GIB), r"--vram asks for 6\.0 GiB and 5\.0 GiB of GPU memory are free; .*--vram 5120MiB"),
+        ("cuda", Free(5 * GIB, GIB), r"and 5\.0 GiB of GPU memory are free"),
+        ("cpu", Free(9 * GIB, GIB), r"and 1\.0 GiB of host memory are free"),
+    ],
 )
-def test_the_driver_is_asked_for_free_memory(monkeypatch, answer, expected):
-    def run(command, **options):
-        assert command[0] == "nvidia-smi"
-        if answer is None:
-            raise FileNotFoundError(command[0])
-        if answer == "error":
-            raise subprocess.CalledProcessError(9, command)
-        return subprocess.CompletedProcess(command, 0, stdout=answer)
+def test_more_than_is_free_here_is_refused_with_both_figures(cache, device, free, said):
+    with pytest.raises(UserError, match=said):
+        resolve(None, device, 6 * GIB, None, free)
+    assert resolve("rtx4060-laptop", None, 6 * GIB, None, free).vram == 6 * GIB, "of a machine that is not here"
 
-    monkeypatch.setattr(plan_defaults.subprocess, "run", run)
-    assert free_vram() == expected
+
+def test_without_a_gpu_a_plan_for_one_may_be_as_large_as_it_likes(cache):
+    assert resolve(None, None, 99 * GIB, None, Free(None, GIB)).vram == 99 * GIB
+    assert resolve(None, "cuda", 99 * GIB, None, Free(None, GIB)).vram == 99 * GIB
+
+
+def test_a_gpu_that_was_not_measured_has_a_nominal_context(measured):
+    here = Free(8 * GIB, GIB)
+    assert resolve(None, None, GIB, None, here).hardware.context == NOMINAL_CONTEXT
+    assert resolve(None, None, None, None, here).hardware.context == NOMINAL_CONTEXT
+    assert resolve(None, "cpu", GIB, None, here).hardware.context == 0, "the stand-in is none"
+    assert resolve(None, None, GIB, None, Free(None, GIB)).hardware.context == 0
+    measured("cpu")
+    assert resolve(None, None, GIB, None, here).hardware.context == NOMINAL_CONTEXT
+    measured("cuda")
+    assert resolve(None, None, GIB, None, here).hardware.context_bytes is None, "its own file says"
+
+
+def test_a_context_that_was_not_measured_is_told():
+    laptop = read_hardware("rtx4060-laptop")
+    assert "640.0 MiB of GPU memory, which is nominal" in context_note(laptop, laptop.context)
+    assert context_note(laptop, 0) is None, "nothing is on the GPU"
+    assert context_note(replace(laptop, measured=True, context_bytes=5), 5) is None
+    assert "hybrid hardware" in context_note(replace(laptop, measured=True), laptop.context)
 
 
 def test_more_in_ram_than_is_free_is_said(monkeypatch):

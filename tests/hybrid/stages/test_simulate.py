@@ -73,6 +73,23 @@ def test_batches_contexts_and_baselines_are_all_predicted(model):
     assert all(by_place["planned", b, c] <= by_place["everything-on-cpu", b, c] for b in (1, 4) for c in (32, 64))
 
 
+def test_a_prompt_is_read_as_the_engine_reads_it(model):
+    wanted = settings(vram=4 * MIB, contexts=(64,), baselines=True)
+    without = simulate_directory(model, wanted).machines[0].predictions
+    found = simulate_directory(model, replace(wanted, prompt=300)).machines[0].predictions
+    assert all(one.prompt_seconds is None and one.prompt_streamed is None for one in without)
+    assert [replace(one, prompt_seconds=None, prompt_streamed=None) for one in found] == list(without)
+    fitting = [one for one in found if one.expected is not None]
+    assert all(one.prompt_seconds > one.expected.token_seconds for one in fitting)
+    by_name = {one.plan: one for one in fitting}
+    assert by_name["everything-on-cpu"].prompt_streamed == 0  # nothing is computed on the GPU, and so nothing there
+    longer = simulate_directory(model, replace(wanted, prompt=600)).machines[0].predictions
+    for one, other in zip(found, longer, strict=True):
+        assert one.expected is None or one.prompt_seconds < other.prompt_seconds
+    with pytest.raises(UserError, match="makes no sense"):
+        settings(prompt=-1)
+
+
 def test_without_a_gpu_offload_to_one_is_left_out(model):
     found = simulate_directory(model, settings(vram=0, baselines=True)).machines[0].predictions
     assert [one.plan for one in found] == ["planned", "everything-on-cpu", "reloaded"]
