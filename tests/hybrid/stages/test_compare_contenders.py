@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -43,6 +42,8 @@ def setup(demo, tmp_path):
 @pytest.fixture
 def gguf_file(tmp_path):
     """`gguf_file(layers)`: two matrices of an FFN and one of attention in each, and a head as large as a layer."""
+
+    gguf = pytest.importorskip("gguf")
 
     def make(layers):
         writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
