@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybrid.ops.kernels.weights import add_columns, column_of, dots, elements_of_states, parts_of
+from hybrid.ops.kernels.weights import add_columns, block_of, column_of, dots, elements_of_states, parts_of
 
 
 @triton.jit
@@ -135,6 +135,7 @@ def down_kernel(
         tl.debug_barrier()  # for what other threads of this program have written
     token = tl.arange(0, TOKENS)[:, None, None]
     place = block * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
+    of_block = block_of(place, FORMAT, COLUMNS)
     total = tl.zeros([TOKENS, PARTS, WIDTH // PARTS], tl.float32)
     for at in range(0, count, UNROLL):
         for step in tl.static_range(UNROLL):
@@ -147,7 +148,7 @@ def down_kernel(
                 factor = tl.where(token == t, tl.load(values + t * (CHUNKS * ROOM) + nth, live, other=0.0), factor)
             start = (chunk + nth * CHUNKS).to(tl.int64) * STRIDE + VECTOR
             within = place < tl.where(live, COLUMNS // PARTS, 0)
-            total = add_columns(total, factor, rows, start, place, within, FORMAT, UNIT, COLUMNS)
+            total = add_columns(total, factor, rows, start, place, of_block, within, FORMAT, UNIT, COLUMNS)
     part = tl.arange(0, PARTS)[None, :, None] * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
     tl.store(sums + ((chunk * tokens + group + token) * blocks + block) * WIDTH + part, total, token < left)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybrid.ops.kernels.weights import add_columns, column_of, dots, elements_of_states, parts_of, store_rounded
+from hybrid.ops.kernels.weights import add_columns, block_of, column_of, dots, elements_of_states, parts_of, store_rounded
 
 
 @triton.jit
@@ -23,7 +23,9 @@ def embed_kernel(
     values = tl.zeros([1, PARTS, WIDTH // PARTS], tl.float32)
     if ADD:
         values = tl.load(here, within, other=0.0)
-    tl.store(here, add_columns(values, 1.0, table, start, place, within, FORMAT, UNIT, COLUMNS), within)
+    block = block_of(place, FORMAT, COLUMNS)
+    values = add_columns(values, 1.0, table, start, place, block, within, FORMAT, UNIT, COLUMNS)
+    tl.store(here, values, within)
 
 
 @triton.jit

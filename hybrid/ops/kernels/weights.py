@@ -97,7 +97,8 @@ def _block_dots(
         if FORMAT != "q8_0":
             total = tl.load(x + (FIRST + block) + (of_token + COLUMNS // 32 * 9), there, other=0)
             whole = whole * 2 - total if FORMAT == "b1" else whole - total * 8
-        scale = load_scales(weights, start, FIRST + block, here, FORMAT, UNIT, COLUMNS)
+        place = start * (UNIT // 2) + (COLUMNS // 16 * WORDS + FIRST + block)
+        scale = load_scales(weights, tl.max_contiguous(place, [1, 1, 4]), here)
         of_states = tl.load(x + (FIRST + block) + (of_token + COLUMNS // 32 * 8), there, other=0)
         sums += _by_fours(whole.to(tl.float32) * (scale * of_states.to(tl.float32, bitcast=True)))
     return tl.sum(sums, 2)
@@ -140,13 +141,9 @@ def load_words(weights, start, place, mask, UNIT: tl.constexpr):
 
 
 @triton.jit
-def load_scales(
-    weights, start, block, mask, FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr
-):  # fmt: skip
-    """fp32: the scales of blocks of vectors."""
-    place = start * (UNIT // 2) + (COLUMNS // 16 * words_of(FORMAT) + block)
-    scales = weights.to(tl.pointer_type(tl.float16)) + tl.max_contiguous(place, [1, 1, 4])
-    return tl.load(scales, mask, other=0.0).to(tl.float32)
+def load_scales(weights, place, mask):
+    """fp32: the scales at places, in halves."""
+    return tl.load(weights.to(tl.pointer_type(tl.float16)) + place, mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -194,18 +191,19 @@ def store_rounded(values, x, block, within, BLOCKS: tl.constexpr):
 
 @triton.jit
 def add_columns(
-    total, factor, weights, start, place, mask, FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr
+    total, factor, weights, start, place, block, mask,
+    FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """total fp32 `[m, PARTS, n]` plus, times each factor `[m, 1, 1]`, weights of one vector.
 
-    Those at places `[1, 1, n]`, which are columns, or words with several weights each; see `column_of`.
+    Those at places `[1, 1, n]`, which are columns, or words with several weights each; see `block_of` and `column_of`.
     """
     PARTS: tl.constexpr = parts_of(FORMAT)
     if PARTS == 1:
         return total + factor * tl.load(weights + start + place, mask, other=0.0).to(tl.float32)
     else:
         BITS: tl.constexpr = 32 // PARTS
-        scale = load_scales(weights, start, block_of(place, FORMAT, COLUMNS), mask, FORMAT, UNIT, COLUMNS)
+        scale = load_scales(weights, start * (UNIT // 2) + (COLUMNS * 2 // PARTS + block), mask)
         words = load_words(weights, start, place, mask, UNIT)
         if FORMAT == "q8_0":
             words ^= -2139062144  # 0x80 in each byte: signed bytes plus 128
@@ -222,10 +220,13 @@ def parts_of(weight_format: str) -> int:
 
 
 @triton.jit
-def block_of(word, FORMAT: tl.constexpr, COLUMNS: tl.constexpr):
-    """The block that a word of a vector belongs to."""
-    group, member, together = _grouped(word, FORMAT, COLUMNS)
-    return group * GROUP + member % together
+def block_of(place, FORMAT: tl.constexpr, COLUMNS: tl.constexpr):
+    """The block that what lies at a place of a vector belongs to; a float's place is as good as any other number."""
+    if parts_of(FORMAT) == 1:
+        return place
+    else:
+        group, member, together = _grouped(place, FORMAT, COLUMNS)
+        return group * GROUP + member % together
 
 
 @triton.jit
