@@ -18,8 +18,8 @@ from profiler.predictor_outline import AnyPredictors
 PREFILL_TOKENS = 256
 PREFILL_CHOICES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 FP32 = 4
-STEP_SHARE = 1 / 8  # of a budget of GPU memory that a step may take at most to be computed by operators of its own
-BUFFER_SHARE = 1 / 16  # of a budget of GPU memory that prefill may take, where that is enough for a token
+
+BUFFER_SHARE = 1 / 16  # of a budget of GPU memory that prefill may take, where that is enough for a token; and a step
 
 
 def buffer_bytes(spec: ModelSpec, tokens: int, context: int, row_bytes: int) -> int:
@@ -64,7 +64,7 @@ def step_bytes(spec: ModelSpec, weight_format: str, context: int) -> int:
 def step_share(spec: ModelSpec, weight_format: str, context: int, vram: int) -> int:
     """`step_bytes`, where a budget of GPU memory is worth them; else 0, and steps are computed by torch."""
     size = step_bytes(spec, weight_format, context)
-    return size if size <= vram * STEP_SHARE else 0
+    return size if size <= vram * BUFFER_SHARE else 0
 
 
 def stream_rows(spec: ModelSpec) -> int:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hybrid.ops import cpu
 from hybrid.ops.limits import NATIVE_TOKENS, DownCut
-from hybrid.runtime.sizes import STEP_SHARE, model_sizes, step_bytes, step_share
+from hybrid.runtime.sizes import BUFFER_SHARE, model_sizes, step_bytes, step_share
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.layout import PADDING
@@ -49,7 +49,7 @@ def test_a_step_is_counted_where_a_budget_is_worth_it(make_llama, tmp_path):
     pack(make_llama(tmp_path, hidden_size=64, num_attention_heads=4), tmp_path / "model")
     with ModelDirectory.open(tmp_path / "model") as directory:
         spec, size = directory.spec, step_bytes(directory.spec, "bf16", 64)
-        least = int(size / STEP_SHARE)
+        least = int(size / BUFFER_SHARE)
         assert (step_share(spec, "bf16", 64, least + 4), step_share(spec, "bf16", 64, least - 4)) == (size, 0)
         assert size < step_bytes(spec, "bf16", 256) < step_bytes(replace(spec, hidden_size=128), "bf16", 256)
         buffers = [model_sizes(directory, None, 64, vram, "f16").buffer_bytes for vram in (1 << 20, 1 << 30)]
