@@ -141,8 +141,10 @@ class DeviceStep:
 
         try:
             with contextlib.ExitStack() as stack:
-                for program in recorder.programs if spans is not None else ():
-                    stack.enter_context(noted([program], self._names, spans))
+                for program in (piece.program for piece in pieces if spans is not None):
+                    if program is not None:
+                        stack.callback(program.note, False)
+                        stack.enter_context(noted([program], self._names, spans))
                 self._streams.run(name if spans is None else None, issue)
         except BaseException:
             with contextlib.suppress(Exception):  # what failed first is on its way

@@ -14,13 +14,16 @@ from hybrid.runtime.streams import Streams
 class Piece:
     """A part of a step under the name that a trace gives it: of which layer, if of one; on which unit; of what kind.
 
-    issue: puts it into streams, for so many tokens.
+    What the second stream copies for the host counts as the host's, whose part it begins and ends.
+
+    issue: puts it into streams, for so many tokens. program: of the host, that it calls.
     """
 
     layer: int | None
     unit: str
     kind: str
     issue: Callable[[Streams, int], None]
+    program: cpu.Program | None = None
 
 
 class Pieces:
@@ -34,12 +37,13 @@ class Pieces:
     def on_device(self, kind: str, call: Callable[[int], object]) -> None:
         """What asks the device for something, for so many tokens."""
         aside = self._aside
-        self._add("gpu", kind, lambda streams, tokens: streams.call(lambda: call(tokens), aside))
+        unit = "cpu" if aside else "gpu"
+        self._add(unit, kind, lambda streams, tokens: streams.call(lambda: call(tokens), aside))
 
-    def on_host(self, kind: str, function: cpu.HostFunction) -> None:
-        """A program of the host."""
+    def on_host(self, kind: str, function: cpu.HostFunction, program: cpu.Program) -> None:
+        """A program of the host, which the function calls."""
         aside = self._aside
-        self._add("cpu", kind, lambda streams, tokens: streams.host(function, aside))
+        self._add("cpu", kind, lambda streams, tokens: streams.host(function, aside), program)
 
     def fork(self) -> None:
         """From here on the second stream may be used."""
@@ -61,5 +65,7 @@ class Pieces:
         pieces, self._taken = self._taken, []
         return pieces
 
-    def _add(self, unit: str, kind: str, issue: Callable[[Streams, int], None]) -> None:
-        self._taken.append(Piece(self.layer, unit, kind, issue))
+    def _add(
+        self, unit: str, kind: str, issue: Callable[[Streams, int], None], program: cpu.Program | None = None
+    ) -> None:
+        self._taken.append(Piece(self.layer, unit, kind, issue, program))

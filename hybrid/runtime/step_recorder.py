@@ -194,7 +194,7 @@ class StepRecorder(FeedForwards):
         function = cpu.HostFunction(self.host_step, self.host.program)
         self.programs.append(self.host.program)
         self.functions.append(function)
-        self._pieces.on_host(kind, function)
+        self._pieces.on_host(kind, function, self.host.program)
 
     def _carried(self, x: torch.Tensor, to: Side, name: str) -> torch.Tensor:
         """`x` in the other side's memory."""

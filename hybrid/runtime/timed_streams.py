@@ -31,8 +31,9 @@ class TimedStreams:
             self._began = self._now()
 
         def timed() -> None:
-            with self._times.span(self._unit, piece.layer, piece.kind):
-                work()
+            began = self._times.mark(self._unit.device)
+            work()
+            self._times.took(piece.unit, piece.layer, piece.kind, began, self._times.mark(self._unit.device))
 
         self._streams.call(timed, aside)
 

@@ -77,7 +77,11 @@ class StepTimes:
         """Around what a unit does."""
         began = self.mark(unit.device)
         yield
-        self._spans.append((unit.name, layer, kind, began, self.mark(unit.device)))
+        self.took(unit.name, layer, kind, began, self.mark(unit.device))
+
+    def took(self, unit: str, layer: int | None, kind: str, began: Mark, ended: Mark) -> None:
+        """Take when a unit, by its name, began and ended something."""
+        self._spans.append((unit, layer, kind, began, ended))
 
     def split(self, times: SplitTimes) -> None:
         """Take the times of a layer that both units computed."""

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import weakref
 from array import array
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,14 @@ def test_a_trace_is_told_what_each_unit_does(engine, complete):
     alone = complete(engine, SHORT, 1)
     engine.trace = Everything()
     assert complete(engine, SHORT, 1) == alone
-    spans = set(engine.trace.spans)
-    for layer, attention in ((0, "gpu"), (1, "cpu")):
+    counted = Counter(engine.trace.spans)
+    assert complete(engine, SHORT, 1) == alone
+    assert Counter(engine.trace.spans) == counted + counted, "every step is told of once"
+    spans = set(counted)
+    for layer, attention, copies in ((0, "gpu", "cpu"), (1, "cpu", "gpu")):
         assert {("gpu", layer, "feed-forward"), ("cpu", layer, "feed-forward")} <= spans
         assert (attention, layer, "attention") in spans
-        assert ("gpu", layer, "copy") in spans
+        assert (copies, layer, "copy") in spans
     assert {("gpu", None, "embeddings"), ("gpu", None, "linear"), ("gpu", None, "norms")} <= spans
 
 

@@ -24,13 +24,13 @@ class Host:
     def __init__(self, pool=None, times=1):
         self.x, self.y = torch.zeros(cpu.MAX_TOKENS, WIDTH), torch.zeros(cpu.MAX_TOKENS, WIDTH)
         self.weight = Matrix.of(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0)).half())
-        program, self.pool = cpu.Program(), pool or cpu.Pool(1)
+        self.program, self.pool = cpu.Program(), pool or cpu.Pool(1)
         for _ in range(times):
-            program.linear(self.pool, self.x.data_ptr(), WIDTH, [cpu.matrix_arguments(self.weight, None, self.y)])
+            self.program.linear(self.pool, self.x.data_ptr(), WIDTH, [cpu.matrix_arguments(self.weight, None, self.y)])
         self.tokens, zeros = torch.tensor([1]), torch.zeros(cpu.MAX_TOKENS, dtype=torch.int64)
         self.kept = zeros
         self.step = cpu.HostStep(self.tokens.data_ptr(), *(zeros.data_ptr(),) * 3)
-        self.function = cpu.HostFunction(self.step, program)
+        self.function = cpu.HostFunction(self.step, self.program)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def split(pieces, host, source, result, near):
     pieces.fork()
     with pieces.aside():
         pieces.on_device("copy", lambda tokens: host.x.copy_(source))
-        pieces.on_host("feed-forward", host.function)
+        pieces.on_host("feed-forward", host.function, host.program)
         pieces.on_device("copy", lambda tokens: result.copy_(host.y))
     pieces.on_device("feed-forward", near)
     pieces.join()
@@ -66,9 +66,9 @@ def test_what_comes_after_a_program_waits_for_it_and_a_join_for_all_of_it(overla
     assert [(piece.layer, piece.unit, piece.kind) for piece in taken[:7]] == [
         (0, "gpu", "sums"),
         (0, "gpu", "fork"),
-        (0, "gpu", "copy"),
+        (0, "cpu", "copy"),
         (0, "cpu", "feed-forward"),
-        (0, "gpu", "copy"),
+        (0, "cpu", "copy"),
         (0, "gpu", "feed-forward"),
         (0, "gpu", "join"),
     ]
@@ -157,7 +157,7 @@ def test_pieces_are_timed_by_layer_and_kind(overlap):
     taken = pieces.take()
     streams.run("layer", issue)
     times.settle(Overlap(), spans)
-    assert sorted(span[:3] for span in spans) == [("gpu", 7, "copy")] * 2 + [("gpu", 7, "feed-forward")]
+    assert sorted(span[:3] for span in spans) == [("cpu", 7, "copy")] * 2 + [("gpu", 7, "feed-forward")]
     (near,) = (span for span in spans if span[2] == "feed-forward")
     (((began, done), joined),) = streams.together()
     assert began <= near[3] < near[4] <= done <= joined
