@@ -114,4 +114,4 @@ def test_every_kind_of_network_and_odd_shapes_compile(compile_calls, weight_form
     calls += [f"embed(3, {hidden}, '{weight_format}')" for hidden in (32, 672)]
     calls += [f"linear(3, {hidden}, '{weight_format}', (5,))" for hidden in (32, 672)]
     for kernel in compiled(compile_calls, calls):
-        assert kernel.spilled <= 128, kernel
+        assert kernel.spilled <= 512, kernel  # of vectors of a block or three, of which a warp takes many
