@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 from synthetic.checkpoint import write_checkpoint
 from synthetic.directory import write_directory
-from synthetic.gguf_file import TYPES, write_gguf
 from synthetic.shape import FAMILIES, PRESETS, Shape
 from synthetic.weights import PlantedWeights
 
@@ -38,7 +37,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Shape
     parser.add_argument("--directory", type=Path, help="model directory to make, profiled and with predictors")
     parser.add_argument("--format", choices=WEIGHT_FORMATS, default="bf16", help="of the directory (default bf16)")
     parser.add_argument("--gguf", type=Path, help="file to make, for llama.cpp")
-    parser.add_argument("--gguf-type", choices=list(TYPES), default="f16", help="of its matrices (default f16)")
+    parser.add_argument("--gguf-type", choices=WEIGHT_FORMATS, default="f16", help="of its matrices (default f16)")
     parser.add_argument("--preset", choices=list(PRESETS), help="a known model's sizes; single options stand above it")
     shape = parser.add_argument_group("shape")
     shape.add_argument("--family", choices=FAMILIES)
@@ -105,6 +104,8 @@ def main() -> None:
             write_directory(args.directory, weights, args.format, tell)
             print(f"{args.directory}: {args.format}")
         if args.gguf:
+            from synthetic.gguf_file import write_gguf  # needs gguf, which is not everywhere
+
             write_gguf(args.gguf, weights, args.gguf_type)
             print(f"{args.gguf}: {args.gguf_type}, {args.gguf.stat().st_size / 1e6:,.0f} MB")
     except (UserError, OSError) as error:

@@ -85,18 +85,24 @@ def cuda_memory() -> CudaMemory:
     """The first CUDA device's memory; makes a context there.
 
     Raises:
-        UserError: torch sees no CUDA device.
+        UserError: torch sees no CUDA device, or cannot use it, as where others have filled it.
     """
     if not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device here; name --second-device cpu for a stand-in made of memory")
-    return CudaMemory()
+    try:
+        return CudaMemory()
+    except RuntimeError as error:  # torch's own, and the driver's
+        said = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"the GPU cannot be used ({said}); close what uses it, or leave it alone with --vram 0"
+        ) from error
 
 
 def device_memory(second_device: str | None) -> DeviceMemory:
     """The memory of what a plan's GPU is: `cuda` or None the first CUDA device, else ordinary memory.
 
     Raises:
-        UserError: torch sees no CUDA device.
+        UserError: torch sees no CUDA device, or cannot use it.
     """
     return cuda_memory() if second_device in ("cuda", None) else HostMemory()
 

@@ -35,8 +35,8 @@ class Unit:
 
     name: `gpu` or `cpu`, as plans call it; a stand-in for a GPU is named `gpu` too. pool: its threads, where it is made
     of host memory. natively: those compute many tokens too, 16 at a time, in the place of torch's products: each token
-    multiplies only the rows that it names. memory: what tells how much there is, where it is not the host's. upload:
-    what copies there.
+    multiplies only the rows that it names. memory: what tells how much there is, None of ordinary memory; the host, in
+    place, has none. upload: what copies there.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Unit:
         self.used: Counter[str] = Counter()
         self.pool = pool
         self.natively = natively
-        self.memory = memory
+        self.memory = memory or (None if in_place else HostMemory())
         self.upload = Upload(device)
         self._arena: Arena | None = None
         self._allowed = self._of_others = 0
@@ -146,7 +146,7 @@ class Unit:
             size *= length
         self.reserve(size, purpose)
         with self.explain_exhaustion(purpose):
-            if self.device.type != "cpu":
+            if self._arena is not None or self.device.type != "cpu":
                 return self._room(shape, dtype).zero_()
             room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             if size >= HUGE_PAGES_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
@@ -254,11 +254,11 @@ def host_unit(threads: int, slowdown: float = 1.0, cores: Sequence[int] = (), *,
 def stand_in_unit(
     threads: int, budget: int, memory: DeviceMemory | None = None, slowdown: float = 1.0, cores: Sequence[int] = ()
 ) -> Unit:
-    """A second device made of ordinary memory, with threads of its own. memory: what there is; None asks the host."""
+    """A second device made of ordinary memory, with threads of its own. memory: see `Unit`."""
     pool = cpu.Pool(len(cores) or threads, slowdown, cores)
-    return Unit("gpu", torch.device("cpu"), pool, in_place=False, budget=budget, memory=memory or HostMemory())
+    return Unit("gpu", torch.device("cpu"), pool, in_place=False, budget=budget, memory=memory)
 
 
 def cuda_unit(budget: int, memory: DeviceMemory) -> Unit:
-    """The first CUDA device."""
+    """The first CUDA device. memory: see `Unit`."""
     return Unit("gpu", torch.device("cuda"), None, in_place=False, budget=budget, memory=memory)

@@ -18,10 +18,12 @@ from hybrid.stages.compare_contenders import (
     Absent,
     Contender,
     Settings,
+    context_of_a_process,
     hybrid_contenders,
     layer_wise_contenders,
     notes_of,
     prepare,
+    with_context,
 )
 from hybrid.stages.compare_peers import peer_contenders
 from hybrid.stages.compare_results import Comparison, rows_of
@@ -56,6 +58,8 @@ def compare(
         setup, named, given = prepare(files, settings, Path(scratch))
         if setup.device == "cuda" and not torch.cuda.is_available():
             raise UserError("torch sees no CUDA device here; name --second-device cpu for a stand-in made of memory")
+        if setup.device == "cuda":
+            setup, given = with_context(setup, given, context_of_a_process())
         corpus = Corpus.open(texts, load_tokenizer(model), model)
         prompts = _prompts(corpus, settings)
         passages, _ = read_passages(corpus, min(setup.context, WINDOW), settings.text_tokens)

@@ -13,6 +13,7 @@ from hybrid.runtime.choices import check_kv_format, choose_context
 from hybrid.runtime.cores import shared_cores, usable_cores
 from hybrid.runtime.options import check_slowdown
 from hybrid.stages.finding import find_plan, offered_modes
+from hybrid.stages.peers.protocol import Worker, WorkerError
 from hybrid.stages.plan import PlanSettings, baseline_plans, solve
 from hybrid.stages.plan_defaults import Given, resolve
 from hybrid.store.files import ModelFiles
@@ -160,6 +161,27 @@ def prepare(files: ModelFiles, settings: Settings, scratch: Path) -> tuple[Setup
         threads = shared_cores(threads)[0]
     taken = given.hardware.context if given is not None else named.bytes["gpu"]["context"] if named is not None else 0
     return Setup(files, settings, budgets, taken, context, threads, scratch), named, given
+
+
+def with_context(setup: Setup, given: Given | None, taken: int) -> tuple[Setup, Given | None]:
+    """The same, where a process was seen to take so much of the GPU by being there."""
+    if given is not None:
+        taken = max(taken, given.hardware.context_bytes or 0)
+        given = replace(given, hardware=replace(given.hardware, context_bytes=taken))
+    return replace(setup, gpu_context=max(taken, setup.gpu_context if given is None else 0)), given
+
+
+def context_of_a_process() -> int:
+    """Bytes of the GPU that a process of this engine takes by being there, and may come to take.
+
+    Raises:
+        UserError: there is no GPU that it can use.
+    """
+    try:
+        with Worker(ENGINE) as worker:
+            return int(worker.ask("context")["bytes"])
+    except WorkerError as error:
+        raise UserError(error.reason) from error
 
 
 def hybrid_contenders(setup: Setup, named: Plan | None, given: Given | None) -> list[Contender | Absent]:

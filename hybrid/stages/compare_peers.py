@@ -116,9 +116,12 @@ def _accelerate(setup: Setup, forms: Sequence[_Form], python: str) -> list[Conte
     common = {"path": str(path), "threads": setup.threads, "context": setup.context, "dtype": dtype}
     if setup.budgets is None or setup.device != "cuda":
         return [_peer(form, python, common, {**OFFLINE, **WITHOUT_GPU}, ram=size) for form in forms]
-    room = setup.budgets.vram - spec.n_layers * _kv_bytes(setup)
+    room = setup.budgets.vram - setup.gpu_context - spec.n_layers * _kv_bytes(setup)
     if room <= 0:
-        reason = f"keys and values of {setup.context} tokens leave nothing of the budget; give a smaller --context"
+        reason = (
+            f"keys and values of {setup.context} tokens, and what a process takes of the GPU by being there, leave "
+            "nothing of the budget; give a larger one, or a smaller --context"
+        )
         return [Absent(form.name, "layer-wise", ACCELERATE, reason) for form in forms]
     arguments = {**common, "vram": room, "ram": available_memory()}
     return [

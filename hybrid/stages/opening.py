@@ -124,5 +124,11 @@ def _plan_now(
                 f"GPU; profile it with: hybrid profile {directory.path} --text FILE"
             )
             return None
-    second = Device(device or "cuda", memory or device_memory(device))
+    try:
+        second = Device(device or "cuda", memory or device_memory(device))
+    except UserError as error:
+        if device is not None or vram is not None:
+            raise
+        note(f"computed on the CPU alone: {error}")
+        return None
     return plan_within(directory, use, second, vram) if vram else automatic_plan(directory, use, second, note)

@@ -55,9 +55,9 @@ def resolve(
         UserError: figures that cannot be read, or more GPU memory than this machine has free.
     """
     notes: list[str] = []
-    free = free or Free.now()
     machine, device = _machine(hardware, second_device, vram, notes)
     here = hardware is None or machine.measured
+    free = free or (Free.now() if here else Free(None, 0))
     if hardware is None:
         _require_free(vram or 0, free, second_device)
         if free.gpu is not None and second_device != "cpu" and device != "cuda":

@@ -17,7 +17,7 @@ from hybrid.runtime.choices import DEFAULT_CONTEXT, check_kv_format, check_same_
 from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.stages.finding import find_plan
 from hybrid.stages.plan import PlanSettings, read_request
-from hybrid.stages.plan_defaults import Given, resolve
+from hybrid.stages.plan_defaults import Free, Given, resolve
 from hybrid.store.files import ModelFiles
 from placement.baselines import everything_on_cpu, reloaded
 from placement.cost import gpu_computes
@@ -33,6 +33,7 @@ from profiler.formats import WEIGHT_FORMATS
 UNBOUND = Digests("0" * 64, "0" * 64, None)  # what is simulated is never written: there is nothing to bind to
 WITHOUT_GPU = (everything_on_cpu, reloaded)
 PLANNED = "planned"
+NO_MATTER = Free(None, 0)  # nothing is run: a budget may be larger than what is free of this machine's GPU
 Ask = Callable[[Given, int], Request]  # the model on a machine, at a context
 
 
@@ -182,7 +183,7 @@ def _simulate(
     vram, ram = (settings.vram, settings.ram) if plan is None else (plan.budgets.vram, plan.budgets.ram)
     machines: list[Machine] = []
     for hardware in settings.hardware or (None,):
-        given = resolve(hardware, None, vram, ram)
+        given = resolve(hardware, None, vram, ram, None if vram is None else NO_MATTER)
         found: list[Prediction] = []
         for tokens in settings.contexts or (context,):
             request = ask(given, tokens)

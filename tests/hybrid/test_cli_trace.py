@@ -57,7 +57,8 @@ def test_compare_takes_no_overlap(hybrid, demo, planned, heldout, tmp_path):
     options = ("--rounds", 1, "--prompts", 1, "-n", 3, "--text-tokens", 60, "--json", "--no-overlap")
     code, out, _ = hybrid("compare", demo, "--text", text, "--plan", planned, *ON_BOTH, *options)
     assert code == 0
-    assert len(json.loads(out)["rows"]) == 3
+    rows = json.loads(out)["rows"]
+    assert {"exact", "predicted"} <= {row["mode"] for row in rows if row["tokens_per_second"] is not None}
 
 
 def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_computed(refused, demo, tmp_path):
@@ -102,7 +103,7 @@ def test_an_interrupt_ends_a_run_quietly_and_leaves_the_trace(demo, planned, tmp
     path = tmp_path / "trace.json"
     slow = ("--slowdown", "gpu=50", "--slowdown", "cpu=50", "-n", 200)
     running = start(demo, "class Stack:", "--plan", planned, *ON_BOTH, *slow, "--trace", path, "--trace-steps", 1000)
-    shown = running.stdout.read(len("class Stack:\n"))  # some of the text has come
+    shown = running.stdout.read(len("class Stack:") + 12)  # several tokens have come
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130

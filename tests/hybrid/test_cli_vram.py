@@ -9,6 +9,8 @@ import torch
 from hybrid import LLM, reports
 from hybrid.runtime import vram
 from hybrid.runtime.vram import DeviceUse
+from hybrid.stages import opening, plan_defaults
+from profiler.artifacts import UserError
 
 MIB = 1 << 20
 RUN = ("run", "--second-device", "cpu", "--context", 256, "-n", 6)
@@ -99,13 +101,31 @@ def test_a_run_that_takes_more_than_its_budget_says_so(demo):
 
 
 def test_planning_for_this_machine_asks_what_is_free(refused, hybrid, demo_copy, free, monkeypatch):
-    from hybrid.stages import plan_defaults
-
     monkeypatch.setattr(plan_defaults, "free_vram", lambda: 5 << 30)
     message = refused("plan", demo_copy, "--vram", "6GiB")
     assert "--vram asks for 6.0 GiB and 5.0 GiB of GPU memory are free" in message
     code, out, _ = hybrid("plan", demo_copy, "--context", 256)
     assert code == 0
     assert "note: GPU memory: 5.0 GiB are free, less a margin of 512.0 MiB" in out
-    assert "640.0 MiB of GPU memory, which is nominal, not measured; hybrid hardware measures it" in out
-    assert "| context " in out and "| 640.0 MiB |" in out
+    assert "768.0 MiB of GPU memory, which is nominal, not measured; hybrid hardware measures it" in out
+    assert "| context " in out and "| 768.0 MiB |" in out
+
+
+def test_a_gpu_that_cannot_be_used_or_planned_for_leaves_the_cpu_to_compute(demo, llama_directory, monkeypatch):
+    def full(device):
+        raise UserError("the GPU cannot be used (out of memory)")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(opening, "device_memory", full)
+    told = []
+    with LLM(demo, context=256, note=told.append) as llm:
+        assert llm.summary().vram is None
+    assert told == ["computed on the CPU alone: the GPU cannot be used (out of memory)"]
+    with pytest.raises(UserError, match="cannot be used"):
+        LLM(demo, vram="1GiB")
+    monkeypatch.setattr(opening, "device_memory", lambda device: pytest.fail("a context would be made for nothing"))
+    with LLM(llama_directory, note=told.append) as llm:
+        assert llm.summary().vram is None
+    assert "was not profiled" in told[1] and "hybrid profile" in told[1]
+    with LLM(demo, vram=0, context=256, note=told.append):
+        assert len(told) == 2

@@ -8,10 +8,12 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from hybrid.ops import cpu
+from hybrid.runtime.cuda_memory import device_memory
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.summary import summarise
+from hybrid.runtime.vram import context_cost
 from hybrid.stages.opening import open_engine
 from hybrid.stages.peers.protocol import serve
 from hybrid.stages.quality import score
@@ -54,6 +56,14 @@ class ThisEngine:
             prefill_tokens=prefill_tokens,
         )
         return {"isa": cpu.isa(), "context": self._engine.context}
+
+    def context(self) -> dict[str, Any]:
+        """`bytes` of the GPU that this process takes by being there, with what the driver may come to take.
+
+        Raises:
+            UserError: torch sees no CUDA device.
+        """
+        return {"bytes": context_cost(0, device_memory("cuda"))}
 
     def decode(self, prompt: Sequence[int], tokens: int) -> dict[str, Any]:
         """Greedy: `seconds` of each of `tokens` steps after the prompt's, and the tokens `ids` that they were given.
@@ -130,4 +140,5 @@ class ThisEngine:
 
 if __name__ == "__main__":
     contender = ThisEngine()
-    serve({name: getattr(contender, name) for name in ("open", "decode", "prefill", "score", "summary", "close")})
+    commands = ("context", "open", "decode", "prefill", "score", "summary", "close")
+    serve({name: getattr(contender, name) for name in commands})

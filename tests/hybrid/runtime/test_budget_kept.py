@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from hybrid.runtime import loader
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence
 from hybrid.runtime.summary import summarise
@@ -221,3 +222,42 @@ def test_a_step_that_failed_can_be_tried_again(open_one, plan, expected):
 def test_purposes_are_those_of_plans(open_one, plan):
     with open_one(plan=plan) as engine:
         assert set(engine.machine.units["gpu"].used) <= set(PURPOSES)
+
+
+def test_what_a_device_holds_is_cut_from_one_piece(open_one, demo, plan, pretended_device, monkeypatch, expected):
+    """A unit as a GPU's is, without threads of the host, over ordinary memory."""
+    device = pretended_device(context=MIB, process=MIB, rounding=MIB)
+    budgets = dataclasses.replace(plan.budgets, vram=10 * MIB)
+
+    def unit(budget, memory):
+        return Unit("gpu", torch.device("cpu"), None, in_place=False, budget=budget, memory=memory)
+
+    monkeypatch.setattr(loader, "cuda_unit", unit)
+    options = {"mode": "predicted", "context": CONTEXT, "kv_format": "f32", "memory": device, "device": "cuda"}
+    with open_engine(demo, plan=dataclasses.replace(plan, budgets=budgets), **options) as engine:
+        assert device.allowed == 10 * MIB - 2 * MIB + MIB
+        outer, layers = engine.decoder.outer, engine.decoder.layers
+        tensors = [
+            outer.embeddings.data,
+            layers[0].q.weight.data,
+            layers[3].pages.keys,
+            layers[5].attention_norm.weight,
+        ]
+        tensors += [b.memory[0] for layer in engine.machine.scheduler.layers for b in layer.near_banks]
+        assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+        assert all(tensor.data_ptr() % 256 == tensors[0].data_ptr() % 256 for tensor in tensors)
+        torch.testing.assert_close(engine.logits(IDS), expected[0], rtol=1e-4, atol=1e-4)
+        assert summarise(engine).vram.placed == {k: v for k, v in plan.bytes["gpu"].items() if v} | {"context": 2 * MIB}
+    assert device.allowed == 0
+
+
+def test_a_model_that_is_read_into_memory_needs_room_there_for_what_stays(open_one, plan, monkeypatch):
+    stored = sum(v for k, v in plan.bytes["gpu"].items() if k not in ("kv", "buffers", "context"))
+    with open_one(plan=plan) as engine:
+        needed = engine.directory.weight_bytes - stored
+        needed += sum(p.nbytes for p in engine.machine.predictors.layers)
+    monkeypatch.setattr(loader, "available_memory", lambda: needed - 1)
+    with pytest.raises(UserError, match="--no-mmap reads"):
+        open_one(plan=plan, mmap=False)
+    monkeypatch.setattr(loader, "available_memory", lambda: needed)
+    open_one(plan=plan, mmap=False).close()

@@ -1,17 +1,21 @@
 """Who takes part within a budget, with a GPU and without: plans, caps, numbers of layers, and why others do not."""
 
-import gguf
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from hybrid.stages import compare_peers
 from hybrid.stages.compare_contenders import (
     Absent,
     Contender,
     Settings,
+    context_of_a_process,
     hybrid_contenders,
     layer_wise_contenders,
     prepare,
+    with_context,
 )
 from hybrid.stages.compare_peers import peer_contenders
 from hybrid.store.files import ModelFiles
@@ -38,6 +42,8 @@ def setup(demo, tmp_path):
 @pytest.fixture
 def gguf_file(tmp_path):
     """`gguf_file(layers)`: two matrices of an FFN and one of attention in each, and a head as large as a layer."""
+
+    gguf = pytest.importorskip("gguf")
 
     def make(layers):
         writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
@@ -103,6 +109,24 @@ def test_with_a_gpu_the_cpu_alone_needs_no_plan(setup):
     alone = layer_wise_contenders(made)[-1]
     assert (alone.name, alone.vram) == ("everything-on-cpu", 0)
     assert alone.arguments["plan"] is None and alone.arguments["device"] is None
+
+
+def test_what_a_process_takes_of_a_gpu_is_counted_in_every_plan(setup, tmp_path):
+    made, named, given = setup(vram=7 * MIB, device="cuda")
+    counted, figures = with_context(made, given, 2 * MIB)
+    assert (counted.gpu_context, figures.hardware.context) == (2 * MIB, 2 * MIB)
+    for one in (*layer_wise_contenders(counted)[:2], *hybrid_contenders(counted, named, figures)):
+        plan = read_plan(Path(one.arguments["plan"]))
+        assert plan.bytes["gpu"]["context"] == 2 * MIB and plan.total_bytes("gpu") <= 7 * MIB
+    again, figures = with_context(counted, figures, MIB)
+    assert (again.gpu_context, figures.hardware.context) == (2 * MIB, 2 * MIB), "what was measured before counts"
+    assert with_context(made, None, MIB)[0].gpu_context == MIB
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_a_process_says_so():
+    with pytest.raises(UserError, match="--second-device cpu"):
+        context_of_a_process()
 
 
 def test_without_a_budget_everything_is_on_the_cpu(setup):

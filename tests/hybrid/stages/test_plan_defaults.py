@@ -107,7 +107,7 @@ def test_a_gpu_that_was_not_measured_has_a_nominal_context(measured):
 
 def test_a_context_that_was_not_measured_is_told():
     laptop = read_hardware("rtx4060-laptop")
-    assert "640.0 MiB of GPU memory, which is nominal" in context_note(laptop, laptop.context)
+    assert "768.0 MiB of GPU memory, which is nominal" in context_note(laptop, laptop.context)
     assert context_note(laptop, 0) is None, "nothing is on the GPU"
     assert context_note(replace(laptop, measured=True, context_bytes=5), 5) is None
     assert "hybrid hardware" in context_note(replace(laptop, measured=True), laptop.context)

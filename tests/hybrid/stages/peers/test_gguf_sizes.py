@@ -1,6 +1,5 @@
 """Bytes of a GGUF file's layers, and how many of them fit a budget."""
 
-import gguf
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +7,8 @@ from hypothesis import strategies as st
 
 from hybrid.stages.peers.gguf_sizes import GgufSizes, read_gguf_sizes
 from profiler.artifacts import UserError
+
+gguf = pytest.importorskip("gguf")
 
 TENSORS = {
     "token_embd.weight": (40, 8),
