@@ -112,8 +112,8 @@ class DeviceStep:
         host_counts = recorder.host.counts["cpu"]
         host_counts[0] = host_counts[1] = 0  # a step that failed may have left some
         recorder.inputs.fill(step)
-        # The first step has all operators run: what is captured later makes no memory.
-        pieces = [*self.pieces, *self._next] if head or not self._warm else self.pieces
+        head = head or not self._warm  # the first step has all operators run: what is captured later makes no memory
+        pieces = [*self.pieces, *self._next] if head else self.pieces
         together = self._launch(("step", tokens, head), pieces, tokens, activity, spans)
         for unit, counts in (("gpu", recorder.device_counts.tolist()), ("cpu", host_counts)):
             rows = activity.rows(unit)

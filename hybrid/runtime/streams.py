@@ -89,6 +89,6 @@ class HostStreams:
         return True
 
     def _wait(self) -> None:
-        if self._busy and self._lane is not None:
+        busy, self._busy = self._busy, False
+        if busy and self._lane is not None:
             self._lane.join()
-        self._busy = False
