@@ -1,4 +1,4 @@
-"""A decode step of random weights, run as the engine runs its own: recorded in host memory, else one by one."""
+"""A decode step of random weights, run as the engine runs its own: recorded, or one by one where torch computes it."""
 
 from __future__ import annotations
 
