@@ -111,7 +111,7 @@ def plan_layers() -> PlanLayers:
     """A plan made by hand, of a model directory.
 
     A layer is the unit of its attention, then its rows: shares of them on the gpu (g) or the cpu (c). Options: mode,
-    embeddings and head ("gpu" or "cpu"), predictors (counted).
+    embeddings and head ("gpu" or "cpu"), predictors (counted), vram in bytes.
     """
 
     def make(
@@ -121,14 +121,15 @@ def plan_layers() -> PlanLayers:
         embeddings: Unit = "cpu",
         head: Unit = "cpu",
         predictors: PredictorSet | None = None,
+        vram: int = 1 << 30,
     ) -> Plan:
         with ModelDirectory.open(path) as directory:
-            sizes = model_sizes(directory, predictors, CONTEXT, 1 << 30, "f32")
+            sizes = model_sizes(directory, predictors, CONTEXT, vram, "f32")
             count = directory.spec.n_layers
             placement = Placement(
                 mode="dense",
                 sparse=False,
-                budgets=Budgets(vram=1 << 30, ram=None, context=CONTEXT),
+                budgets=Budgets(vram=vram, ram=None, context=CONTEXT),
                 n_rows=sizes.n_rows,
                 embeddings=embeddings,
                 head=embeddings if sizes.tied else head,
@@ -164,11 +165,11 @@ DEVICES = [pytest.param("cuda", marks=pytest.mark.gpu) if torch.cuda.is_availabl
 
 @pytest.fixture(params=DEVICES, scope="session")
 def two_units(plan_layers: PlanLayers, request: pytest.FixtureRequest) -> TwoUnits:
-    """An engine of a plan made by hand; beside those of the plan, options are the engine's."""
+    """An engine of a plan made by hand, or of `plan`; beside those of the plan, options are the engine's."""
 
     def open_one(path: Path, *layers: str, mode: str = "exact", predictors: Any = None, **options: Any) -> Engine:
-        places = {name: options.pop(name) for name in ("embeddings", "head") if name in options}
-        plan = plan_layers(path, *layers, mode=mode, predictors=predictors, **places)
+        places = {name: options.pop(name) for name in ("embeddings", "head", "vram") if name in options}
+        plan = options.pop("plan", None) or plan_layers(path, *layers, mode=mode, predictors=predictors, **places)
         known = {"kv_format": "f32", "second_device": request.param, "threads": 1, **options}
         return Engine(ModelDirectory.open(path), EngineOptions(mode=mode, plan=plan, predictors=predictors, **known))
 

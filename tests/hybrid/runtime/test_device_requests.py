@@ -1,10 +1,10 @@
 """Requests on a device and the host: what is generated, what a trace is told, failures of any part, and the end."""
 
-import contextlib
 import gc
+import json
 import weakref
 from array import array
-from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from hybrid.runtime.failures import DeviceError
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sampler import NumericalError, SamplingParams
 from hybrid.runtime.sequence import Sequence
+from hybrid.runtime.trace import Trace
 from profiler.artifacts import UserError
 
 BOTH = ("gpu:0.4g 0.6c", "cpu:0.2g 0.5c 0.3g")
@@ -43,40 +44,25 @@ def test_sequences_generate_what_they_generate_on_the_host(tiny, one_unit, two_u
         assert done.overlap.smaller > 0
 
 
-class Spans(list):
-    """Spans as a trace is told of them."""
-
-    def add(self, unit, layer, kind, begin, end):
-        assert begin <= end
-        self.append((unit, layer, kind))
-
-
-def test_a_trace_is_told_what_each_unit_does(engine, complete):
-    class Everything:
-        def __init__(self):
-            self.spans = Spans()
-
-        def step(self, kind):
-            return contextlib.nullcontext(self)
-
-        def token(self, number):
-            pass
-
-        def add(self, *span):
-            self.spans.add(*span)
-
-    alone = complete(engine, SHORT, 1)
-    engine.trace = Everything()
+def test_a_trace_is_told_what_each_unit_does_one_after_the_other(engine, complete, tmp_path):
+    alone, engine.trace = complete(engine, SHORT, 1), Trace()
     assert complete(engine, SHORT, 1) == alone
-    counted = Counter(engine.trace.spans)
+    once = len(engine.trace)
     assert complete(engine, SHORT, 1) == alone
-    assert Counter(engine.trace.spans) == counted + counted, "every step is told of once"
-    spans = set(counted)
+    assert len(engine.trace) == 2 * once
+    engine.trace.write(tmp_path / "trace.json", {})
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    units = {e["tid"]: e["args"]["name"].lower() for e in events if e["name"] == "thread_name"}
+    rows = {unit: [e for e in events if e["ph"] == "X" and units[e["tid"]] == unit] for unit in ("gpu", "cpu")}
+    spans = {(unit, e["args"].get("layer"), e["cat"]) for unit, row in rows.items() for e in row}
     for layer, attention, copies in ((0, "gpu", "cpu"), (1, "cpu", "gpu")):
         assert {("gpu", layer, "feed-forward"), ("cpu", layer, "feed-forward")} <= spans
-        assert (attention, layer, "attention") in spans
-        assert (copies, layer, "copy") in spans
+        assert {(attention, layer, "attention"), (copies, layer, "copy")} <= spans
     assert {("gpu", None, "embeddings"), ("gpu", None, "linear"), ("gpu", None, "norms")} <= spans
+    if engine.options.second_device == "interpreter":  # by one clock
+        for row in rows.values():
+            ordered = sorted(row, key=lambda e: e["ts"])
+            assert all(e["ts"] + e["dur"] <= after["ts"] + 1e-3 for e, after in pairwise(ordered))
 
 
 @pytest.mark.parametrize(("number", "error"), [(1, RuntimeError), (2, MemoryError)])

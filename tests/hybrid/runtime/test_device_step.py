@@ -5,16 +5,20 @@ weights in blocks a last bit may make an 8-bit code fall to its neighbour, a 127
 away, and what follows differs as much; see `tests/hybrid/model/test_recorded.py`.
 """
 
+import logging
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hybrid.runtime.device_step import DeviceStep
-from hybrid.runtime.sizes import step_bytes
+from hybrid.runtime.sizes import BUFFER_SHARE, step_bytes
 from hybrid.store.directory import ModelDirectory
 from profiler.matrix import Matrix
 from profiler.predictor import Predictor, PredictorSet
 from profiler.predictor_outline import PredictorQuality
 
+CONTEXT = 64  # of the plans
 CLOSE = 1e-4  # of the logits' scale
 ROUNDED = 0.06
 IDS = [5, 90, 17, 230]
@@ -187,3 +191,32 @@ def test_the_same_bits_in_every_run_and_whether_or_not_both_units_compute_at_onc
             assert done.far > 0
             assert done.hidden <= done.smaller
     assert all(torch.equal(logits, found[0]) for logits in found[1:])
+
+
+def test_sixteen_tokens_have_the_bits_that_each_has_alone(tiny, one_unit, two_units):
+    path, ids = tiny("llama"), list(range(40, 56))
+    with one_unit(path) as one, two_units(path, *BOTH, embeddings="gpu", head="gpu") as two:
+        states = two.hidden_states(ids)
+        assert gaps_of(states, one.hidden_states(ids)).max() < CLOSE
+        assert torch.equal(two.hidden_states(ids[:3], one_by_one=True), states[:3])
+
+
+@pytest.mark.parametrize("why", ["a small budget", "a plan from before"])
+def test_torch_computes_steps_that_a_plan_has_no_room_for(tiny, one_unit, two_units, plan_layers, caplog, why):
+    path = tiny("llama")
+    with ModelDirectory.open(path) as directory:
+        size = step_bytes(directory.spec, directory.weight_format, CONTEXT)
+    vram = int(size / BUFFER_SHARE) + (100 if why == "a plan from before" else -100)
+    with one_unit(path) as one, caplog.at_level(logging.WARNING):
+        if why == "a small budget":
+            two = two_units(path, *BOTH, vram=vram)
+        else:
+            plan = plan_layers(path, *BOTH, mode="exact", vram=vram)
+            gpu = {**plan.bytes["gpu"], "buffers": plan.bytes["gpu"]["buffers"] - size}
+            plan = replace(plan, bytes={**plan.bytes, "gpu": gpu})
+            two = two_units(path, plan=plan)
+        with two:
+            assert two.machine.recorded is None
+            assert two.machine.units["gpu"].used["buffers"] == two.options.plan.bytes["gpu"]["buffers"]
+            assert gaps_of(two.logits(IDS), one.logits(IDS)).max() < CLOSE
+    assert "plan anew, with a larger --vram" in caplog.text
