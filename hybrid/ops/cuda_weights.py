@@ -15,7 +15,8 @@ import triton
 
 from hybrid.ops.bank import RowBank
 from hybrid.ops.kernels.feed_forward import down_kernel, join_kernel, open_kernel
-from hybrid.ops.kernels.projections import embed_kernel, linear_kernel, name_kernel, round_kernel
+from hybrid.ops.kernels.projections import embed_kernel, linear_kernel, name_kernel
+from hybrid.ops.kernels.rounding import round_kernel
 from hybrid.ops.kernels.tiles import DOT_TOKENS, EMBEDDED, JOINED, ROUNDED, dot_tile, down_tile
 from hybrid.ops.limits import NATIVE_TOKENS
 from hybrid.ops.scratch import Scratch
@@ -165,7 +166,7 @@ def sparse_ffn(
 
 
 def _rounded(x: torch.Tensor, weight_format: str, scratch: Scratch) -> torch.Tensor:
-    """What matrices of a format are multiplied with; see `kernels.weights`."""
+    """What matrices of a format are multiplied with; see `kernels.rounding`."""
     if not is_quantised(weight_format):
         return x
     tokens, columns = x.shape

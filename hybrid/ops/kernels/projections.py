@@ -13,7 +13,6 @@ from hybrid.ops.kernels.weights import (
     elements_of_states,
     of_part,
     parts_of,
-    store_rounded,
 )
 
 
@@ -35,18 +34,6 @@ def embed_kernel(
     if ADD:
         values += tl.load(here, within, other=0.0)
     tl.store(here, values, within)
-
-
-@triton.jit
-def round_kernel(x, y, COLUMNS: tl.constexpr, BLOCKS: tl.constexpr):
-    """States `[tokens, COLUMNS]` in 8 bits, `BLOCKS` blocks of a token. Grid `[tokens, parts of its blocks]`."""
-    token = tl.program_id(0)
-    block = tl.program_id(1) * BLOCKS + tl.arange(0, BLOCKS)
-    within = block < COLUMNS // 32
-    word, byte = tl.arange(0, 8)[None, :, None], tl.arange(0, 4)[None, None, :]
-    place = token * COLUMNS + block[:, None, None] * 32 + word * 4 + byte
-    values = tl.load(x + place, within[:, None, None], other=0.0)
-    store_rounded(values, y + token * elements_of_states("q8_0", COLUMNS), block, within, COLUMNS // 32)
 
 
 @triton.jit

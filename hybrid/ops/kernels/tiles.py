@@ -1,10 +1,11 @@
 """How large a piece a program takes, which is one warp on a GPU; the interpreter is given other pieces.
 
 A GPU's memory answers after some 0.6 us: each of an H200's 132 multiprocessors needs about 25 KB on their way to keep
-up 4.8 TB/s, each of an RTX 4090's 128 about 5 KB for 1 TB/s. A warp has 16 loads of 256 or 512 bytes on their way, or
-32 of 128 or 512 where it adds rows; 16 and 4 to 8 warps to a multiprocessor make 30 KB at the least. Warps wait for
-nobody and share nothing, so that a piece is only as long as its own loads. Registers are what bounds this: `registers`
-says how many a thread may have, since the compiler else takes few, for more warps than there are.
+up 4.8 TB/s, each of an RTX 4090's 128 about 5 KB for 1 TB/s. Where rows are multiplied, 16 warps of a multiprocessor
+have 16 loads of 256 or 512 bytes each on their way; where they are added, 4 warps have some 20 rows of 512 bytes, or
+10 of 300 where they are blocks. Warps wait for nobody and share nothing, so that a piece is as long as its own loads.
+Registers are what bounds this: `registers` says how many a thread may have, since the compiler else takes few, for more
+warps than there are. (As compiled for such GPUs; not measured.)
 
 With more tokens a warp takes more rows at once, which then share what it loads of states from the nearest cache.
 The interpreter's cost is its calls, whatever their size up to some thousand numbers: it is given few larger pieces.

@@ -26,7 +26,7 @@ def dots(
     """fp32 `[TOKENS, ROWS]`: the products of vectors with the states of each token.
 
     weights: of 16-bit floats, or bytes; starts: int64 `[ROWS]`, where vectors begin, in units; live: bool `[ROWS]`,
-    those to read; x: states as they are, or in 8 bits from `rounded`. A token's products are the same whatever TOKENS,
+    those to read; x: states as they are, or in 8 bits from `rounding`. A token's products are the same whatever TOKENS,
     ROWS and UNROLL are.
     """
     if FORMAT == "bf16" or FORMAT == "f16":
@@ -113,7 +113,7 @@ def _by_fours(products):
 
 @triton.constexpr_function
 def elements_of_states(weight_format: str, columns: int) -> int:
-    """Of what vectors of a format are multiplied with, from one token to the next; as `store_rounded` lays it out."""
+    """Of what vectors of a format are multiplied with, from one token to the next; as `rounding` lays it out."""
     return columns if weight_format in ("bf16", "f16") else columns // 32 * 10
 
 
@@ -157,37 +157,6 @@ def _dot4(a, b, sums):
     else:
         left = tl.arange(0, 4)[None, None, None, :] * 8
         return sums + tl.sum(((a[:, :, :, None] << left) >> 24) * ((b[:, :, :, None] << left) >> 24), 3)
-
-
-@triton.jit
-def rounded(values):
-    """As `reference.rounded`: the words int32 `[n, 8]` of blocks fp32 `[n, 8, 4]`, their scales and their sums `[n]`.
-
-    Kernels that call it are compiled without fused multiplication and addition, which would round once, not twice. A
-    block that holds what is not finite gets a scale that is not.
-    """
-    magnitude = values.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # in the order of the values; NaN is the greatest
-    greatest = tl.max(tl.max(magnitude, 2), 1).to(tl.float32, bitcast=True)
-    inverse = tl.div_rn(tl.full(greatest.shape, 127.0, tl.float32), tl.where(greatest == 0, float("inf"), greatest))
-    inverse = tl.where(inverse == float("inf"), 0.0, inverse)  # of what is too small to matter, as of zeros
-    scaled = values * inverse[:, None, None]
-    scaled = tl.where(scaled == scaled, scaled, 0.0)
-    whole = ((scaled + 12582912.0) - 12582912.0).to(tl.int32)  # 1.5 * 2^23: beyond it only whole numbers are floats
-    shift = tl.arange(0, 4)[None, None, :] * 8
-    words = tl.sum((whole & 0xFF) << shift, 2)
-    return words, tl.div_rn(greatest, tl.full(greatest.shape, 127.0, tl.float32)), tl.sum(tl.sum(whole, 2), 1)
-
-
-@triton.jit
-def store_rounded(values, x, block, within, BLOCKS: tl.constexpr):
-    """Blocks `block [n]` of states, fp32 `[n, 8, 4]`, in 8 bits to x: words, then scales, then sums of blocks."""
-    words, scales, totals = rounded(values)
-    group = block // GROUP
-    together = tl.minimum(BLOCKS - group * GROUP, GROUP)
-    place = (group * (GROUP * 8) + block % GROUP)[:, None] + tl.arange(0, 8)[None, :] * together[:, None]
-    tl.store(x + place, words, within[:, None])
-    tl.store(x + BLOCKS * 8 + block, scales.to(tl.int32, bitcast=True), within)
-    tl.store(x + BLOCKS * 9 + block, totals, within)
 
 
 @triton.jit

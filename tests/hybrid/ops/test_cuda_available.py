@@ -1,5 +1,7 @@
 """Which devices the device operators serve, and their scratch memory."""
 
+import importlib.metadata
+
 import pytest
 import torch
 
@@ -19,10 +21,16 @@ def test_the_interpreter_serves_the_cpu_and_nothing_else(monkeypatch):
     assert not cuda.available(CPU)
 
 
-def test_without_triton_no_device_is_served(monkeypatch):
+@pytest.mark.parametrize(("version", "served"), [(None, False), ("3.5.1", False), ("3.6.0", True), ("4.0.0+git", True)])
+def test_it_takes_a_triton_that_has_what_kernels_are_written_with(monkeypatch, version, served):
+    def installed(name):
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not cuda.available(CPU)
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    assert cuda.available(CPU) == served
 
 
 def test_a_device_that_torch_does_not_see_is_not_served(monkeypatch):
