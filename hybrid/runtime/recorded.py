@@ -19,6 +19,7 @@ from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.activity import Activity, Overlap
+from hybrid.runtime.requests import RowRequests
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.trace import Spans, noted
 from hybrid.runtime.unit import Unit
@@ -40,6 +41,7 @@ class Recorder:
         self._activations = activations
         self._ahead: dict[int, torch.Tensor] = {}  # by layer, what the layer before it names
         self._lane: cpu.Lane | None = None  # where a layer is split
+        self._requests = RowRequests(scheduler.prefetch)
         self.programs: list[cpu.Program] = []  # all that were begun, those of other units among them
         self._program = cpu.Program()
 
@@ -149,7 +151,9 @@ class Recorder:
         following = self.scheduler.ahead_of(index)
         if following is not None:  # two buffers in turn: this layer's own rows are still to be computed
             unit = self.scheduler.layers[index + 1].near
+            self._requests.settle(self._program)
             self._ahead[index + 1] = self._predict(unit, following, x, f"named ahead {index % 2}")
+            self._requests.ahead(self._program, self.scheduler.layers[index + 1], self._ahead[index + 1])
         return named
 
     def _predict(self, unit: Unit, rows: RowPredictor, x: torch.Tensor, buffer: str) -> torch.Tensor:
@@ -173,6 +177,7 @@ class Recorder:
         assert layer.far is not None, "rows elsewhere have a unit"
         self.programs.append(far)
         far.mark(index)
+        far.computed_by(_pool(layer.far))
         far_y = self._buffer("of the other unit", x.shape[1]) if layer.near_banks else y
         self._rows(far, layer.far, layer.far_banks, x, named, far_y)
         self._program.hand_over(lane, far)
@@ -194,6 +199,8 @@ class Recorder:
         y: torch.Tensor,
     ) -> None:
         """Fill `y` with what a unit's banks add."""
+        if named is not None and not any(named is known for known in self._ahead.values()):
+            self._requests.now(program, unit, banks, named)
         counts = self.counts[unit.name].buffer_info()[0]
         for i, bank in enumerate(banks):
             here = 0 if named is None else named.data_ptr() + bank.first_row

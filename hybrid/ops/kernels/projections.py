@@ -5,7 +5,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybrid.ops.kernels.weights import add_columns, block_of, column_of, dots, elements_of_states, parts_of, store_rounded
+from hybrid.ops.kernels.weights import (
+    add_columns,
+    block_of,
+    column_of,
+    dots,
+    elements_of_states,
+    parts_of,
+    store_rounded,
+)
 
 
 @triton.jit
