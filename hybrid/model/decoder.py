@@ -18,11 +18,14 @@ from profiler.matrix import Matrix
 
 
 class ComputeUnit(Protocol):
-    """Where weights lie and who multiplies with them: `pool` are the threads of a unit in host memory."""
+    """Where weights lie and who multiplies with them: `pool` are the threads of a unit in host memory, and `kernels`
+    says of another one whether device operators compute there.
+    """
 
     name: str
     device: torch.device
     pool: Pool | None
+    kernels: bool
 
     def linear(self, x: torch.Tensor, weight: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
         """`x @ weightᵀ + bias`: fp32 `[tokens, in]` to fp32 `[tokens, out]`."""

@@ -74,6 +74,8 @@ class Lane:
     """A thread that programs are handed over to, one at a time."""
 
     def __init__(self) -> None: ...
+    def join(self) -> None:
+        """Wait for the `HostFunction` that was submitted."""
 
 class Program:
     """Operators of one step, recorded once. Buffers are fp32 `[MAX_TOKENS, width]`; a run uses their first tokens."""
@@ -203,6 +205,45 @@ class Program:
         Signals are handled within it, at most a twentieth of a second after the operator that they find under way: an
         exception of their handlers ends the step.
         """
+
+class HostStep:
+    """What the programs of a step share that a device's driver calls, one after the other.
+
+    tokens, ids, positions, blocks: where each of them finds its step: the number of tokens, and arrays as `Program.run`
+    takes them.
+    """
+
+    def __init__(self, tokens: int, ids: int, positions: int, blocks: int) -> None: ...
+    def take_failure(self) -> None:
+        """Raise what a call failed with since this was last asked for; until then no other call does anything."""
+
+    def close(self) -> None:
+        """Wait for a call that is under way; those that still come do nothing. A closed step stays closed."""
+
+class HostFunction:
+    """A program as a driver calls it: `function(context)` in C, both as addresses. It keeps the program and the step.
+
+    Whoever gave them to a driver keeps this object until the driver is done with it.
+    """
+
+    def __init__(self, step: HostStep, program: Program) -> None: ...
+    @property
+    def function(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def seconds(self) -> float:
+        """What all calls took."""
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """When the last call began and ended, in seconds of the clock that `time.perf_counter` reads."""
+
+    def run(self) -> None:
+        """Call it here and now; a failure is kept for `HostStep.take_failure`."""
+
+    def submit(self, lane: Lane) -> None:
+        """Call it on the lane's thread, until `Lane.join`; at most one is under way there."""
 
 def isa() -> str: ...
 def supported_isas() -> list[str]: ...

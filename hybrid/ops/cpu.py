@@ -24,6 +24,8 @@ except ImportError as error:
         "needs a C++17 compiler, or install hybrid from a wheel"
     ) from error
 
+HostFunction = _native.HostFunction
+HostStep = _native.HostStep
 Lane = _native.Lane
 Pool = _native.Pool
 Program = _native.Program

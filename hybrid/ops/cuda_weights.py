@@ -16,7 +16,7 @@ import triton
 from hybrid.ops.bank import RowBank
 from hybrid.ops.kernels.feed_forward import down_kernel, join_kernel, open_kernel
 from hybrid.ops.kernels.projections import embed_kernel, linear_kernel, name_kernel, round_kernel
-from hybrid.ops.kernels.tiles import DEALT, DOT_TOKENS, EMBEDDED, JOINED, ROUNDED, dot_tile, down_tile
+from hybrid.ops.kernels.tiles import DOT_TOKENS, EMBEDDED, JOINED, ROUNDED, dot_tile, down_tile
 from hybrid.ops.limits import NATIVE_TOKENS
 from hybrid.ops.scratch import Scratch
 from profiler.formats import BLOCK, is_quantised, vector_bytes
@@ -78,8 +78,8 @@ def predict(
     """The rows that each token's state names, as `hybrid.predictors.rows.RowPredictor` finds them.
 
     x: fp32 `[tokens, hidden]`, contiguous; predictor: with its matrices on the device, by neuron id; neuron_ids: int32
-    `[rows]`, the neuron of each row; named: bool `[tokens, rows]` to fill, whose tokens may lie apart. A launch for each
-    matrix, and one before where what it is multiplied with is rounded for it.
+    `[rows]`, the neuron of each row; named: bool `[tokens, rows]` to fill, whose tokens may lie apart. One launch for
+    each matrix, and one before where what it is multiplied with is rounded for it.
     """
     rows = len(neuron_ids)
     _check_states(x, predictor.hidden)
@@ -151,7 +151,7 @@ def sparse_ffn(
     layout = {"STRIDE": stride, "FORMAT": weight_format, "UNIT": unit, "COLUMNS": hidden, "enable_fp_fusion": True}
     open_kernel[(dots.programs * _multiprocessors(x.device),)](
         rows, n, bias, _rounded(x, weight_format, scratch), tokens, *flags, bank.cutoff, values, counts,
-        GATED=bank.gated, ACTIVATION=bank.activation, DEALT=DEALT, VECTOR=vector // unit,
+        GATED=bank.gated, ACTIVATION=bank.activation, DEALT=dots.dealt, VECTOR=vector // unit,
         **dealt, **layout, **dots.arguments,
     )  # fmt: skip
     down_kernel[(cut.chunks, cut.blocks, triton.cdiv(tokens, down.tokens))](

@@ -38,11 +38,9 @@ class DownCut:
     def of(weight_format: str, hidden: int, rows: int) -> DownCut:
         """For `rows` rows of `hidden` weights.
 
-        A warp reads 512 bytes of a row of 16-bit floats, or 128 of the quants of a row of blocks; twice as many warps
-        then keep as much on its way.
+        A warp reads 512 bytes of a row of 16-bit floats, or 256 of the quants of a row of blocks.
         """
-        quantised = is_quantised(weight_format)
-        width = 1024 // QUANT_BITS[weight_format] if quantised else 256
+        width = 2048 // QUANT_BITS[weight_format] if is_quantised(weight_format) else 256
         blocks = -(-hidden // width)
-        chunks = max(1, min((1024 if quantised else 512) // blocks, rows // CHUNK_ROWS))
+        chunks = max(1, min(512 // blocks, rows // CHUNK_ROWS))
         return DownCut(width, blocks, chunks, -(-rows // (16 * chunks)) * 16)

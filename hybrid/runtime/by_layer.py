@@ -47,9 +47,9 @@ class LayerRecorder(Recorder):
 
     def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """See `Operators`."""
-        nothing = self._buffer("zeros", x.shape[1])
-        self.ffn_input, self.residual = x, self._buffer("residual", x.shape[1])
-        self._program.add(residual.data_ptr(), nothing.data_ptr(), x.shape[1], self.residual.data_ptr())
+        nothing = self.buffer("zeros", x.shape[1])
+        self.ffn_input, self.residual = x, self.buffer("residual", x.shape[1])
+        self.program.add(residual.data_ptr(), nothing.data_ptr(), x.shape[1], self.residual.data_ptr())
         return super().feed_forward(index, x, residual)
 
 
@@ -81,7 +81,6 @@ class LayerRunner:
         self._layers: list[tuple[cpu.Program, torch.Tensor, torch.Tensor]] = []
         for index in range(spec.n_layers):
             program = self._recorder.begin()
-            self._recorder.angles()
             decoder.layer(self._recorder, index, self._state)
             self._layers.append((program, self._recorder.ffn_input, self._recorder.residual))
 

@@ -10,6 +10,7 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from types import TracebackType
 
 import torch
@@ -23,6 +24,8 @@ from hybrid.runtime.activity import Activity, Ledger
 from hybrid.runtime.failures import explained
 from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
+from hybrid.runtime.recorded import CLOSED
+from hybrid.runtime.recording import Recorded
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.runtime.timing import StepTimes, TimedOperators
@@ -40,6 +43,11 @@ class Planned:
     sequence: TokenSequence
     token_ids: list[int]
     span: Span
+
+    @property
+    def is_last(self) -> bool:
+        """Whether a token follows once this is computed: nothing of the sequence is left then."""
+        return self.span.count == self.sequence.pending
 
 
 class Engine:
@@ -79,16 +87,20 @@ class Engine:
             )
 
     def step(self) -> list[TokenSequence]:
-        """Advance: a piece of one prompt where one waits, else one token of every running sequence."""
+        """Advance: a piece of one prompt where one waits, else one token of every running sequence.
+
+        Raises:
+            UserError: the GPU has no memory left, or failed; or logits are not finite numbers.
+        """
         prefill = bool(self.waiting) and len(self.running) < self.options.max_sequences
         activity = self.ledger.prefill if prefill else self.ledger.decode
         began = time.perf_counter()
         with self._traced("prompt" if prefill else "decode") as trace:
             planned = self._schedule(prefill)
-            hidden = self._run([p.token_ids for p in planned], [p.span for p in planned], activity, trace)
-            if prefill and planned[0].span.count == planned[0].sequence.pending:
+            logits = self._next_logits(planned, activity, trace)
+            if prefill and planned[0].is_last:
                 self.running.append(self.waiting.pop(0))
-            sampled = self._sample(planned, hidden, trace)
+            sampled = self._sample(planned, logits)
             if trace is not None:
                 for sequence in sampled:
                     trace.token(len(sequence.output_ids))
@@ -135,7 +147,7 @@ class Engine:
                 blocks.append(self.allocator.take())
             self.machine.scheduler.tap = tap
             pieces = [
-                self._run([list(token_ids[at : at + piece])], [Span(blocks, at, count)], self.ledger.evaluation).clone()
+                self._run(list(token_ids[at : at + piece]), [Span(blocks, at, count)], self.ledger.evaluation).clone()
                 for at in range(0, len(token_ids), piece)
                 if (count := min(piece, len(token_ids) - at))
             ]
@@ -192,49 +204,68 @@ class Engine:
         return [Planned(s, *s.next_span(limit, self.allocator)) for s in chosen]
 
     @torch.inference_mode()
-    def _run(
-        self, token_ids: list[list[int]], parts: list[Span], activity: Activity, spans: Spans | None = None
-    ) -> torch.Tensor:
-        step = Step([i for ids in token_ids for i in ids], parts)
-        activity.tokens += len(step.token_ids)
-        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in parts)
-        scheduler = self.machine.scheduler
-        scheduler.activity, scheduler.times = activity, StepTimes()
-        with explained(len(step.token_ids), self.machine.units.get("gpu")):
-            if self.machine.recorded is not None and scheduler.tap is None and len(step.token_ids) <= MAX_TOKENS:
-                return self.machine.recorded.run(step, activity, spans)
-            if self.machine.lane is not None:
-                self.machine.lane.check()
-            eager = EagerOperators(self.directory.spec, step, scheduler.feed_forward)
-            hidden = self.decoder.forward(eager if spans is None else TimedOperators(eager, scheduler.times))
-            scheduler.times.settle(activity.overlap, spans)
-            return hidden
+    def _run(self, token_ids: list[int], parts: list[Span], activity: Activity) -> torch.Tensor:
+        """fp32 `[tokens, hidden]` that the head reads, where the head is."""
+        step, recorded = self._started(token_ids, parts, activity), self._recorded(len(token_ids))
+        with explained(len(token_ids), self.machine.units.get("gpu")):
+            return self._computed(step, activity, None) if recorded is None else recorded.run(step, activity)
 
     @torch.inference_mode()
-    def _sample(self, planned: list[Planned], hidden: torch.Tensor, spans: Spans | None) -> list[TokenSequence]:
-        ends = torch.tensor([p.span.count for p in planned]).cumsum(0) - 1
-        ready = [i for i, p in enumerate(planned) if p.span.count == p.sequence.pending]
-        logits = self._logits(hidden[ends[ready].to(hidden.device)], spans) if ready else hidden
+    def _next_logits(self, planned: list[Planned], activity: Activity, spans: Spans | None) -> torch.Tensor:
+        """fp32 `[sequences, vocab]` on the host, of those whose tokens are all computed with this step."""
+        step = self._started([i for p in planned for i in p.token_ids], [p.span for p in planned], activity)
+        ends = accumulate(p.span.count for p in planned)
+        wanted = [end - 1 for p, end in zip(planned, ends, strict=True) if p.is_last]
+        recorded = self._recorded(len(step.token_ids))
+        with explained(len(step.token_ids), self.machine.units.get("gpu")):
+            if recorded is not None:
+                return recorded.next_logits(step, wanted, activity, spans)
+            last = self._computed(step, activity, spans)[wanted]
+            return self._logits(last, activity, spans) if wanted else torch.empty(0, self.directory.spec.vocab_size)
+
+    def _logits(self, last: torch.Tensor, activity: Activity, spans: Spans | None) -> torch.Tensor:
+        recorded = self.machine.recorded
+        if recorded is not None and len(last) <= MAX_TOKENS:
+            return recorded.logits(last, activity, spans)
+        times = StepTimes()
+        with times.span(self.decoder.outer.head_unit, None, "linear"):
+            logits = self.decoder.logits(last)
+        times.settle(activity.overlap, spans)
+        return logits.cpu()
+
+    def _recorded(self, tokens: int) -> Recorded | None:
+        """The recorded step, where it serves one of so many tokens."""
+        few = tokens <= MAX_TOKENS and self.machine.scheduler.tap is None
+        return self.machine.recorded if few else None
+
+    def _started(self, token_ids: list[int], parts: list[Span], activity: Activity) -> Step:
+        if self.machine.closed:
+            raise RuntimeError(CLOSED)
+        step = Step(token_ids, parts)
+        activity.tokens += len(step.token_ids)
+        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in parts)
+        return step
+
+    def _computed(self, step: Step, activity: Activity, spans: Spans | None) -> torch.Tensor:
+        if self.machine.lane is not None:
+            self.machine.lane.check()
+        scheduler, times = self.machine.scheduler, StepTimes()
+        scheduler.activity, scheduler.times = activity, times
+        eager = EagerOperators(self.directory.spec, step, scheduler.feed_forward)
+        hidden = self.decoder.forward(eager if spans is None else TimedOperators(eager, times))
+        times.settle(activity.overlap, spans)
+        return hidden
+
+    def _sample(self, planned: list[Planned], logits: torch.Tensor) -> list[TokenSequence]:
+        ready = [p.sequence for p in planned if p.is_last]
         for p in planned:
             p.sequence.advance(p.span)
-        for row, i in enumerate(ready):
-            sequence = planned[i].sequence
-            sequence.append(sequence.sampler.pick(logits[row]), self.context)
+        for sequence, row in zip(ready, logits, strict=True):
+            sequence.append(sequence.sampler.pick(row), self.context)
             if sequence.finish_reason is not None:
                 self.running.remove(sequence)
                 sequence.release(self.allocator)
-        return [planned[i].sequence for i in ready]
-
-    def _logits(self, last: torch.Tensor, spans: Spans | None) -> torch.Tensor:
-        recorded, scheduler = self.machine.recorded, self.machine.scheduler
-        with explained(len(last), self.machine.units.get("gpu")):
-            if recorded is not None and len(last) <= MAX_TOKENS:
-                return recorded.logits(last, scheduler.activity, spans)
-            times = StepTimes()
-            with times.span(self.decoder.outer.head_unit, None, "linear"):
-                logits = self.decoder.logits(last)
-            times.settle(scheduler.activity.overlap, spans)
-            return logits.cpu()
+        return ready
 
     def _check_ids(self, token_ids: Sequence[int]) -> None:
         vocab = self.directory.spec.vocab_size

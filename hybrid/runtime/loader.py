@@ -14,6 +14,7 @@ from hybrid.model.decoder import Decoder
 from hybrid.model.pages import KV_FORMATS, pages_for
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
+from hybrid.runtime.buffers import reserve_buffers
 from hybrid.runtime.choices import check_same_model, choose_context
 from hybrid.runtime.cores import require_cores, shared_cores, usable_cores
 from hybrid.runtime.cuda_memory import device_memory
@@ -22,10 +23,11 @@ from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.placer import Placer
 from hybrid.runtime.prefill import row_stream
-from hybrid.runtime.recorded import RecordedStep, record
+from hybrid.runtime.recorded import RecordedStep
+from hybrid.runtime.recording import Recorded, record
 from hybrid.runtime.scheduler import Scheduler
-from hybrid.runtime.sizes import PREFILL_TOKENS, buffer_bytes, cache_bytes, prefill_within, row_bytes
-from hybrid.runtime.unit import Unit, cuda_unit, host_unit, stand_in_unit
+from hybrid.runtime.sizes import PREFILL_TOKENS, cache_bytes
+from hybrid.runtime.unit import Unit, cuda_unit, host_unit, interpreted_unit, stand_in_unit
 from hybrid.runtime.vram import fit
 from hybrid.spec import ModelSpec
 from hybrid.store.directory import ModelDirectory
@@ -43,7 +45,7 @@ class Machine:
 
     decoder: Decoder
     scheduler: Scheduler
-    recorded: RecordedStep | None
+    recorded: Recorded | None
     units: dict[str, Unit]
     lane: Lane | None
     banks: list[RowBank]
@@ -53,6 +55,7 @@ class Machine:
     predictors: PredictorSet | None  # their mapping lasts as long as its guards
     dense_bytes_per_token: int
     kv_element_bytes: int
+    closed: bool = False
 
     def set_cutoffs(self, cutoffs: tuple[float, ...]) -> None:
         """Change the cutoffs of a model opened in mode threshold; its step is recorded anew, in milliseconds."""
@@ -74,10 +77,11 @@ class Machine:
     def _record_anew(self) -> None:
         if self.recorded is not None:
             self.recorded.close()
-            self.recorded = record(self.decoder, self.scheduler)
+            self.recorded = record(self.decoder, self.scheduler, self.context)
 
     def close(self) -> None:
         """Stop the lane, invalidate the banks, forget the units: all of it, also where a part is interrupted."""
+        self.closed = True
         with contextlib.ExitStack() as closing:  # the last one first
             for unit in self.units.values():
                 closing.callback(unit.close)
@@ -121,10 +125,8 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
             opened.callback(unit.close)
         prefill = options.prefill_tokens or PREFILL_TOKENS
         if plan is not None and plan.bytes["gpu"]["buffers"]:  # the GPU computes something
-            row = row_bytes(directory)
             units["gpu"].admit(plan.bytes["gpu"])
-            prefill = min(prefill, prefill_within(spec, plan.bytes["gpu"]["buffers"], context, row))
-            units["gpu"].reserve(buffer_bytes(spec, prefill, context, row), "buffers")
+            prefill = reserve_buffers(directory, plan, context, units["gpu"], prefill)
         predictors = options.predictors
         guards = [] if predictors is None else guard(predictors.mappings())
         opened.callback(unguard, guards)
@@ -147,10 +149,14 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         cutoff, overlap = spec.activation_cutoff, options.overlap
         scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, cutoff, overlap, scattered)
         decoder = Decoder(spec, outer, parts)
-        recorded = record(decoder, scheduler)
-        if recorded is not None and options.prefill_tokens is None:
+        other = units.get("gpu")
+        with contextlib.nullcontext() if other is None or other.pool else other.explain_exhaustion("buffers"):
+            recorded = record(decoder, scheduler, context)
+        if recorded is not None:
+            opened.callback(recorded.close)
+        if isinstance(recorded, RecordedStep) and options.prefill_tokens is None:
             prefill = min(prefill, cpu.MAX_TOKENS)
-        if recorded is not None and scattered:
+        if isinstance(recorded, RecordedStep) and scattered:
             directory.scatter()
         scheduler.stream = row_stream(directory, options, units.get("gpu"), split, prefill)
         opened.pop_all()
@@ -261,6 +267,8 @@ def make_units(options: EngineOptions, model: Path, tell: Tell | None = None) ->
         return {"cpu": host_unit(threads, *host)}
     budget, memory = plan.budgets.vram, options.memory or device_memory(options.second_device)
     fit(plan.bytes["gpu"], budget, memory).require(model)
+    if options.second_device == "interpreter":
+        return {"cpu": host_unit(threads, *host, natively=True), "gpu": interpreted_unit(budget, memory)}
     if options.second_device != "cpu":
         return {"cpu": host_unit(threads, *host, natively=True), "gpu": _heard(cuda_unit(budget, memory), plan, tell)}
     shares = shared_cores(threads)

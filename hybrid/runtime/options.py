@@ -16,6 +16,7 @@ from profiler.predictor import PredictorSet
 from profiler.thresholds import LARGEST_CUTOFF, Loss
 from profiler.thresholds import MEND as THRESHOLDS_MEND
 
+Device = Literal["cuda", "cpu", "interpreter"]
 PrefillRows = Literal["auto", "computed", "streamed"]
 
 
@@ -24,11 +25,12 @@ class EngineOptions:
     """How a model is opened.
 
     mode: what is computed. plan: where; None puts everything on the host. second_device: what a plan's GPU is here,
-    `cuda` or `cpu` (a stand-in made of ordinary memory). context: tokens of one sequence, prompt and output; None takes
-    the plan's, else the model's own up to 4096. threads: of the CPU; None takes one for each performance core within
-    the process's affinity and CPU quota. prefill_tokens: tokens of a prompt that are computed together: up to 16 by the
-    native operators where all of the model is in host memory, more by torch's matrix products; None takes what is
-    faster. mmap: the model's files are used in place and read when they are used; else all is read into memory at once.
+    `cuda` or `cpu` (a stand-in made of ordinary memory), or for tests `interpreter` (a CUDA device's operators, by
+    Triton's interpreter). context: tokens of one sequence, prompt and output; None takes the plan's, else the
+    model's own up to 4096. threads: of the CPU; None takes one for each performance core within the process's affinity
+    and CPU quota. prefill_tokens: tokens of a prompt that are computed together: up to 16 by the native operators where
+    all of the model is in host memory, more by torch's matrix products; None takes what is faster. mmap: the model's
+    files are used in place and read when they are used; else all is read into memory at once.
     cutoffs: of mode threshold, for each layer the magnitude up to which its activations count as zero; loss: what is
     known of what that costs. slowdown: of a stand-in and its host, how many times as long everything takes that a unit
     computes, so that two equal halves of a machine stand for unequal units; results stay the same to the last bit.
@@ -43,7 +45,7 @@ class EngineOptions:
 
     mode: Mode
     plan: Plan | None = None
-    second_device: Literal["cuda", "cpu"] | None = None
+    second_device: Device | None = None
     predictors: PredictorSet | None = None
     context: int | None = None
     max_sequences: int = 1

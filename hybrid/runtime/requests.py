@@ -26,12 +26,14 @@ class RowRequests:
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
         self._helper: cpu.Lane | None = None  # on whose thread rows are asked for a layer early
+        self._known: list[torch.Tensor] = []  # names for which they are
 
     def ahead(self, program: cpu.Program, following: SplitLayer, named: torch.Tensor) -> None:
         """For all of the layer that comes after this one; to be asked for while this one is computed."""
         for unit, banks in ((following.near, following.near_banks), (following.far, following.far_banks)):
             if unit is not None and banks and self._wanted and unit.in_place:
                 self._helper = self._helper or cpu.Lane()
+                self._known.append(named)
                 self._record(program, banks, named, self._helper)
 
     def settle(self, program: cpu.Program) -> None:
@@ -40,8 +42,10 @@ class RowRequests:
             program.wait(self._helper)
 
     def now(self, program: cpu.Program, unit: Unit, banks: Sequence[RowBank], named: torch.Tensor) -> None:
-        """For banks that are computed next."""
-        if self._wanted and unit.in_place:
+        """For banks that are computed next, if they were not asked for ahead."""
+        if self._wanted and unit.in_place and not any(named is known for known in self._known):
+            assert unit.pool is not None, "files are mapped into host memory"
+            program.computed_by(unit.pool)
             self._record(program, banks, named, None)
 
     def _record(

@@ -6,7 +6,7 @@ No torch, so that a plan is made in milliseconds.
 from __future__ import annotations
 
 from hybrid.model.pages import KV_FORMATS, PAGE_TOKENS, pages_for
-from hybrid.ops.limits import NATIVE_TOKENS, ROWS_AT_ONCE
+from hybrid.ops.limits import NATIVE_TOKENS, ROWS_AT_ONCE, DownCut, attention_splits
 from hybrid.spec import ModelSpec
 from hybrid.store.files import ModelFiles
 from hybrid.store.layout import POSITIONS, matrix_format
@@ -18,7 +18,8 @@ from profiler.predictor_outline import AnyPredictors
 PREFILL_TOKENS = 256
 PREFILL_CHOICES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 FP32 = 4
-BUFFER_SHARE = 1 / 16  # of a budget of GPU memory that prefill may take, where that is enough for a token
+
+BUFFER_SHARE = 1 / 16  # of a budget of GPU memory that prefill may take, where that is enough for a token; and a step
 
 
 def buffer_bytes(spec: ModelSpec, tokens: int, context: int, row_bytes: int) -> int:
@@ -37,6 +38,33 @@ def buffer_bytes(spec: ModelSpec, tokens: int, context: int, row_bytes: int) -> 
         widened = ROWS_AT_ONCE * (len(spec.row_parts) * spec.hidden_size + 4 * tokens)
         streamed = STREAM_BUFFERS * stream_rows(spec) * row_bytes
     return FP32 * (states + scores + logits + widened) + predicted + streamed
+
+
+def step_bytes(spec: ModelSpec, weight_format: str, context: int) -> int:
+    """Bytes of GPU memory that a recorded step of up to 16 tokens holds at most beside weights and pages.
+
+    Its inputs; fp32 states, projections, logits and angles; bool maps of rows; what attention leaves of each part of a
+    text; of a layer's rows their activations, lists of those to add, and the sums of chunks of them; states rounded to
+    8 bits, and what lies between a predictor's matrices, of at most as many outputs as there are rows.
+    """
+    tokens, neurons = NATIVE_TOKENS, spec.n_neurons
+    inputs = 8 * (2 * tokens + -(-tokens * pages_for(context) // 2) + 2)
+    states = 8 * spec.hidden_size + 2 * spec.q_size + 2 * spec.kv_size + spec.vocab_size + spec.rotary_size
+    splits = attention_splits(spec.n_heads, spec.n_kv_heads, context)
+    attention = spec.n_heads * splits * (spec.head_dim + 2)
+    cut = DownCut.of(weight_format, spec.hidden_size, neurons)
+    dealt = neurons + 16 * cut.chunks  # also of smaller banks, whose chunks are no more
+    sums = cut.chunks * cut.blocks * cut.width
+    rounded = max(spec.hidden_size, spec.q_size, neurons) * 5 // 4
+    lists = 2 * cut.blocks * dealt  # the tokens take two turns
+    numbers = tokens * (states + attention + dealt + neurons + sums) + lists
+    return inputs + FP32 * numbers + tokens * (4 * neurons + rounded)
+
+
+def step_share(spec: ModelSpec, weight_format: str, context: int, vram: int) -> int:
+    """`step_bytes`, where a budget of GPU memory is worth them; else 0, and steps are computed by torch."""
+    size = step_bytes(spec, weight_format, context)
+    return size if size <= vram * BUFFER_SHARE else 0
 
 
 def stream_rows(spec: ModelSpec) -> int:
@@ -94,6 +122,7 @@ def model_sizes(
     row = row_bytes(files)
     room = int(max(0, vram - gpu_context) * BUFFER_SHARE)
     buffers = buffer_bytes(spec, prefill_within(spec, room, context, row), context, row)
+    buffers += step_share(spec, weight_format, context, vram)
     return ModelSizes(
         n_layers=spec.n_layers,
         n_rows=spec.n_neurons,

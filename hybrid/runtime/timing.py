@@ -77,7 +77,11 @@ class StepTimes:
         """Around what a unit does."""
         began = self.mark(unit.device)
         yield
-        self._spans.append((unit.name, layer, kind, began, self.mark(unit.device)))
+        self.took(unit.name, layer, kind, began, self.mark(unit.device))
+
+    def took(self, unit: str, layer: int | None, kind: str, began: Mark, ended: Mark) -> None:
+        """Take when a unit, by its name, began and ended something."""
+        self._spans.append((unit, layer, kind, began, ended))
 
     def split(self, times: SplitTimes) -> None:
         """Take the times of a layer that both units computed."""
@@ -89,11 +93,18 @@ class StepTimes:
             self._settle_split(layer, overlap, spans)
         for unit, index, kind, *marks in self._spans if spans is not None else ():
             assert spans is not None
-            spans.add(unit, index, kind, *map(self._seconds, marks))
+            spans.add(unit, index, kind, *map(self.seconds, marks))
+
+    def seconds(self, mark: Mark) -> float:
+        """A mark's time; waits until it is past."""
+        if isinstance(mark, float):
+            return mark
+        assert self._clock is not None, "marks of a device come from its clock"
+        return self._clock.seconds(mark)
 
     def _settle_split(self, layer: SplitTimes, overlap: Overlap, spans: Spans | None) -> None:
-        handing, handed = map(self._seconds, (layer.handing, layer.handed))
-        near, far = ((self._seconds(began), self._seconds(ended)) for began, ended in (layer.near, layer.far))
+        handing, handed = map(self.seconds, (layer.handing, layer.handed))
+        near, far = ((self.seconds(began), self.seconds(ended)) for began, ended in (layer.near, layer.far))
         idle, until = layer.waiting
         # The thread that waits has told its unit all; the unit waits once it has done that, if it then still has to.
         idle = max(idle, handed if until <= near[0] else near[1])
@@ -107,12 +118,6 @@ class StepTimes:
         spans.add(there, layer.layer, "feed-forward", *far)
         if wait:
             spans.add(here, layer.layer, "waiting", idle, until)
-
-    def _seconds(self, mark: Mark) -> float:
-        if isinstance(mark, float):
-            return mark
-        assert self._clock is not None, "marks of a device come from its clock"
-        return self._clock.seconds(mark)
 
 
 class TimedOperators:

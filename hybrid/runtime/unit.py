@@ -19,6 +19,7 @@ import torch
 
 from hybrid.ops import cpu, reference
 from hybrid.ops.bank import Counts, RowBank
+from hybrid.ops.cuda import available
 from hybrid.runtime.upload import Arena, InMemory, Source, Upload
 from hybrid.runtime.vram import CONTEXT, DeviceMemory, DeviceUse, HostMemory, allowance, context_cost
 from profiler.artifacts import UserError, format_size
@@ -35,8 +36,9 @@ class Unit:
 
     name: `gpu` or `cpu`, as plans call it; a stand-in for a GPU is named `gpu` too. pool: its threads, where it is made
     of host memory. natively: those compute many tokens too, 16 at a time, in the place of torch's products: each token
-    multiplies only the rows that it names. memory: what tells how much there is, None of ordinary memory; the host, in
-    place, has none. upload: what copies there.
+    multiplies only the rows that it names. kernels: without a pool, whether the device operators in Triton compute here
+    as well as torch's. memory: what tells how much there is, None of ordinary memory; the host, in place, has none.
+    upload: what copies there.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Unit:
         *,
         in_place: bool,
         budget: int | None,
+        kernels: bool = False,
         natively: bool = False,
         memory: DeviceMemory | None = None,
     ) -> None:
@@ -56,6 +59,7 @@ class Unit:
         self.budget = budget
         self.used: Counter[str] = Counter()
         self.pool = pool
+        self.kernels = kernels
         self.natively = natively
         self.memory = memory or (None if in_place else HostMemory())
         self.upload = Upload(device)
@@ -261,4 +265,17 @@ def stand_in_unit(
 
 def cuda_unit(budget: int, memory: DeviceMemory) -> Unit:
     """The first CUDA device. memory: see `Unit`."""
-    return Unit("gpu", torch.device("cuda"), None, in_place=False, budget=budget, memory=memory)
+    device = torch.device("cuda")
+    return Unit("gpu", device, None, in_place=False, budget=budget, kernels=available(device), memory=memory)
+
+
+def interpreted_unit(budget: int, memory: DeviceMemory) -> Unit:
+    """A GPU whose operators are those of a CUDA device, computed by Triton's interpreter in host memory: for tests.
+
+    Raises:
+        UserError: Triton is missing, or was not told to interpret.
+    """
+    device = torch.device("cpu")
+    if not available(device):
+        raise UserError("a GPU is interpreted with Triton, and TRITON_INTERPRET=1 in the environment")
+    return Unit("gpu", device, None, in_place=False, budget=budget, kernels=True, memory=memory)

@@ -1,4 +1,4 @@
-"""A decode step of random weights, run as the engine runs its own: recorded in host memory, else one by one."""
+"""A decode step of random weights, run as the engine runs its own: recorded, or one by one where torch computes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hybrid.ops.bank import RowBank
 from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
-from hybrid.runtime.recorded import record
+from hybrid.runtime.recording import record
 from hybrid.runtime.scheduler import Scheduler, SplitLayer
 from hybrid.runtime.timing import StepTimes
 from hybrid.runtime.unit import Unit
@@ -93,7 +93,7 @@ class StepModel:
         rest = [_bank(far, shape, shape.rows, shape.rows)] if far else []
         layer = SplitLayer(near, far, first, rest, self._named, None)
         scheduler = Scheduler([layer] * shape.layers, "predicted", False, lane)
-        decoder, recorded = self.decoder, record(self.decoder, scheduler)
+        decoder, recorded = self.decoder, record(self.decoder, scheduler, PAGE_TOKENS)
         step, activity = Step([0], [Span(array("q", [0]), 0, 1)]), Activity()
 
         @torch.inference_mode()

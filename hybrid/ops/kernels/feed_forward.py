@@ -10,7 +10,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hybrid.ops.kernels.weights import add_columns, block_of, column_of, dots, elements_of_states, parts_of
+from hybrid.ops.kernels.weights import (
+    add_columns,
+    block_of,
+    column_of,
+    dots,
+    elements_of_states,
+    of_part,
+    parts_of,
+)
 
 
 @triton.jit
@@ -18,14 +26,13 @@ def activated(values, ACTIVATION: tl.constexpr):
     """As `reference.activate`; NaN stays NaN."""
     if ACTIVATION == "silu":
         return values / (1.0 + tl.exp(-values))
-    if ACTIVATION == "gelu":
+    elif ACTIVATION == "gelu":
         return values * 0.5 * (1.0 + tl.math.erf(values * 0.7071067811865476))
-    if ACTIVATION == "gelu_tanh":  # 0.5 (1 + tanh(u)) is the logistic function of 2 u
+    elif ACTIVATION == "gelu_tanh":  # 0.5 (1 + tanh(u)) is the logistic function of 2 u
         return values / (1.0 + tl.exp(-1.5957691216057308 * (values + 0.044715 * values * values * values)))
-    rectified = tl.where(values <= 0, 0.0, values)
-    if ACTIVATION == "relu2":
-        return rectified * rectified
-    return rectified
+    else:
+        rectified = tl.where(values <= 0, 0.0, values)
+        return rectified * rectified if ACTIVATION == "relu2" else rectified
 
 
 @triton.jit
@@ -137,20 +144,30 @@ def down_kernel(
     place = block * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
     of_block = block_of(place, FORMAT, COLUMNS)
     total = tl.zeros([TOKENS, PARTS, WIDTH // PARTS], tl.float32)
-    for at in range(0, count, UNROLL):
-        for step in tl.static_range(UNROLL):
-            nth = at + step
-            live = nth < count  # a scalar, which the interpreter takes into no mask
-            if SKIP or named is not None:
-                nth = tl.load(lists + nth, live, other=0)
-            factor = tl.zeros([TOKENS, 1, 1], tl.float32)
-            for t in tl.static_range(TOKENS):  # what is past the tokens is not stored
-                factor = tl.where(token == t, tl.load(values + t * (CHUNKS * ROOM) + nth, live, other=0.0), factor)
-            start = (chunk + nth * CHUNKS).to(tl.int64) * STRIDE + VECTOR
-            within = place < tl.where(live, COLUMNS // PARTS, 0)
-            total = add_columns(total, factor, rows, start, place, of_block, within, FORMAT, UNIT, COLUMNS)
-    part = tl.arange(0, PARTS)[None, :, None] * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
-    tl.store(sums + ((chunk * tokens + group + token) * blocks + block) * WIDTH + part, total, token < left)
+    whole = count - count % UNROLL
+    for rest in tl.static_range(2):  # rows in whole batches, whose loads need no masks, and those that are left
+        for at in range(0 if rest == 0 else whole, whole if rest == 0 else count, UNROLL // (rest + 1)):
+            for step in tl.static_range(UNROLL // (rest + 1)):
+                nth = at + step
+                live = None
+                within = None
+                if rest == 1:
+                    live = nth < count  # a scalar, which the interpreter takes into no mask
+                    within = place < tl.where(live, COLUMNS // PARTS, 0)
+                elif COLUMNS % WIDTH > 0:
+                    within = place < COLUMNS // PARTS
+                if SKIP or named is not None:
+                    nth = tl.load(lists + nth, live, other=None if rest == 0 else 0)
+                factor = tl.zeros([TOKENS, 1, 1], tl.float32)
+                for t in tl.static_range(TOKENS):  # what is past the tokens is not stored
+                    value = tl.load(values + t * (CHUNKS * ROOM) + nth, live, other=None if rest == 0 else 0.0)
+                    factor = tl.where(token == t, value, factor)
+                start = (chunk + nth * CHUNKS).to(tl.int64) * STRIDE + VECTOR
+                total = add_columns(total, factor, rows, start, place, of_block, within, FORMAT, UNIT, COLUMNS)
+    part = tl.arange(0, PARTS)[None, :, None]
+    here = sums + ((chunk * tokens + group + token) * blocks + block) * WIDTH
+    here += part * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
+    tl.store(here, total * of_part(part, FORMAT), token < left)
 
 
 @triton.jit

@@ -11,6 +11,7 @@ from hybrid.ops.kernels.weights import (
     column_of,
     dots,
     elements_of_states,
+    of_part,
     parts_of,
     store_rounded,
 )
@@ -27,12 +28,12 @@ def embed_kernel(
     start = (tl.load(ids + token) + offset) * STRIDE
     place = tl.program_id(1) * (WIDTH // PARTS) + tl.arange(0, WIDTH // PARTS)[None, None, :]
     within = place < COLUMNS // PARTS
-    here = y + token * COLUMNS + column_of(place, tl.arange(0, PARTS)[None, :, None], FORMAT, COLUMNS)
+    part, block = tl.arange(0, PARTS)[None, :, None], block_of(place, FORMAT, COLUMNS)
+    here = y + token * COLUMNS + column_of(place, part, FORMAT, COLUMNS)
     values = tl.zeros([1, PARTS, WIDTH // PARTS], tl.float32)
+    values = add_columns(values, 1.0, table, start, place, block, within, FORMAT, UNIT, COLUMNS) * of_part(part, FORMAT)
     if ADD:
-        values = tl.load(here, within, other=0.0)
-    block = block_of(place, FORMAT, COLUMNS)
-    values = add_columns(values, 1.0, table, start, place, block, within, FORMAT, UNIT, COLUMNS)
+        values += tl.load(here, within, other=0.0)
     tl.store(here, values, within)
 
 

@@ -131,19 +131,20 @@ def lowest_bits(weight_format: str) -> int:
 
 @triton.jit
 def load_words(weights, start, place, mask, UNIT: tl.constexpr):
-    """int32: the words of vectors at places within them."""
+    """int32: the words of vectors at places within them; zeros where a mask says no."""
     if UNIT == 4:
-        return tl.load(weights.to(tl.pointer_type(tl.int32)) + start + place, mask, other=0)
+        return tl.load(weights.to(tl.pointer_type(tl.int32)) + start + place, mask, other=None if mask is None else 0)
     else:
         halves = weights.to(tl.pointer_type(tl.uint16)) + start + place * 2
-        low = tl.load(halves, mask, other=0).to(tl.int32)
-        return low | (tl.load(halves + 1, mask, other=0).to(tl.int32) << 16)
+        low = tl.load(halves, mask, other=None if mask is None else 0).to(tl.int32)
+        return low | (tl.load(halves + 1, mask, other=None if mask is None else 0).to(tl.int32) << 16)
 
 
 @triton.jit
 def load_scales(weights, place, mask):
-    """fp32: the scales at places, in halves."""
-    return tl.load(weights.to(tl.pointer_type(tl.float16)) + place, mask, other=0.0).to(tl.float32)
+    """fp32: the scales at places, in halves; zeros where a mask says no."""
+    scales = weights.to(tl.pointer_type(tl.float16)) + place
+    return tl.load(scales, mask, other=None if mask is None else 0.0).to(tl.float32)
 
 
 @triton.jit
@@ -197,20 +198,34 @@ def add_columns(
     """total fp32 `[m, PARTS, n]` plus, times each factor `[m, 1, 1]`, weights of one vector.
 
     Those at places `[1, 1, n]`, which are columns, or words with several weights each; see `block_of` and `column_of`.
+    A nibble is lifted into the mantissa where it is in its half of a word, and so is too large by 16 for each nibble
+    before it: the sum is right once it is multiplied with `of_part`.
     """
     PARTS: tl.constexpr = parts_of(FORMAT)
     if PARTS == 1:
-        return total + factor * tl.load(weights + start + place, mask, other=0.0).to(tl.float32)
+        w = tl.load(weights + start + place, mask, other=None if mask is None else 0.0)
+        return total + factor * w.to(tl.float32)
     else:
         BITS: tl.constexpr = 32 // PARTS
         scale = load_scales(weights, start * (UNIT // 2) + (COLUMNS * 2 // PARTS + block), mask)
-        words = load_words(weights, start, place, mask, UNIT)
+        words = load_words(weights, start, place, mask, UNIT).to(tl.uint32, bitcast=True)
+        part = tl.arange(0, PARTS)[None, :, None]
         if FORMAT == "q8_0":
-            words ^= -2139062144  # 0x80 in each byte: signed bytes plus 128
-        shift = tl.arange(0, PARTS)[None, :, None] * BITS
-        lifted = ((words >> shift) & ((1 << BITS) - 1)) | MAGIC  # faster than to convert
-        w = lifted.to(tl.float32, bitcast=True) - (8388608.0 + (1 << (BITS - 1)))
+            lifted = (((words ^ 0x80808080) >> (part * BITS)) & 0xFF) | MAGIC  # signed bytes plus 128
+            w = lifted.to(tl.float32, bitcast=True) - 8388736.0
+        else:
+            left = part % 4 * BITS
+            lifted = ((words >> (part // 4 * 16)) & (0xF << left)) | MAGIC
+            zero = MAGIC | (8 << left)
+            w = lifted.to(tl.float32, bitcast=True) - zero.to(tl.float32, bitcast=True)
         return total + factor * scale * w
+
+
+@triton.jit
+def of_part(part, FORMAT: tl.constexpr):
+    """fp32: what the sums of a part are multiplied with; powers of two, which change no digit."""
+    exponent = 127 - part % 4 * 4 if FORMAT == "q4_0" else 127 + part * 0
+    return (exponent << 23).to(tl.float32, bitcast=True)
 
 
 @triton.constexpr_function

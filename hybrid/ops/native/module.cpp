@@ -179,4 +179,5 @@ NB_MODULE(_native, m) {
   m.def("guard_mapping", &hybrid::guard_mapping, "address"_a, "length"_a, "path"_a);
   m.def("unguard_mapping", &hybrid::unguard_mapping, "handle"_a);
   bind_program(m);
+  bind_host_step(m);
 }

@@ -9,3 +9,4 @@
 hybrid::Interrupt python_signals();
 
 void bind_program(nanobind::module_& m);
+void bind_host_step(nanobind::module_& m);

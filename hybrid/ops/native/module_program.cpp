@@ -142,7 +142,9 @@ nb::list notes(const Program& program) {
 }  // namespace
 
 void bind_program(nb::module_& m) {
-  nb::class_<hybrid::Lane>(m, "Lane").def(nb::init<>());
+  nb::class_<hybrid::Lane>(m, "Lane")
+      .def(nb::init<>())
+      .def("join", &hybrid::Lane::join, nb::call_guard<nb::gil_scoped_release>());
   nb::class_<Program>(m, "Program")
       .def(nb::init<>())
       .def("embed",

@@ -73,7 +73,7 @@ def far_layers(engine):
 def fail_in_recorded_step(engine, side):
     """The number that has the step fail: 1 with an error, 2 for want of memory."""
     how = array("q", [0])
-    programs = engine.machine.recorded._recorder.programs
+    programs = engine.machine.recorded._programs
     programs[-1 if side == "far" else 0]._fail(how.buffer_info()[0])
     return how
 

@@ -30,9 +30,11 @@ def split_plan(demo):
     cut = LayerPlan("gpu", (Segment(0, 300, "gpu", "gpu"), Segment(300, 1024, "ram", "cpu")))
     on_cpu = LayerPlan("cpu", (Segment(0, 1024, "ram", "cpu"),))
     with ModelDirectory.open(demo) as directory:
-        buffers = sizes.buffer_bytes(directory.spec, STEP, CONTEXT, sizes.row_bytes(directory))
+        spec, vram = directory.spec, plan.budgets.vram
+        buffers = sizes.buffer_bytes(spec, STEP, CONTEXT, sizes.row_bytes(directory))
+        buffers += sizes.step_share(spec, directory.weight_format, CONTEXT, vram + buffers)
     taken = {**plan.bytes, "gpu": {**plan.bytes["gpu"], "buffers": buffers}}
-    budgets = dataclasses.replace(plan.budgets, vram=plan.budgets.vram + buffers)
+    budgets = dataclasses.replace(plan.budgets, vram=vram + buffers)
     return dataclasses.replace(plan, bytes=taken, budgets=budgets, layers=(cut, cut, on_cpu, cut, cut, cut))
 
 

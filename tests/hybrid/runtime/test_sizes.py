@@ -1,10 +1,14 @@
 """What placement is told of a model's bytes, against the bytes of its files."""
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hybrid.ops import cpu
-from hybrid.ops.limits import NATIVE_TOKENS
-from hybrid.runtime.sizes import model_sizes
+from hybrid.ops.limits import NATIVE_TOKENS, DownCut
+from hybrid.runtime.sizes import BUFFER_SHARE, model_sizes, step_bytes, step_share
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.layout import PADDING
@@ -25,6 +29,31 @@ FAMILIES = {
 
 def test_the_operators_that_widen_nothing_are_those_for_a_few_tokens():
     assert NATIVE_TOKENS == cpu.MAX_TOKENS
+
+
+@given(
+    st.sampled_from(WEIGHT_FORMATS),
+    st.integers(1, 1 << 10).map(lambda blocks: 32 * blocks),
+    st.integers(1, 1 << 16),
+    st.integers(1, 1 << 16),
+)
+def test_a_bank_of_few_rows_leaves_no_more_than_one_of_all(weight_format, hidden, one, other):
+    """So that what a step holds for a layer's rows is bounded by what it would hold for them in a single bank."""
+    few, all_rows = (DownCut.of(weight_format, hidden, rows) for rows in sorted((one, other)))
+    assert few.chunks <= all_rows.chunks
+    assert few.chunks * few.room <= max(one, other) + 16 * all_rows.chunks
+    assert (few.blocks, few.width) == (all_rows.blocks, all_rows.width)
+
+
+def test_a_step_is_counted_where_a_budget_is_worth_it(make_llama, tmp_path):
+    pack(make_llama(tmp_path, hidden_size=64, num_attention_heads=4), tmp_path / "model")
+    with ModelDirectory.open(tmp_path / "model") as directory:
+        spec, size = directory.spec, step_bytes(directory.spec, "bf16", 64)
+        least = int(size / BUFFER_SHARE)
+        assert (step_share(spec, "bf16", 64, least + 4), step_share(spec, "bf16", 64, least - 4)) == (size, 0)
+        assert size < step_bytes(spec, "bf16", 256) < step_bytes(replace(spec, hidden_size=128), "bf16", 256)
+        buffers = [model_sizes(directory, None, 64, vram, "f16").buffer_bytes for vram in (1 << 20, 1 << 30)]
+        assert buffers[1] - size >= buffers[0] > 0
 
 
 @pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
