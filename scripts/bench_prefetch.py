@@ -1,4 +1,4 @@
-"""What asking for named rows early brings: of a drive, where a model is larger than memory, and of a processor's caches.
+"""What asking for named rows early brings: where a model is larger than memory, and at most of a processor's caches.
 
     sudo python scripts/bench_prefetch.py DIR --memory 1900MiB [--tokens 40] [--rounds 3] [--threads 2] [--json FILE]
 

@@ -168,7 +168,7 @@ class Program:
         """Start another program with the same step on the lane's thread."""
 
     def wait(self, lane: Lane) -> None:
-        """Wait until what was handed over is done, so that nothing before the join overlaps with it."""
+        """Wait until the lane has done what it was given: what was handed over, before the join, or a request."""
 
     def join(self, lane: Lane) -> None:
         """Wait for what was handed over; raises what it raised, once for the whole run."""
@@ -285,7 +285,7 @@ def greatest(x: int, n: int) -> int:
     """The place of the greatest of `n` floats, the first of equals; -1 where one is not finite."""
 
 def ask_for(address: int, bytes: int) -> int:
-    """Ask the system to read what of a mapped range is not in memory, without waiting; the bytes that it has to read."""
+    """Ask the system to read what of a mapped range is not in memory; the bytes that it has to. Nobody waits."""
 
 def guard_mapping(address: int, length: int, path: str) -> int: ...
 def unguard_mapping(handle: int) -> None: ...

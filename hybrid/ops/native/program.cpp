@@ -151,7 +151,7 @@ void Program::hand_over(Lane& lane, Program& far) {
 void Program::wait(Lane& lane) {
   append(Kind::waits, nullptr, [this, &lane](const Step&) {
     team_.reset();
-    lane.wait(interrupt_);
+    if (!lane.lost()) lane.wait(interrupt_);
   });
 }
 

@@ -75,7 +75,7 @@ class Program {
   void call(std::function<void()> function);  // anything else, which may throw
   // Another program with the same step on the lane's thread, from here to the join; it outlives this one.
   void hand_over(Lane& lane, Program& far);
-  void wait(Lane& lane);  // until the other program is done: what comes before the join does not overlap with it
+  void wait(Lane& lane);  // until what it was given is done: an other program, before the join, or a request
   void join(Lane& lane);
 
   // `interrupt`, if any, is asked between operators and while they wait. What it throws ends the run, and the other
