@@ -141,6 +141,26 @@ class Program:
         activations: int = 0,
         activations_stride: int = 0,
     ) -> None: ...
+    def request(
+        self,
+        rows: int,
+        stride_bytes: int,
+        row_bytes: int,
+        n_rows: int,
+        named: int,
+        named_stride: int,
+        lane: Lane | None = None,
+    ) -> None:
+        """Ask the system to read rows that some token names and that are not in memory; nobody waits for them.
+
+        With a lane its thread asks, once it has done what it was given before; a run ends when all have asked. Where
+        rows are always in memory, it looks ever less often.
+        """
+
+    @property
+    def requested(self) -> int:
+        """Bytes that the drive had to read for all runs' requests."""
+
     def computed_by(self, pool: Pool) -> None:
         """Operators recorded without a pool belong to this one's unit from here on: to its cores, and its slowness."""
 
@@ -148,7 +168,7 @@ class Program:
         """Start another program with the same step on the lane's thread."""
 
     def wait(self, lane: Lane) -> None:
-        """Wait until what was handed over is done, so that nothing before the join overlaps with it."""
+        """Wait until the lane has done what it was given: what was handed over, before the join, or a request."""
 
     def join(self, lane: Lane) -> None:
         """Wait for what was handed over; raises what it raised, once for the whole run."""
@@ -263,6 +283,9 @@ def linear(
 ) -> None: ...
 def greatest(x: int, n: int) -> int:
     """The place of the greatest of `n` floats, the first of equals; -1 where one is not finite."""
+
+def ask_for(address: int, bytes: int) -> int:
+    """Ask the system to read what of a mapped range is not in memory; the bytes that it has to. Nobody waits."""
 
 def guard_mapping(address: int, length: int, path: str) -> int: ...
 def unguard_mapping(handle: int) -> None: ...

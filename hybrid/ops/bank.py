@@ -65,7 +65,8 @@ class RowBank:
             raise ValueError(
                 f"a bank's {weight_format} rows are a matrix of {dtype}, not {rows.dtype} {list(rows.shape)}"
             )
-        record = parts * vector_bytes(weight_format, hidden) // dtype.itemsize
+        self.row_bytes = parts * vector_bytes(weight_format, hidden)  # of a row's vectors, without padding
+        record = self.row_bytes // dtype.itemsize
         if hidden < 1 or rows.shape[1] < record:
             raise ValueError(f"rows of {rows.shape[1]} elements do not hold {parts} vectors of {hidden} weights")
         if rows.stride(1) != 1 or (len(rows) > 1 and rows.stride(0) < record):

@@ -92,6 +92,9 @@ def sparse_ffn(
         raise ValueError(f"activations should be float32 [{tokens}, {len(bank)}] in host memory, token after token")
     if gates is not None or cutoff is not None or not 1 <= tokens <= MAX_TOKENS:
         cutoff = bank.cutoff if cutoff is None else cutoff
+        _native.ask_for(
+            bank.addresses[0], len(bank) * bank.stride_bytes
+        )  # torch touches all rows, one page after the other
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
         with as_slow_as(pool):
             return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)

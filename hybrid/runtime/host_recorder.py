@@ -12,6 +12,7 @@ from hybrid.model.rotary import inverse_frequencies
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.predictors.rows import RowPredictor
+from hybrid.runtime.requests import RowRequests
 from hybrid.runtime.unit import Unit
 from hybrid.spec import ModelSpec
 
@@ -27,7 +28,8 @@ class HostRecorder:
     """Operators of one step over buffers `[MAX_TOKENS, ...]`, in one program after the other; see `Operators`.
 
     skip_inactive: of `reference.sparse_ffn`. activations: fp32 `[MAX_TOKENS, rows]`, where each layer leaves what
-    multiplies its down vectors, for who wants to see it; None shows nothing. allocate: makes buffers.
+    multiplies its down vectors, for who wants to see it; None shows nothing. allocate: makes buffers. prefetch: named
+    rows are asked of the drive.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class HostRecorder:
         skip_inactive: bool,
         activations: torch.Tensor | None = None,
         allocate: Allocate = ordinary,
+        prefetch: bool = False,
     ) -> None:
         self.spec = spec
         self.counts = {"gpu": array("q", (0, 0)), "cpu": array("q", (0, 0))}
@@ -43,6 +46,7 @@ class HostRecorder:
         self.program = cpu.Program()
         self._skip_inactive, self._activations = skip_inactive, activations
         self._allocate = allocate
+        self.requests = RowRequests(prefetch)
         self._buffers: dict[tuple[str, int], torch.Tensor] = {}
         self._turned = False  # whether the step's angles are known
 
@@ -143,6 +147,8 @@ class HostRecorder:
     ) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: what a unit's banks add."""
         y, counts = self.buffer(buffer, x.shape[1]), self.counts[unit.name].buffer_info()[0]
+        if named is not None:
+            self.requests.now(self.program, unit, banks, named)
         for i, bank in enumerate(banks):
             here = 0 if named is None else named.data_ptr() + bank.first_row
             stride = 0 if named is None else named.shape[1]

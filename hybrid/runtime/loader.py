@@ -145,7 +145,9 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         lane = ThreadLane() if any(layer.far_banks for layer in split) else None
         if lane is not None:
             opened.callback(lane.close)
-        scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, spec.activation_cutoff, options.overlap)
+        scattered = options.prefetch and larger_than_memory(directory, options)
+        cutoff, overlap = spec.activation_cutoff, options.overlap
+        scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, cutoff, overlap, scattered)
         decoder = Decoder(spec, outer, parts)
         other = units.get("gpu")
         with contextlib.nullcontext() if other is None or other.pool else other.explain_exhaustion("buffers"):
@@ -154,6 +156,8 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
             opened.callback(recorded.close)
         if isinstance(recorded, RecordedStep) and options.prefill_tokens is None:
             prefill = min(prefill, cpu.MAX_TOKENS)
+        if isinstance(recorded, RecordedStep) and scattered:
+            directory.scatter()
         scheduler.stream = row_stream(directory, options, units.get("gpu"), split, prefill)
         opened.pop_all()
     return Machine(
@@ -207,16 +211,26 @@ def check_cache(spec: ModelSpec, options: EngineOptions, layers: int) -> None:
         )
 
 
+def larger_than_memory(directory: ModelDirectory, options: EngineOptions) -> bool:
+    """Whether rows that are named have to be read from the drive again and again."""
+    return options.mode == "predicted" and options.mmap and host_bytes(directory, options) > available_memory()
+
+
+def host_bytes(directory: ModelDirectory, options: EngineOptions) -> int:
+    """Bytes of a model's files that stay on the host, predictors included."""
+    needed = directory.weight_bytes + (0 if options.predictors is None else options.predictors.nbytes)
+    if options.plan is not None:
+        needed -= sum(options.plan.bytes["gpu"][purpose] for purpose in STORED)
+    return needed
+
+
 def hold(directory: ModelDirectory, options: EngineOptions) -> None:
     """Have what stays on the host, predictors included, read into ordinary memory as it is placed.
 
     Raises:
         UserError: less memory is free than that takes, or a file is damaged.
     """
-    needed = directory.weight_bytes + (0 if options.predictors is None else options.predictors.nbytes)
-    if options.plan is not None:
-        needed -= sum(options.plan.bytes["gpu"][purpose] for purpose in STORED)
-    free = available_memory()
+    needed, free = host_bytes(directory, options), available_memory()
     if needed > free:
         raise UserError(
             f"--no-mmap reads all of {directory.path} into memory, {format_size(needed)}, and {format_size(free)} are "

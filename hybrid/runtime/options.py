@@ -36,10 +36,11 @@ class EngineOptions:
     computes, so that two equal halves of a machine stand for unequal units; results stay the same to the last bit.
     cores: numbers of the CPUs that a unit computes on, with as many threads; a thread that calls the engine is there
     while it computes, and back where it was when a step ends. overlap: both units of a split layer compute at the same
-    time; without, one after the other, to the same bits. prefill_rows: where many tokens are computed together, a
-    layer's rows in host memory are computed there, or streamed to the GPU and computed there, or what takes less time
-    by the figures of the machine; results are the same up to the order of sums. memory: of the second device; None asks
-    it.
+    time; without, one after the other, to the same bits. prefetch: where a model in mode predicted is larger than
+    memory, rows that are named are asked for together, not read when they are touched; the same bits too.
+    prefill_rows: where many tokens are computed together, a layer's rows in host memory are computed there, or streamed
+    to the GPU and computed there, or what takes less time by the figures of the machine; results are the same up to the
+    order of sums. memory: of the second device; None asks it.
     """
 
     mode: Mode
@@ -57,6 +58,7 @@ class EngineOptions:
     slowdown: Mapping[str, float] = field(default_factory=dict)
     cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     overlap: bool = True
+    prefetch: bool = True
     prefill_rows: PrefillRows = "auto"
     memory: DeviceMemory | None = None
 

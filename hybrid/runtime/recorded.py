@@ -34,7 +34,7 @@ class Recorder(FeedForwards, HostRecorder):
 
     def __init__(self, spec: ModelSpec, scheduler: Scheduler, activations: torch.Tensor | None = None) -> None:
         FeedForwards.__init__(self, scheduler)
-        HostRecorder.__init__(self, spec, scheduler.skip_inactive, activations)
+        HostRecorder.__init__(self, spec, scheduler.skip_inactive, activations, prefetch=scheduler.prefetch)
         self._lane: cpu.Lane | None = None  # where a layer is split
         self.programs: list[cpu.Program] = []  # all that were begun, those of other units among them
 
@@ -49,7 +49,9 @@ class Recorder(FeedForwards, HostRecorder):
     def _predicted_ahead(
         self, index: int, rows: RowPredictor, x: torch.Tensor, buffer: str
     ) -> Callable[[], torch.Tensor]:
+        self.requests.settle(self.program)
         named = self._predicted(index, rows, x, buffer)
+        self.requests.ahead(self.program, self.scheduler.layers[index], named)
         return lambda: named
 
     def _here(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:

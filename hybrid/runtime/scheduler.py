@@ -56,9 +56,11 @@ class Scheduler:
         lane: Lane | None,
         activation_cutoff: float = 0.0,  # the model's own, whatever the mode
         overlap: bool = True,
+        prefetch: bool = False,
     ) -> None:
         self.layers = layers
         self.overlap = overlap
+        self.prefetch = prefetch  # named rows are asked of the drive; see `hybrid.runtime.requests`
         self.mode = mode
         self.skip_inactive = mode == "threshold" or (mode != "dense" and has_exact_zeros)
         self.activation_cutoff = activation_cutoff

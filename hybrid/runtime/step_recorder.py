@@ -49,6 +49,7 @@ class StepRecorder(FeedForwards):
             spec,
             scheduler.skip_inactive,
             allocate=lambda width, dtype: torch.zeros(cpu.MAX_TOKENS, width, dtype=dtype, pin_memory=pinned),
+            prefetch=scheduler.prefetch,
         )
         self.device = DeviceRecorder(spec, scheduler.skip_inactive, device, self.inputs, context, self._pieces)
         self._at: Side = self.device  # where the state is

@@ -47,6 +47,7 @@ def open_engine(
     slowdown: Mapping[str, float] | None = None,
     cores: Mapping[str, tuple[int, ...]] | None = None,
     overlap: bool = True,
+    prefetch: bool = True,
     vram: int | None = None,
     automatic: bool = False,
     memory: DeviceMemory | None = None,
@@ -55,8 +56,8 @@ def open_engine(
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
-    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, prefill_rows, slowdown, cores and overlap
-    are those of `EngineOptions`. automatic: where neither a plan nor a budget is named, have one chosen
+    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, prefill_rows, slowdown, cores, overlap
+    and prefetch are those of `EngineOptions`. automatic: where neither a plan nor a budget is named, have one chosen
     (`automatic_plan`), and not the CPU alone. memory: of the second device; None asks it. note: hears what users should
     know of a choice. tell: hears of `(done, total)` bytes that are copied to the second device.
 
@@ -94,6 +95,7 @@ def open_engine(
             slowdown=slowdown or {},
             cores=cores or {},
             overlap=overlap,
+            prefetch=prefetch,
             memory=memory,
         )
         return Engine(directory, options, tell)

@@ -67,6 +67,12 @@ class ModelDirectory(ModelFiles):
         for name, layout in self.manifest.layouts.items():
             self._files[name] = HeldFile(self.path / name, layout)
 
+    def scatter(self) -> None:
+        """Have neurons read alone when they are touched: what is needed is asked for, and neighbours are not."""
+        for name, file in self._files.items():
+            if name != DENSE_FILE and isinstance(file, MappedFile):
+                file.scatter()
+
     def watch(self, path: Path, mend: str) -> None:
         """Let `check_unchanged` look at a file too that was mapped elsewhere; `mend` is the command that remakes it."""
         self._watched.append(WatchedFile(path, mend))

@@ -169,6 +169,10 @@ class MappedFile(StoredFile):
         """Ask the kernel to read all of the file from a byte on soon."""
         self._map.madvise(mmap.MADV_WILLNEED, start - start % mmap.PAGESIZE)
 
+    def scatter(self) -> None:
+        """Have the kernel read a page that is touched, and none of its neighbours."""
+        self._map.madvise(mmap.MADV_RANDOM)
+
     def _drop(self, pages: range) -> None:
         """The pages of the mapping too, which are read again if they are touched: first, as what is mapped stays."""
         self._map.madvise(mmap.MADV_DONTNEED, pages.start, len(pages))

@@ -25,8 +25,10 @@ struct Lane::State {
     worker = std::thread([this] { run(); });
   }
 
+  bool lost() const { return generation != forks(); }
+
   void require_worker() const {
-    if (generation != forks())
+    if (lost())
       throw std::runtime_error("the thread that computes for the other unit was lost in a fork; open the model anew");
   }
 
@@ -53,12 +55,14 @@ struct Lane::State {
 Lane::Lane() : state_(new State) {}
 
 Lane::~Lane() {
-  if (state_->generation != forks()) return;  // in a child: the worker is the parent's, and all of it is left behind
+  if (lost()) return;  // in a child: the worker is the parent's, and all of it is left behind
   state_->closing = true;
   state_->given.notify();
   state_->worker.join();
   delete state_;
 }
+
+bool Lane::lost() const { return state_->lost(); }
 
 void Lane::submit(Work work) {
   state_->require_worker();

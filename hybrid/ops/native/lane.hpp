@@ -22,6 +22,7 @@ class Lane {
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
 
+  bool lost() const;  // in a child of a fork, where nothing else may be asked of it
   void submit(Work work);
   void stop();                     // has what was submitted end before long, by its interrupt
   void wait(Interrupt* interrupt); // until it is done

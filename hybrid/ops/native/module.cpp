@@ -12,6 +12,7 @@
 #include "checks.hpp"
 #include "dispatch.hpp"
 #include "guard.hpp"
+#include "prefetch.hpp"
 #include "signal.hpp"
 
 namespace nb = nanobind;
@@ -82,6 +83,13 @@ bool wait_for(hybrid::Signal& signal, uint64_t times, double seconds) {
   require(seconds >= 0 && seconds < 1e6, "seconds should be a duration");
   const nb::gil_scoped_release released;
   return signal.wait(times, std::chrono::duration<double>(seconds));
+}
+
+int64_t ask_for(uintptr_t address, int64_t bytes) {
+  require(address && bytes >= 0, "an address and a number of bytes");
+  const auto* from = reinterpret_cast<const unsigned char*>(address);
+  const nb::gil_scoped_release released;
+  return hybrid::ask_for(from, from + bytes);
 }
 
 // For the tests: runs tasks that only count themselves; the one numbered `failing` throws. Returns how many ran.
@@ -166,6 +174,7 @@ NB_MODULE(_native, m) {
         "activations_stride"_a = 0);
   m.def("linear", &linear, "pool"_a, "weight"_a, "stride_bytes"_a, "weight_format"_a, "out_features"_a,
         "in_features"_a, "bias"_a, "x"_a, "tokens"_a, "y"_a);
+  m.def("ask_for", &ask_for, "address"_a, "bytes"_a);
   m.def("greatest", &greatest, "x"_a, "n"_a);
   m.def("guard_mapping", &hybrid::guard_mapping, "address"_a, "length"_a, "path"_a);
   m.def("unguard_mapping", &hybrid::unguard_mapping, "handle"_a);

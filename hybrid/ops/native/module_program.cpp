@@ -81,6 +81,17 @@ void sparse_ffn(Program& program, Pool& pool, uintptr_t rows, int64_t stride_byt
                      array<int64_t>(counts, "counts"), hybrid::shown(activations, activations_stride, n_rows));
 }
 
+void request(Program& program, uintptr_t rows, int64_t stride_bytes, int64_t row_bytes, int64_t n_rows, uintptr_t named,
+             int64_t named_stride, hybrid::Lane* lane) {
+  hybrid::require_size(n_rows, "n_rows");
+  require(row_bytes >= 1 && row_bytes <= stride_bytes && stride_bytes <= hybrid::max_stride,
+          "stride_bytes should hold a row");
+  require(named_stride >= n_rows && named_stride <= hybrid::max_features, "named_stride should be at least n_rows");
+  program.request({hybrid::weights(rows, "rows"), stride_bytes, row_bytes, n_rows,
+                   array<const uint8_t>(named, "named"), named_stride},
+                  lane);
+}
+
 void hand_over(Program& program, hybrid::Lane& lane, Program& far) {
   require(&program != &far, "a program cannot be handed over to itself");
   program.hand_over(lane, far);
@@ -202,6 +213,9 @@ void bind_program(nb::module_& m) {
       .def("hand_over", &hand_over, "lane"_a, "far"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
       .def("wait", &Program::wait, "lane"_a, nb::keep_alive<1, 2>())
       .def("join", &Program::join, "lane"_a, nb::keep_alive<1, 2>())
+      .def("request", &request, "rows"_a, "stride_bytes"_a, "row_bytes"_a, "n_rows"_a, "named"_a, "named_stride"_a,
+           "lane"_a.none() = nb::none(), nb::keep_alive<1, 8>())
+      .def_prop_ro("requested", &Program::requested)
       .def("_fail", &fail, "address"_a)
       .def("mark", &Program::mark, "layer"_a)
       .def("note", &Program::note, "wanted"_a)

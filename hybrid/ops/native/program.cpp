@@ -116,6 +116,23 @@ void Program::sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uin
   });
 }
 
+void Program::request(const NamedRows& rows, Lane* lane) {
+  requests_.push_back(std::make_unique<Request>(rows));
+  if (lane && std::find(helpers_.begin(), helpers_.end(), lane) == helpers_.end()) helpers_.push_back(lane);
+  append(Kind::requests, unit_, [this, lane, &request = *requests_.back()](const Step& step) {
+    if (!lane || lane->lost()) return request.run(step.tokens);
+    lane->wait(interrupt_);
+    lane->join();
+    lane->submit([&request, &step](Workspace&, Seat&, Interrupt&) { request.run(step.tokens); });
+  });
+}
+
+int64_t Program::requested() const {
+  int64_t bytes = 0;
+  for (const auto& request : requests_) bytes += request->asked();
+  return bytes;
+}
+
 void Program::call(std::function<void()> function) {
   append(Kind::sums, unit_, [function = std::move(function)](const Step&) { function(); });
 }
@@ -134,7 +151,7 @@ void Program::hand_over(Lane& lane, Program& far) {
 void Program::wait(Lane& lane) {
   append(Kind::waits, nullptr, [this, &lane](const Step&) {
     team_.reset();
-    lane.wait(interrupt_);
+    if (!lane.lost()) lane.wait(interrupt_);
   });
 }
 
@@ -150,7 +167,7 @@ void Program::join(Lane& lane) {
 const char* Program::name(Kind kind) {
   static constexpr const char* names[kinds] = {"embeddings", "norms",        "positions", "linear",
                                                "pages",      "attention",    "sums",      "predictors",
-                                               "feed-forward", "hand-over", "waiting"};
+                                               "feed-forward", "requests",     "hand-over", "waiting"};
   return names[kind];
 }
 
@@ -201,6 +218,8 @@ void Program::run(const Step& step, Workspace& workspace, Seat& seat, Interrupt*
         }
       }
       program.away_.reset();
+      for (Lane* lane : program.helpers_)
+        if (!lane->lost()) lane->join();  // what a request reads may be gone after the run; it never throws
     }
   };
   away_.reset();  // in a child that was forked from the middle of a run there may be one

