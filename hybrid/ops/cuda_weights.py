@@ -18,7 +18,7 @@ from hybrid.ops.kernels.feed_forward import down_kernel, join_kernel, open_kerne
 from hybrid.ops.kernels.projections import embed_kernel, linear_kernel, name_kernel
 from hybrid.ops.kernels.rounding import round_kernel
 from hybrid.ops.kernels.tiles import DOT_TOKENS, EMBEDDED, JOINED, ROUNDED, dot_tile, down_tile
-from hybrid.ops.limits import NATIVE_TOKENS
+from hybrid.ops.limits import MOST_DEALING, NATIVE_TOKENS
 from hybrid.ops.scratch import Scratch
 from profiler.formats import BLOCK, is_quantised, vector_bytes
 from profiler.matrix import WEIGHT_FORMATS, Matrix
@@ -145,13 +145,15 @@ def sparse_ffn(
     values = scratch.get("values of rows", (NATIVE_TOKENS, cut.chunks, cut.room), torch.float32)
     lists = scratch.get("rows to add", (NATIVE_TOKENS // DOT_TOKENS, cut.chunks, cut.blocks, cut.room), torch.int32)
     sums = scratch.get("sums of chunks", (cut.chunks, NATIVE_TOKENS, cut.blocks, cut.width), torch.float32)
+    pairs = scratch.get("pairs of programs", (2, MOST_DEALING), torch.int32)
+    programs, joining = min(dots.programs * _multiprocessors(x.device), MOST_DEALING), cut.blocks * cut.width // JOINED
     vector = vector_bytes(weight_format, hidden)
     unit, stride = _addressed(rows, weight_format, bank.stride_bytes, vector)
     flags = (None, 0) if named is None else (named.view(torch.uint8), named.stride(0))
     dealt = {"SKIP": skip_inactive, "CHUNKS": cut.chunks, "ROOM": cut.room}
     layout = {"STRIDE": stride, "FORMAT": weight_format, "UNIT": unit, "COLUMNS": hidden, "enable_fp_fusion": True}
-    open_kernel[(dots.programs * _multiprocessors(x.device),)](
-        rows, n, bias, _rounded(x, weight_format, scratch), tokens, *flags, bank.cutoff, values, counts,
+    open_kernel[(programs,)](
+        rows, n, bias, _rounded(x, weight_format, scratch), tokens, *flags, bank.cutoff, values, pairs,
         GATED=bank.gated, ACTIVATION=bank.activation, DEALT=dots.dealt, VECTOR=vector // unit,
         **dealt, **layout, **dots.arguments,
     )  # fmt: skip
@@ -159,9 +161,9 @@ def sparse_ffn(
         rows, n, tokens, *flags, values, lists, sums, VECTOR=(2 if bank.gated else 1) * vector // unit,
         **dealt, **layout, **down.arguments,
     )  # fmt: skip
-    join_kernel[(tokens, triton.cdiv(cut.blocks * cut.width, JOINED))](
-        sums, y, ADD=add, CHUNKS=cut.chunks, FORMAT=weight_format, COLUMNS=hidden, WIDTH=cut.width, TAKEN=JOINED,
-        num_warps=1,
+    join_kernel[(tokens, joining)](
+        sums, y, pairs, programs, counts, ADD=add, CHUNKS=cut.chunks, FORMAT=weight_format, COLUMNS=hidden,
+        WIDTH=cut.width, TAKEN=JOINED, COUNTED=triton.next_power_of_2(triton.cdiv(programs, joining)), num_warps=1,
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def activated(values, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def open_kernel(
-    rows, n, bias, x, tokens, named, named_stride, cutoff, values, counts,
+    rows, n, bias, x, tokens, named, named_stride, cutoff, values, pairs,
     GATED: tl.constexpr, ACTIVATION: tl.constexpr, SKIP: tl.constexpr,
     CHUNKS: tl.constexpr, ROOM: tl.constexpr, DEALT: tl.constexpr, STRIDE: tl.constexpr, VECTOR: tl.constexpr,
     FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr,
@@ -45,7 +45,8 @@ def open_kernel(
 ):  # fmt: skip
     """What multiplies each row's down vector for each token, to values fp32 `[tokens, CHUNKS, ROOM]`; see `_place`.
 
-    Rows named for no token get zeros, and are not read. Grid `[programs]`, any number of them.
+    Rows named for no token get zeros, and are not read. pairs: int32 `[2, programs]`, gated and finished by each
+    program. Grid `[programs]`, any number of them.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     token = tl.arange(0, TOKENS)[:, None]
@@ -96,8 +97,8 @@ def open_kernel(
                         value = tl.where(value <= 0, 0.0, value)
                 here = values + (group + token) * (CHUNKS * ROOM) + _place(row, CHUNKS, ROOM)[None, :]
                 tl.store(here, tl.where(pair, value, 0.0), inside)
-    tl.atomic_add(counts, tl.cast(gated, tl.int64))
-    tl.atomic_add(counts + 1, tl.cast(finished if SKIP else gated, tl.int64))
+    tl.store(pairs + program, gated)
+    tl.store(pairs + programs + program, finished if SKIP else gated)
 
 
 @triton.jit
@@ -172,12 +173,19 @@ def down_kernel(
 
 @triton.jit
 def join_kernel(
-    sums, y, ADD: tl.constexpr, CHUNKS: tl.constexpr, FORMAT: tl.constexpr, COLUMNS: tl.constexpr,
-    WIDTH: tl.constexpr, TAKEN: tl.constexpr,
+    sums, y, pairs, programs, counts, ADD: tl.constexpr, CHUNKS: tl.constexpr, FORMAT: tl.constexpr,
+    COLUMNS: tl.constexpr, WIDTH: tl.constexpr, TAKEN: tl.constexpr, COUNTED: tl.constexpr,
 ):  # fmt: skip
-    """y `[tokens, COLUMNS]` of the sums of all chunks, in their order. Grid `[tokens, TAKEN of all columns]`."""
+    """y `[tokens, COLUMNS]` of the sums of all chunks, in their order. Grid `[tokens, TAKEN of all columns]`.
+
+    The first token's programs add up the pairs too, `COUNTED` each, so that few of them meet at `counts`.
+    """
     PARTS: tl.constexpr = parts_of(FORMAT)
     token, tokens = tl.program_id(0), tl.num_programs(0)
+    counted = tl.program_id(1) * COUNTED + tl.arange(0, COUNTED)
+    known = counted < tl.where(token == 0, programs, 0)
+    gated = tl.load(pairs + counted, known, other=0)
+    finished = tl.load(pairs + programs + counted, known, other=0)
     padded = (COLUMNS + WIDTH - 1) // WIDTH * WIDTH
     nth = tl.program_id(1) * TAKEN + tl.arange(0, TAKEN)
     total = tl.zeros([TAKEN], tl.float32)
@@ -190,3 +198,6 @@ def join_kernel(
     if ADD:
         total += tl.load(here, within, other=0.0)
     tl.store(here, total, within)
+    if token == 0:
+        tl.atomic_add(counts, tl.sum(gated, 0).to(tl.int64))
+        tl.atomic_add(counts + 1, tl.sum(finished, 0).to(tl.int64))
