@@ -4,9 +4,9 @@
 
 DIR is a profiled model directory (`scripts/make_synthetic.py --preset llama-1b --directory DIR`) on the drive in
 question. Each figure is of a fresh process in a control group of so much memory (version 1 or 2, so this needs root):
-after a prompt and --warm tokens it times --tokens more. Rows are read when they are touched; or asked for when they are
-named, by predictors that read their own layer's state; or asked for a layer early. For the last the predictors are made
-to read the state of the layer before: what they then name is not what fires, but as much of it, spread alike.
+after a prompt and --warm tokens, the median of --tokens more. Rows are read when they are touched; or asked for when
+they are named, by predictors that read their own layer's state; or asked for a layer early. For the last the predictors
+are made to read the state of the layer before: what they then name is not what fires, but as much of it, spread alike.
 
 The table of caches is a bound: rows that were just read are in the caches, as if they had been brought there in time.
 """
@@ -99,7 +99,7 @@ def decode(model: Path, asks: bool, arguments: argparse.Namespace) -> Figures:
         read, faults = (now - then for now, then in zip(usage(), before, strict=True))
         steps.close()
     return {
-        "ms": statistics.mean(seconds) * 1000,
+        "ms": statistics.median(seconds) * 1000,
         "mib": read / 2**20 / arguments.tokens,
         "faults": faults / arguments.tokens,
     }

@@ -11,8 +11,8 @@
 namespace hybrid {
 namespace {
 
-constexpr int64_t patience = 8;         // looks in vain before the first is left out
-constexpr int64_t most_skipped = 1023;  // and in the end
+constexpr int64_t patience = 8;       // looks in vain before the first is left out
+constexpr int64_t most_skipped = 15;  // one after the other: a look costs as much as a small part of the rows
 
 // Calls range(first, last) for every run of rows that some token names.
 template <class Range>
@@ -66,8 +66,7 @@ int64_t ask_for(const unsigned char* from, const unsigned char* to) {
 }
 
 void Request::run(int tokens) {
-  const int64_t times = std::clamp<int64_t>(in_vain_ - patience, 0, 16);
-  if (skipped_ < std::min((int64_t{1} << times) - 1, most_skipped)) {
+  if (skipped_ < std::clamp<int64_t>(in_vain_ - patience, 0, most_skipped)) {
     ++skipped_;
     return;
   }
