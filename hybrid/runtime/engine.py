@@ -28,6 +28,7 @@ from hybrid.runtime.recorded import CLOSED
 from hybrid.runtime.recording import Recorded
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS
+from hybrid.runtime.tally import Firing
 from hybrid.runtime.timing import StepTimes, TimedOperators
 from hybrid.runtime.trace import Spans, StepKind, Trace
 from hybrid.store.directory import ModelDirectory
@@ -104,6 +105,7 @@ class Engine:
             if trace is not None:
                 for sequence in sampled:
                     trace.token(len(sequence.output_ids))
+        self._publish()
         activity.seconds += time.perf_counter() - began
         return sampled
 
@@ -154,6 +156,7 @@ class Engine:
         finally:
             self.machine.scheduler.tap = None
             self.allocator.give_back(blocks)
+            self._publish()
         return torch.cat(pieces)
 
     def set_cutoffs(self, cutoffs: tuple[float, ...]) -> None:
@@ -178,6 +181,16 @@ class Engine:
             raise UserError(f"mode {self.options.mode} has no predictors whose thresholds could be set")
         self.machine.set_thresholds(thresholds)
 
+    def firing(self) -> Firing:
+        """Which neurons fired since the engine was opened, as of the end of the last step; from any thread.
+
+        Raises:
+            UserError: the engine was opened without `EngineOptions.tally`.
+        """
+        if self.machine.scheduler.tally is None:
+            raise UserError("which neurons fire was not counted: open the engine with tally=True")
+        return self.machine.scheduler.tally.firing()
+
     def close(self) -> None:
         """Give back threads, memory and mappings."""
         try:
@@ -192,6 +205,10 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _publish(self) -> None:
+        if self.machine.scheduler.tally is not None:
+            self.machine.scheduler.tally.publish()
 
     def _traced(self, kind: StepKind) -> contextlib.AbstractContextManager[Trace | None]:
         return contextlib.nullcontext() if self.trace is None else self.trace.step(kind)

@@ -27,6 +27,7 @@ from hybrid.runtime.recorded import RecordedStep
 from hybrid.runtime.recording import Recorded, record
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.sizes import PREFILL_TOKENS, cache_bytes
+from hybrid.runtime.tally import Tally
 from hybrid.runtime.unit import Unit, cuda_unit, host_unit, interpreted_unit, stand_in_unit
 from hybrid.runtime.vram import fit
 from hybrid.spec import ModelSpec
@@ -147,7 +148,8 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
             opened.callback(lane.close)
         scattered = options.prefetch and larger_than_memory(directory, options)
         cutoff, overlap = spec.activation_cutoff, options.overlap
-        scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, cutoff, overlap, scattered)
+        tally = Tally(spec.n_neurons, [layer.units for layer in split], layers) if options.tally else None
+        scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, cutoff, overlap, scattered, tally)
         decoder = Decoder(spec, outer, parts)
         other = units.get("gpu")
         with contextlib.nullcontext() if other is None or other.pool else other.explain_exhaustion("buffers"):
