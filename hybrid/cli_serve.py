@@ -127,6 +127,8 @@ def serve(
         service = EngineService(engine, queue)
         stack.callback(service.close)
         app = create_app(service, settings)
+        if app.state.served.chat.note is not None:
+            display.note(f"warning: {app.state.served.chat.note}")
         line = f"{address_of(bound)}/v1 serves {settings.model_name}: {opened_line(engine)}"
         code = run_server(app, service, settings, bound, lambda: display.note(line))
     sys.exit(code)

@@ -76,6 +76,7 @@ class GracefulServer(uvicorn.Server):
     async def _finish(self) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._ended(), self.drain_seconds)
+        self.service.stop()
         self.should_exit = True
 
     async def _ended(self) -> None:

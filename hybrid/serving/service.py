@@ -32,6 +32,10 @@ class UnavailableError(Exception):
     """No request is taken: the service drains, or its engine failed."""
 
 
+class StoppedError(Exception):
+    """What runs is given up, because the server stops."""
+
+
 class EngineService:
     """Steps an engine on a thread that nobody else uses it from.
 
@@ -101,11 +105,15 @@ class EngineService:
         """Take no more requests; what was taken goes on."""
         self._draining = True
 
-    def close(self) -> None:
-        """Cancel what runs and end the thread, after the step that it is in."""
+    def stop(self) -> None:
+        """Give up what runs after the step that it is in, telling its clients; nothing is computed afterwards."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+    def close(self) -> None:
+        """Stop, and wait for the thread."""
+        self.stop()
         self._thread.join()
 
     def _leave(self, ticket: Ticket) -> None:
@@ -120,7 +128,7 @@ class EngineService:
                 self._take_requests()
                 if self._places:
                     self._step()
-            self._drop(self._places)
+            self._abandon(StoppedError("the server stopped before this was finished"))
         except BaseException as error:
             self._fail(error)
 
@@ -132,10 +140,11 @@ class EngineService:
             self._arrivals.clear()
             self._leavers.clear()
         for ticket in arrivals:
+            for index, sequence in enumerate(ticket.sequences):
+                self._places[sequence] = ticket, index
             try:
-                for index, sequence in enumerate(ticket.sequences):
+                for sequence in ticket.sequences:
                     self.engine.add(sequence)
-                    self._places[sequence] = ticket, index
             except UserError as error:
                 ticket.failure = error
                 self._drop(ticket.sequences)
@@ -174,6 +183,16 @@ class EngineService:
         """Nothing is computed any more, and everyone is told so."""
         with self._changed:
             self.failure = error
+        self._places_lost(error)
+
+    def _abandon(self, error: StoppedError) -> None:
+        """Give back what sequences hold, and tell their clients."""
+        for sequence in self._places:
+            _cancel(self.engine, sequence)
+        self._places_lost(error)
+
+    def _places_lost(self, error: BaseException) -> None:
+        with self._changed:
             tickets = {*self._arrivals, *(ticket for ticket, _ in self._places.values())}
             self._arrivals.clear()
             self._places.clear()
