@@ -19,7 +19,7 @@ def chat_logprobs(sequence: TokenSequence, first: int, end: int, tokenizer: Toke
 
     content = [
         {**told(token.token_id, token.logprob), "top_logprobs": [told(*other) for other in token.alternatives]}
-        for token in getattr(sequence, "logprobs")[first:end]
+        for token in sequence.logprobs[first:end]
     ]
     return {"content": content, "refusal": None}
 
@@ -30,7 +30,7 @@ def legacy_logprobs(sequence: TokenSequence, first: int, end: int, tokenizer: To
     def text(token_id: int) -> str:
         return tokenizer.token_bytes(token_id).decode("utf-8", "replace")
 
-    picked = getattr(sequence, "logprobs")[first:end]
+    picked = sequence.logprobs[first:end]
     tokens = [text(token.token_id) for token in picked]
     ids = sequence.output_ids
     offsets = [len(_text(ids[:at], tokenizer)) for at in range(first, first + len(picked))]

@@ -102,7 +102,7 @@ def failure_of(ticket: Ticket) -> ApiError | None:
     """What the client is told of a ticket that failed, or one of whose sequences did."""
     error = ticket.failure
     if error is None:
-        error = next((getattr(s, "failure", None) for s in ticket.sequences if s.finish_reason == "error"), None)
+        error = next((s.failure for s in ticket.sequences if s.finish_reason == "error"), None)
     if error is None:
         return None
     if isinstance(error, StoppedError):

@@ -63,5 +63,5 @@ class Shape(ABC):
             "prompt_tokens": read,
             "completion_tokens": written,
             "total_tokens": read + written,
-            "prompt_tokens_details": {"cached_tokens": sum(getattr(s, "cached_tokens", 0) for s in prompts)},
+            "prompt_tokens_details": {"cached_tokens": sum(s.cached_tokens for s in prompts)},
         }
