@@ -13,7 +13,9 @@ from hybrid.serving.chat import chat_router
 from hybrid.serving.completions import completions_router
 from hybrid.serving.errors import ApiError, error_response, invalid
 from hybrid.serving.generate import Generator
+from hybrid.serving.live import LiveView, live_router
 from hybrid.serving.models import health_router, models_router
+from hybrid.serving.page import page_router
 from hybrid.serving.served import ServedModel
 from hybrid.serving.service import EngineService
 from hybrid.serving.settings import ServeSettings
@@ -32,12 +34,15 @@ def create_app(service: EngineService, settings: ServeSettings) -> FastAPI:
     served = ServedModel.of(service.engine, settings.model_names)
     generator = Generator(service, served, settings)
     app.state.served = served
+    app.state.live = LiveView(service, settings.model_name)
     for router in (
         chat_router(generator),
         completions_router(generator),
         models_router(served),
         tokens_router(generator),
         health_router(service),
+        live_router(app.state.live),
+        page_router(),
     ):
         app.include_router(router)
     _answer_errors(app)
