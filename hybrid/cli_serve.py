@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,8 +129,7 @@ def serve(
         if app.state.served.chat.note is not None:
             display.note(f"warning: {app.state.served.chat.note}")
         display.note(f"{address_of(bound)}/v1 serves {settings.model_name}: {opened_line(engine)}")
-        code = run_server(app, service, settings, bound)
-    sys.exit(code)
+        run_server(app, service, settings, bound)
 
 
 def opened_line(engine: Engine) -> str:
