@@ -62,8 +62,8 @@ class LLM:
         context: tokens of one sequence, prompt and output; None takes the plan's, else the model's own up to 4096.
         max_sequences: prompts that are decoded together.
         kv_format: `f16`, `bf16` or `f32`.
-        kv_memory: of keys and values of all texts, in bytes or as `512MiB`, at least what one text of the context takes.
-            Where it is full the youngest texts are put off and computed again. None has room for `max_sequences`.
+        kv_memory: of keys and values of all texts, in bytes or as `512MiB`: at least what a text of the context takes.
+            Where it is full the youngest texts are put off, and computed again. None has room for `max_sequences`.
         pace: while other texts grow, a step that reads a prompt takes about so many times a step's usual time.
         threads: CPU threads; None takes one for each performance core within the process's affinity and CPU quota.
         mmap: use the model's files in place, shared between processes and read when they are used; False reads them

@@ -34,8 +34,8 @@ class ModelSizes:
     attention_bytes: per layer, weights, biases and both norms. predictor_bytes: per layer, 0 where there is none.
     embeddings_bytes: the token table; positions_bytes: learned positions, which live with it. head_bytes: 0 where the
     head is the token table. final_norm_bytes: lives with the head. kv_bytes_per_token: keys and values of one layer.
-    kv_page_tokens: tokens of one page. kv_pages: pages that there are, whatever texts are to fill them; None: as many as
-    all texts fill. buffer_bytes: work buffers of one unit.
+    kv_page_tokens: tokens of one page. kv_pages: pages that there are, whatever texts fill them; None: as many as all
+    texts fill. buffer_bytes: work buffers of one unit.
     context_bytes: what a process takes of the GPU's memory by computing there, whatever is placed: `Hardware.context`.
     """
 
