@@ -28,7 +28,7 @@ from hybrid.runtime.recorded import RecordedStep
 from hybrid.runtime.recording import Recorded, record
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.sizes import PREFILL_TOKENS
-from hybrid.runtime.tally import Tally
+from hybrid.runtime.tally import Firing, Tally
 from hybrid.runtime.unit import Unit, cuda_unit, host_unit, interpreted_unit, stand_in_unit
 from hybrid.runtime.vram import fit
 from hybrid.spec import ModelSpec
@@ -76,6 +76,16 @@ class Machine:
             raise UserError(f"{len(thresholds)} thresholds were given for {self.decoder.spec.n_layers} layers")
         self.scheduler.set_thresholds(thresholds)
         self._record_anew()
+
+    def firing(self) -> Firing:
+        """Which neurons fired, as was published last.
+
+        Raises:
+            UserError: that is not counted.
+        """
+        if self.scheduler.tally is None:
+            raise UserError("which neurons fire was not counted: open the engine with tally=True")
+        return self.scheduler.tally.firing()
 
     def publish(self) -> None:
         """Between steps: what was counted so far of which neurons fire is what other threads read."""

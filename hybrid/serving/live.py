@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import anyio
 from fastapi import APIRouter
@@ -50,7 +50,7 @@ class LiveView:
         self._turn = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """One viewer's events, until it is closed or the service ends. A viewer that is slow misses looks."""
         self.viewers += 1
         try:

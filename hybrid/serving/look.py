@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from hybrid.model.pages import PAGE_TOKENS
 from hybrid.runtime.activity import Activity
-from hybrid.runtime.engine import Engine, EngineLoad
+from hybrid.runtime.engine import Engine
+from hybrid.runtime.load import EngineLoad
 from hybrid.runtime.summary import bytes_per_token
 from hybrid.runtime.tally import RESIDENCES, Firing
 from hybrid.serving.service import EngineService
@@ -85,8 +86,8 @@ def between(engine: Engine, before: Look, now: Look) -> Json:
 
     `speed`: tokens a second that were sampled, and that were read of prompts, by the clock on the wall. `rows`: of all
     layers, computed for a token on average, by unit; None where none passed, as `bytes`, those that a sampled token
-    touched. `fired`: base64 of a byte for each layer and bucket, 255 times the square root of the share of its rows that
-    fired for a token: what seldom fires is still told from what never does.
+    touched. `fired`: base64 of a byte for each layer and bucket, 255 times the square root of the share of its rows
+    that fired for a token: what seldom fires is still told from what never does.
     """
     seconds = max(now.seconds - before.seconds, 1e-6)
     decode, prefill = _since(before.decode, now.decode), _since(before.prefill, now.prefill)

@@ -18,7 +18,7 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 HEADERS = {
-    # Only what this server has itself, and no script or style in the page: model output could not run if it were markup.
+    # Only what this server has itself, no script or style within markup, and no markup made of text by a script.
     "Content-Security-Policy": (
         "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
