@@ -53,7 +53,6 @@ const inWords = (response, message) => {
   const wait = response.headers.get("Retry-After");
   switch (response.status) {
     case 401:
-    case 403:
       return key.get() ? "The server does not accept this API key." : "This server asks for an API key.";
     case 413:
       return message ?? "This is more text than the server takes at once.";

@@ -40,7 +40,7 @@ export class EngineView {
       } catch (error) {
         if (mine.signal.aborted) return;
         if (!(error instanceof Failure)) throw error;
-        if (error.status === 401 || error.status === 403) {
+        if (error.status === 401) {
           this.#state("lost", "needs an API key");
           return;
         }
@@ -97,10 +97,10 @@ export class EngineView {
       ["Bytes a token", this.bytes ? bytes(this.bytes) : "–"],
     ]);
     this.#slots(now.requests);
+    const { running, waiting } = now.requests;
+    this.parts.requests.textContent = `${running} of ${about.slots} run, ${waiting} of ${about.queue} wait`;
     const { pages } = about;
     facts(this.parts["load-facts"], [
-      ["Running", `${now.requests.running} of ${about.slots}`],
-      ["Waiting", `${now.requests.waiting} of ${about.queue}`],
       ["KV pages", `${whole(now.pages.used)} used, ${whole(now.pages.cached)} kept`],
       ["Prompt tokens known before", now.tokens.prompt ? `${whole(now.tokens.cached)} of ${whole(now.tokens.prompt)}` : "–"],
     ]);

@@ -42,6 +42,7 @@ function refresh() {
 
 function askForKey(words) {
   at("key-form").hidden = false;
+  if (!talk.model) at("model").textContent = "";
   at("key-form").querySelector("label").textContent = words;
   at("key").focus();
 }
@@ -56,7 +57,7 @@ async function connect() {
     view.watch();
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
-    if (error.status === 401 || error.status === 403) {
+    if (error.status === 401) {
       askForKey(error.message);
     } else {
       at("model").textContent = error.message;
@@ -107,6 +108,8 @@ for (const choice of document.querySelectorAll('input[name="kind"]')) {
     talk.use(choice.value);
     parameters.use(choice.value);
     composer.classList.toggle("text", !chat);
+    at("send").textContent = chat ? "Send" : "Continue";
+    prompt.placeholder = chat ? "Message the model" : "Begin a text";
     at("prompt-label").textContent = chat ? "Message" : "Text to continue";
     const parts = chat ? ["Enter", " sends, ", "Shift", " ", "Enter", " breaks the line"] : ["Ctrl", " ", "Enter", " continues the text"];
     at("keys").replaceChildren(...parts.map((part) => (/^[A-Z]/.test(part) ? element("kbd", "", part) : part)));

@@ -3,7 +3,7 @@
 import { element, percent, whole } from "./words.js";
 
 const names = { gpu: "GPU", ram: "RAM", flash: "flash" };
-const least = 0.06; // of a colour, where nothing fires: it still says where rows lie
+const least = 0.1; // of a colour, where nothing fires: it still says where rows lie
 const easing = 0.25; // of the way to what is new, with each picture
 
 const unpacked = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -39,10 +39,11 @@ export class NeuronMap {
     const used = neurons.residences.filter((_, place) => this.places.includes(place));
     this.legend.replaceChildren(
       ...used.map((place) => element("li", place, element("span", "ramp"), names[place])),
-      element("li", "", "darker: none fired; brighter: more of them"),
+      element("li", "scale", "none to all of them fired"),
     );
     this.#colours();
     this.#size();
+    this.#tell();
   }
 
   // base64 of a byte for each cell; null where no token passed
@@ -164,9 +165,11 @@ export class NeuronMap {
 
   #tell() {
     if (!this.at || !this.neurons) {
-      this.readout.textContent = "";
+      this.readout.textContent = "Point at a cell, or use the arrow keys.";
+      this.readout.className = "readout idle";
       return;
     }
+    this.readout.className = "readout";
     const { layer, bucket } = this.at;
     const first = bucket * this.neurons.bucket_rows;
     const last = Math.min(first + this.neurons.bucket_rows, this.rows) - 1;

@@ -2,25 +2,26 @@
 import { button, element } from "./words.js";
 
 const place = "hybrid.parameters";
+const mostTokens = { chat: "until it ends", text: "256" }; // of a text the server's own default is 16
 const number = (name, label, min, max, step, hint) => ({ name, label, kind: "number", min, max, step, hint });
 
 const known = [
   { name: "system", label: "System prompt", kind: "text", wide: true, only: "chat", hint: "none" },
-  number("temperature", "Temperature", 0, 2, 0.05, "model's"),
-  number("top_p", "Top p", 0, 1, 0.01, "model's"),
-  number("top_k", "Top k", 0, 1e6, 1, "model's"),
-  number("min_p", "Min p", 0, 1, 0.01, "model's"),
-  number("repetition_penalty", "Repetition penalty", 0.01, 10, 0.01, "model's"),
+  number("temperature", "Temperature", 0, 2, 0.05, "default"),
+  number("top_p", "Top p", 0, 1, 0.01, "default"),
+  number("top_k", "Top k", 0, 1e6, 1, "default"),
+  number("min_p", "Min p", 0, 1, 0.01, "default"),
+  number("repetition_penalty", "Repetition penalty", 0.01, 10, 0.01, "default"),
   number("presence_penalty", "Presence penalty", -2, 2, 0.1, "0"),
   number("frequency_penalty", "Frequency penalty", -2, 2, 0.1, "0"),
-  number("max_tokens", "Most tokens", 1, 1e9, 1, "until it ends"),
+  number("max_tokens", "Most tokens", 1, 1e9, 1, mostTokens.chat),
   number("seed", "Seed", -Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER, 1, "random"),
-  { name: "stop", label: "Stop at, one text a line", kind: "text", wide: true, hint: "none" },
   {
-    name: "format", label: "Form of the answer", kind: "choice", wide: true,
+    name: "format", label: "Form of the answer", kind: "choice", half: true,
     choices: { "": "Any text", json_object: "A JSON object", json_schema: "JSON of a schema", regex: "A regular expression", grammar: "A grammar (Lark)" },
   },
   { name: "shape", label: "Schema, expression or grammar", kind: "text", wide: true, hint: '{"type": "object", …}' },
+  { name: "stop", label: "Stop at, one text a line", kind: "text", wide: true, hint: "none" },
 ];
 
 export class Parameters {
@@ -41,6 +42,7 @@ export class Parameters {
   // Fields for chats or for texts.
   use(kind) {
     this.kind = kind;
+    this.inputs.get("max_tokens").placeholder = mostTokens[kind];
     this.#changed();
   }
 
@@ -60,6 +62,7 @@ export class Parameters {
       if (kind === "number" && input.value !== "") body[name] = Number(input.value);
     }
     const system = this.kind === "chat" ? this.inputs.get("system").value.trim() : "";
+    if (this.kind === "text") body.max_tokens ??= Number(mostTokens.text);
     const stop = this.inputs.get("stop").value.split("\n").filter((line) => line !== "");
     if (stop.length) body.stop = stop;
     const wrong = this.#form(body);
@@ -86,7 +89,7 @@ export class Parameters {
     }
   }
 
-  #made({ name, label, kind, wide, hint, choices, min, max, step }) {
+  #made({ name, label, kind, wide, half, hint, choices, min, max, step }) {
     const input = document.createElement({ number: "input", text: "textarea", choice: "select" }[kind]);
     if (kind === "number") Object.assign(input, { type: "number", min, max, step: "any", inputMode: "decimal" });
     if (kind === "number" && step === 1) input.step = 1;
@@ -98,7 +101,7 @@ export class Parameters {
     const named = element("label", "", label);
     named.htmlFor = input.id;
     this.inputs.set(name, input);
-    const field = element("div", wide ? "field wide" : "field", named, input);
+    const field = element("div", `field${wide ? " wide" : ""}${half ? " half" : ""}`, named, input);
     field.dataset.field = name;
     return field;
   }

@@ -79,6 +79,7 @@ export class Talk {
     const at = said.indexOf(entry);
     if (at < 0) return;
     for (const { node } of said.splice(at)) node.remove();
+    if (said.length) said.at(-1).lost = false;
     this.#answer(asking, entry.given);
   }
 
@@ -104,7 +105,7 @@ export class Talk {
   async #answer({ body, system }, given) {
     const { kind } = this;
     const said = this.said[kind];
-    const messages = said.map(({ role, content }) => ({ role, content }));
+    const messages = said.filter(({ lost }) => !lost).map(({ role, content }) => ({ role, content }));
     if (system) messages.unshift({ role: "system", content: system });
     const request = { model: this.model, ...body, ...(kind === "chat" ? { messages } : { prompt: given }) };
     const entry = { role: "assistant", content: "", given };
@@ -132,10 +133,14 @@ export class Talk {
         this.told("Stopped.");
       } else {
         ending.failure = error.message;
-        if (error.status === 401 || error.status === 403) this.denied(error.message);
+        if (error.status === 401) this.denied(error.message);
       }
     }
     entry.content = answer.text;
+    // What was not answered is no part of the conversation; templates want turns that alternate.
+    entry.lost = answer.text === "" && (ending.failure !== undefined || ending.stopped === true);
+    const before = said[said.indexOf(entry) - 1];
+    if (entry.lost && before) before.lost = true;
     answer.end(ending);
     if (this.running === running) this.running = null;
     this.changed();

@@ -18,7 +18,7 @@
     else root.dataset.theme = theme;
     const button = document.getElementById("theme");
     if (button) {
-      button.textContent = names[theme];
+      button.querySelector(".long").textContent = names[theme];
       button.setAttribute("aria-label", `Colour scheme: ${names[theme].toLowerCase()}; change it`);
     }
     document.dispatchEvent(new Event("themechange"));

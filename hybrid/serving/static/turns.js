@@ -67,7 +67,7 @@ export class Answer {
     this.node.removeAttribute("aria-busy");
     const sums = element("span", "sums", this.#sums(usage, finish, stopped));
     const taking = button("Copy", "quiet", () => copy((this.given ?? "") + this.text, taking));
-    this.foot.replaceChildren(sums, taking, button("Regenerate", "quiet regenerate", this.again));
+    this.foot.replaceChildren(sums, ...(this.text ? [taking] : []), button("Regenerate", "quiet regenerate", this.again));
     if (failure) {
       const told = element("p", "failure", failure);
       told.setAttribute("role", "alert");
