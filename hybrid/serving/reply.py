@@ -1,0 +1,85 @@
+"""Answers that are computed while their client waits, and given up when it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hybrid.runtime.sequence import Sequence as TokenSequence
+from hybrid.serving.errors import ApiError, invalid, unavailable
+from hybrid.serving.service import BusyError, EngineService, UnavailableError
+from hybrid.serving.ticket import Ticket
+from profiler.artifacts import UserError
+
+
+class Reply(Response):
+    """A response whose sequences run while it is sent, and no longer.
+
+    Starlette tells a plain handler nothing of a client that leaves, and a stream only where it is sent to: so the
+    connection is watched here, for both.
+    """
+
+    def __init__(self, service: EngineService, sequences: Sequence[TokenSequence]) -> None:
+        self.background = None
+        self.service, self.sequences = service, sequences
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Submit, answer, and cancel what is left."""
+        ticket = submit(self.service, self.sequences)
+        watch = asyncio.create_task(_cancel_on_disconnect(receive, ticket))
+        try:
+            await self.answer(ticket, send)
+        finally:
+            watch.cancel()
+            ticket.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+
+    @abstractmethod
+    async def answer(self, ticket: Ticket, send: Send) -> None:
+        """Send the response; nothing more of it once the ticket is cancelled."""
+
+
+def submit(service: EngineService, sequences: Sequence[TokenSequence]) -> Ticket:
+    """Hand sequences to the engine.
+
+    Raises:
+        ApiError: they are not taken.
+    """
+    if len(sequences) > service.capacity:
+        raise invalid(
+            f"{len(sequences)} completions in one request are more than the {service.capacity} that may run and wait "
+            "here; ask for fewer",
+            "n",
+        )
+    try:
+        return service.submit(*sequences)
+    except BusyError as error:
+        raise ApiError(
+            429,
+            f"the server is busy: {service.outstanding} completions run or wait; try again later",
+            kind="rate_limit_error",
+            code="queue_full",
+            headers={"Retry-After": str(error.retry_seconds)},
+        ) from error
+    except UnavailableError as error:
+        raise unavailable(str(error), "unavailable") from error
+
+
+def failure_of(ticket: Ticket) -> ApiError:
+    """What the client is told of a ticket that failed."""
+    error = ticket.failure
+    if isinstance(error, UserError):
+        return invalid(str(error))
+    return ApiError(500, f"the engine failed: {error}", kind="server_error", code="engine_failed")
+
+
+async def _cancel_on_disconnect(receive: Receive, ticket: Ticket) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    ticket.cancel()

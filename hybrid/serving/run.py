@@ -1,0 +1,111 @@
+"""Runs the application with uvicorn, and stops it so that what runs is finished."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from hybrid.serving.service import EngineService
+from hybrid.serving.settings import ServeSettings
+from profiler.artifacts import UserError
+
+LOOK_SECONDS = 0.05  # between looks at whether what runs has ended
+
+
+def bind(settings: ServeSettings) -> socket.socket:
+    """A socket at the server's address, taken before a model is opened for minutes; it does not listen yet.
+
+    Raises:
+        UserError: the address is taken, or is none of this machine's.
+    """
+    where = f"{settings.host} port {settings.port}"
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(f"{where} cannot be listened at: {error.strerror or error}; give another --host") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(1)  # of two servers that are started together, one is told now
+    except OSError as error:
+        bound.close()
+        raise UserError(f"{where} cannot be listened at: {error.strerror or error}; give another --port") from error
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """The URL of a bound socket."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+class GracefulServer(uvicorn.Server):
+    """A server that answers with 503 while what runs is finished, and ends then.
+
+    The first SIGTERM or SIGINT begins that, the second ends at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: EngineService, drain_seconds: float) -> None:
+        super().__init__(config)
+        self.service, self.drain_seconds = service, drain_seconds
+        self.signals: list[int] = []
+        self._drain: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        self.signals.append(sig)
+        if len(self.signals) > 1:
+            self.force_exit = self.should_exit = True
+        else:
+            self.service.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: begin to drain where a signal asked for it."""
+        if self.signals and self._drain is None:
+            self._drain = asyncio.create_task(self._finish())
+        return await super().on_tick(counter)
+
+    async def _finish(self) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._ended(), self.drain_seconds)
+        self.should_exit = True
+
+    async def _ended(self) -> None:
+        while self.service.outstanding:
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def serve(
+    app: ASGIApp,
+    service: EngineService,
+    settings: ServeSettings,
+    bound: socket.socket,
+    started: Callable[[], None] = lambda: None,
+) -> int:
+    """Serve until a signal ends it; `started` is called before the first request is read.
+
+    Returns the exit code: 0 where what ran was finished or its time was up, 128 and the signal's number where a second
+    signal ended it.
+    """
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )
+    server = GracefulServer(config, service, settings.drain_seconds)
+    started()
+    server.run(sockets=[bound])
+    return 128 + server.signals[-1] if server.force_exit else 0
