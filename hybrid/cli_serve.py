@@ -127,18 +127,17 @@ def serve(
         service = EngineService(engine, queue)
         stack.callback(service.close)
         app = create_app(service, settings)
-        line = f"{address_of(bound)}/v1 serves {settings.model_name}: {opened_line(engine)}"
-        code = run_server(app, service, settings, bound, lambda: display.note(line))
+        if app.state.served.chat.note is not None:
+            display.note(f"warning: {app.state.served.chat.note}")
+        display.note(f"{address_of(bound)}/v1 serves {settings.model_name}: {opened_line(engine)}")
+        code = run_server(app, service, settings, bound)
     sys.exit(code)
 
 
 def opened_line(engine: Engine) -> str:
     """Mode, slots, context and the memory of keys and values."""
-    options, spec = engine.options, engine.directory.spec
-    from hybrid.runtime.sizes import cache_bytes
-
-    kv = spec.n_layers * options.max_sequences * cache_bytes(spec, engine.context, options.kv_format)
+    load = engine.load()
     return (
-        f"{options.mode} mode, {options.max_sequences} slots of {engine.context:,} tokens, "
-        f"{format_size(kv)} for keys and values"
+        f"{engine.options.mode} mode, {load.slots} slots of {engine.context:,} tokens, "
+        f"{format_size(load.pages_total * load.page_bytes)} for keys and values"
     )

@@ -18,6 +18,7 @@ from profiler.thresholds import MEND as THRESHOLDS_MEND
 
 Device = Literal["cuda", "cpu", "interpreter"]
 PrefillRows = Literal["auto", "computed", "streamed"]
+MOST_PACE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,11 @@ class EngineOptions:
     mode: what is computed. plan: where; None puts everything on the host. second_device: what a plan's GPU is here,
     `cuda` or `cpu` (a stand-in made of ordinary memory), or for tests `interpreter` (a CUDA device's operators, by
     Triton's interpreter). context: tokens of one sequence, prompt and output; None takes the plan's, else the
-    model's own up to 4096. threads: of the CPU; None takes one for each performance core within the process's affinity
+    model's own up to 4096. max_sequences: that are in steps at once; others wait. kv_pages: of 16 tokens each, for keys
+    and values of all of them; None has room for as many tokens as `max_sequences` texts of the context have. Where fewer
+    are left than are needed, the youngest sequences give theirs up for a while. pace: while others decode, a step takes
+    about so many times its usual time with tokens of a prompt. reuse_prefixes: texts that begin with the same pages
+    share them, and pages are remembered until their room is needed. threads: of the CPU; None takes one for each performance core within the process's affinity
     and CPU quota. prefill_tokens: tokens of a prompt that are computed together: up to 16 by the native operators where
     all of the model is in host memory, more by torch's matrix products; None takes what is faster. mmap: the model's
     files are used in place and read when they are used; else all is read into memory at once.
@@ -49,6 +54,9 @@ class EngineOptions:
     predictors: PredictorSet | None = None
     context: int | None = None
     max_sequences: int = 1
+    kv_pages: int | None = None
+    pace: float = 2.0
+    reuse_prefixes: bool = True
     kv_format: str = "f16"
     threads: int | None = None
     prefill_tokens: int | None = None
@@ -67,6 +75,14 @@ class EngineOptions:
         check_kv_format(self.kv_format)
         if self.second_device is not None and self.plan is None:
             raise UserError("a second device needs a plan that says what it holds: hybrid plan DIR --vram SIZE")
+        if self.max_sequences < 1:
+            raise UserError(f"{self.max_sequences} sequences at once make no sense; give 1 or more")
+        if self.kv_pages is not None and self.kv_pages < 1:
+            raise UserError(f"{self.kv_pages} pages for keys and values make no sense; give 1 or more")
+        if not 1 <= self.pace <= MOST_PACE:
+            raise UserError(
+                f"a step with a prompt takes 1 to {MOST_PACE:g} times as long as one without, not {self.pace:g}"
+            )
         if self.prefill_tokens is not None and not 1 <= self.prefill_tokens <= PREFILL_TOKENS:
             raise UserError(f"{self.prefill_tokens} prompt tokens together make no sense; give 1 to {PREFILL_TOKENS}")
         if self.prefill_rows not in get_args(PrefillRows):

@@ -87,6 +87,11 @@ def cache_bytes(spec: ModelSpec, context: int, kv_format: str) -> int:
     return pages_for(context) * PAGE_TOKENS * 2 * spec.kv_size * KV_FORMATS[kv_format]
 
 
+def page_bytes(spec: ModelSpec, kv_format: str) -> int:
+    """Bytes of a page of keys and values in all layers."""
+    return spec.n_layers * cache_bytes(spec, PAGE_TOKENS, kv_format)
+
+
 def prefill_within(spec: ModelSpec, size: int, context: int, row_bytes: int) -> int:
     """Tokens of the largest prefill step whose buffers fit `size` bytes; at least one."""
     return next((t for t in PREFILL_CHOICES if buffer_bytes(spec, t, context, row_bytes) <= size), 1)

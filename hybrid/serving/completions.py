@@ -1,87 +1,77 @@
-"""POST /v1/completions: a text is continued."""
+"""POST /v1/completions: texts are continued."""
 
 from __future__ import annotations
 
-import time
-import uuid
-
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
-from starlette.types import Send
 
-from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence as TokenSequence
-from hybrid.serving.errors import JsonResponse
+from hybrid.serving.answers import Completion, responses
+from hybrid.serving.errors import invalid
+from hybrid.serving.generate import Generator, sampling_params
+from hybrid.serving.logprobs import legacy_logprobs
 from hybrid.serving.protocol import CompletionRequest
-from hybrid.serving.reply import Reply, failure_of
-from hybrid.serving.service import EngineService
-from hybrid.serving.ticket import Ticket
+from hybrid.serving.served import ServedModel
+from hybrid.serving.shape import Json, Shape
+from hybrid.serving.ticket import State
+
+DEFAULT_TOKENS = 16  # OpenAI's
 
 
-def completions_router(service: EngineService) -> APIRouter:
+def completions_router(generator: Generator) -> APIRouter:
     """The endpoint."""
-    router = APIRouter()
+    router = APIRouter(tags=["generation"])
 
-    @router.post("/v1/completions")
+    @router.post("/v1/completions", responses=responses(Completion, stream=True))
     async def complete(body: CompletionRequest) -> Response:
-        sequences = await run_in_threadpool(_sequences, service, body)
-        return CompletionReply(service, sequences, body)
+        """Continue a text, or several."""
+        generator.served.require(body.model)
+        sequences = await generator.prepare(lambda: _sequences(generator, body))
+        return generator.reply(body, sequences, CompletionShape(generator.served, body))
 
     return router
 
 
-class CompletionReply(Reply):
-    """All of the answer at once."""
+class CompletionShape(Shape):
+    """Texts."""
 
-    def __init__(self, service: EngineService, sequences: list[TokenSequence], body: CompletionRequest) -> None:
-        super().__init__(service, sequences)
-        self.request = body
+    prefix, whole, piece = "cmpl", "text_completion", "text_completion"
 
-    async def answer(self, ticket: Ticket, send: Send) -> None:
-        """See `Reply`."""
-        await ticket.end()
-        if ticket.cancelled:
-            return
-        if ticket.failure is not None:
-            raise failure_of(ticket)
-        prompt = sum(len(sequence.prompt_ids) for sequence in ticket.sequences)
-        output = sum(state.tokens for state in ticket.states)
-        response = JsonResponse(
-            {
-                "id": f"cmpl-{uuid.uuid4().hex}",
-                "object": "text_completion",
-                "created": int(time.time()),
-                "model": self.request.model,
-                "choices": [
-                    {"index": i, "text": state.text, "logprobs": None, "finish_reason": state.finish_reason}
-                    for i, state in enumerate(ticket.states)
-                ],
-                "usage": {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output},
-            }
-        )
-        await response({"type": "http"}, _never, send)
+    def __init__(self, served: ServedModel, body: CompletionRequest) -> None:
+        super().__init__(served, body.model, body.n or 1, body.logprobs is not None)
+        decode = served.tokenizer.decode
+        prompts = body.prompts if body.echo else []
+        self._echo = [prompt if isinstance(prompt, str) else decode(prompt) for prompt in prompts]
+
+    def choice(self, index: int, sequence: TokenSequence, state: State) -> Json:
+        """See `Shape`."""
+        text = self._prompt(index) + state.text
+        return {**self._piece(index, text, sequence, 0, state.tokens), "finish_reason": state.finish_reason}
+
+    def opening(self, index: int, sequence: TokenSequence) -> Json | None:
+        """See `Shape`."""
+        return self._piece(index, self._prompt(index), sequence, 0, 0) if self._echo else None
+
+    def delta(self, index: int, sequence: TokenSequence, before: State, now: State) -> Json:
+        """See `Shape`."""
+        return self._piece(index, now.text[len(before.text) :], sequence, before.tokens, now.tokens)
+
+    def ending(self, index: int, state: State) -> Json:
+        """See `Shape`."""
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": state.finish_reason}
+
+    def _piece(self, index: int, text: str, sequence: TokenSequence, first: int, end: int) -> Json:
+        told = legacy_logprobs(sequence, first, end, self.served.tokenizer) if self.with_logprobs else None
+        return {"index": index, "text": text, "logprobs": told, "finish_reason": None}
+
+    def _prompt(self, index: int) -> str:
+        return self._echo[index // self.per_prompt] if self._echo else ""
 
 
-async def _never() -> dict[str, str]:
-    raise AssertionError("a body that is known needs nothing of the client")
-
-
-def _sequences(service: EngineService, body: CompletionRequest) -> list[TokenSequence]:
-    params = SamplingParams(
-        max_tokens=body.max_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        seed=body.seed,
-        stop=tuple([body.stop] if isinstance(body.stop, str) else body.stop or ()),
-    )
-    tokenizer = service.engine.tokenizer
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    sequences = []
-    for prompt in prompts:
-        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        assert isinstance(ids, list)
-        sequences.append(TokenSequence(ids, params, tokenizer))
-        service.engine.check(sequences[-1])
-    return sequences
+def _sequences(generator: Generator, body: CompletionRequest) -> list[TokenSequence]:
+    if body.echo and body.logprobs is not None:
+        raise invalid("echo is not supported with logprobs: those of prompts are not computed", "echo")
+    encode = generator.served.tokenizer.encode
+    prompts = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts]
+    params = sampling_params(body, generator.served, body.max_tokens or DEFAULT_TOKENS, body.stops, body.logprobs)
+    return generator.sequences(prompts, params, body.n or 1, "prompt")

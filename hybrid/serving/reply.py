@@ -11,8 +11,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hybrid.runtime.sequence import Sequence as TokenSequence
-from hybrid.serving.errors import ApiError, invalid, unavailable
-from hybrid.serving.service import BusyError, EngineService, UnavailableError
+from hybrid.serving.errors import ApiError, invalid, to_json, unavailable
+from hybrid.serving.service import BusyError, EngineService, StoppedError, UnavailableError
+from hybrid.serving.shape import Shape
 from hybrid.serving.ticket import Ticket
 from profiler.artifacts import UserError
 
@@ -24,9 +25,9 @@ class Reply(Response):
     connection is watched here, for both.
     """
 
-    def __init__(self, service: EngineService, sequences: Sequence[TokenSequence]) -> None:
+    def __init__(self, service: EngineService, sequences: Sequence[TokenSequence], shape: Shape) -> None:
         self.background = None
-        self.service, self.sequences = service, sequences
+        self.service, self.sequences, self.shape = service, sequences, shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Submit, answer, and cancel what is left."""
@@ -35,14 +36,40 @@ class Reply(Response):
         try:
             await self.answer(ticket, send)
         finally:
-            watch.cancel()
             ticket.cancel()
+            watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
 
     @abstractmethod
     async def answer(self, ticket: Ticket, send: Send) -> None:
         """Send the response; nothing more of it once the ticket is cancelled."""
+
+
+class WholeReply(Reply):
+    """One JSON object, when all is known."""
+
+    async def answer(self, ticket: Ticket, send: Send) -> None:
+        """See `Reply`."""
+        await ticket.end()
+        if ticket.cancelled:
+            return
+        if (failure := failure_of(ticket)) is not None:
+            raise failure
+        shape = self.shape
+        body = to_json(
+            {
+                **shape.head(shape.whole),
+                "choices": [
+                    shape.choice(index, sequence, state)
+                    for index, (sequence, state) in enumerate(zip(self.sequences, ticket.states, strict=True))
+                ],
+                "usage": shape.usage(self.sequences, ticket.states),
+            }
+        )
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 def submit(service: EngineService, sequences: Sequence[TokenSequence]) -> Ticket:
@@ -71,11 +98,17 @@ def submit(service: EngineService, sequences: Sequence[TokenSequence]) -> Ticket
         raise unavailable(str(error), "unavailable") from error
 
 
-def failure_of(ticket: Ticket) -> ApiError:
-    """What the client is told of a ticket that failed."""
+def failure_of(ticket: Ticket) -> ApiError | None:
+    """What the client is told of a ticket that failed, or one of whose sequences did."""
     error = ticket.failure
+    if error is None:
+        error = next((s.failure for s in ticket.sequences if s.finish_reason == "error"), None)
+    if error is None:
+        return None
+    if isinstance(error, StoppedError):
+        return unavailable(str(error), "unavailable")
     if isinstance(error, UserError):
-        return invalid(str(error))
+        return ApiError(500, str(error), kind="server_error", code="computation_failed")
     return ApiError(500, f"the engine failed: {error}", kind="server_error", code="engine_failed")
 
 

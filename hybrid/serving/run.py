@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -76,6 +75,7 @@ class GracefulServer(uvicorn.Server):
     async def _finish(self) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._ended(), self.drain_seconds)
+        self.service.stop()
         self.should_exit = True
 
     async def _ended(self) -> None:
@@ -83,18 +83,8 @@ class GracefulServer(uvicorn.Server):
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def serve(
-    app: ASGIApp,
-    service: EngineService,
-    settings: ServeSettings,
-    bound: socket.socket,
-    started: Callable[[], None] = lambda: None,
-) -> int:
-    """Serve until a signal ends it; `started` is called before the first request is read.
-
-    Returns the exit code: 0 where what ran was finished or its time was up, 128 and the signal's number where a second
-    signal ended it.
-    """
+def make_server(app: ASGIApp, service: EngineService, settings: ServeSettings) -> GracefulServer:
+    """The server, not yet running; h11 parses requests."""
     config = uvicorn.Config(
         app,
         http="h11",
@@ -105,7 +95,15 @@ def serve(
         timeout_graceful_shutdown=1,
         server_header=False,
     )
-    server = GracefulServer(config, service, settings.drain_seconds)
-    started()
+    return GracefulServer(config, service, settings.drain_seconds)
+
+
+def serve(app: ASGIApp, service: EngineService, settings: ServeSettings, bound: socket.socket) -> int:
+    """Serve until a signal ends it.
+
+    Returns the exit code: 0 where what ran was finished or its time was up, 128 and the signal's number where a second
+    signal ended it.
+    """
+    server = make_server(app, service, settings)
     server.run(sockets=[bound])
     return 128 + server.signals[-1] if server.force_exit else 0

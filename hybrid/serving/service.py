@@ -17,6 +17,7 @@ from hybrid.serving.ticket import Ticket
 from profiler.artifacts import UserError
 
 Health = Literal["ok", "draining", "failed"]
+MOST_FAILED_STEPS = 3  # in a row, before the engine counts as failed
 RECENT = 0.2  # weight of the latest request in the mean of how long requests take
 
 
@@ -30,6 +31,10 @@ class BusyError(Exception):
 
 class UnavailableError(Exception):
     """No request is taken: the service drains, or its engine failed."""
+
+
+class StoppedError(Exception):
+    """What runs is given up, because the server stops."""
 
 
 class EngineService:
@@ -53,6 +58,7 @@ class EngineService:
         self._changed = threading.Condition()  # of all that follows
         self._arrivals: deque[Ticket] = deque()
         self._leavers: deque[Ticket] = deque()
+        self._failed_steps = 0  # in a row
         self._outstanding = 0  # sequences that have not ended
         self._mean_seconds = 1.0  # that one takes
         self._draining = self._closed = False
@@ -101,11 +107,15 @@ class EngineService:
         """Take no more requests; what was taken goes on."""
         self._draining = True
 
-    def close(self) -> None:
-        """Cancel what runs and end the thread, after the step that it is in."""
+    def stop(self) -> None:
+        """Give up what runs after the step that it is in, telling its clients; nothing is computed afterwards."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+
+    def close(self) -> None:
+        """Stop, and wait for the thread."""
+        self.stop()
         self._thread.join()
 
     def _leave(self, ticket: Ticket) -> None:
@@ -120,7 +130,7 @@ class EngineService:
                 self._take_requests()
                 if self._places:
                     self._step()
-            self._drop(self._places)
+            self._abandon(StoppedError("the server stopped before this was finished"))
         except BaseException as error:
             self._fail(error)
 
@@ -132,10 +142,11 @@ class EngineService:
             self._arrivals.clear()
             self._leavers.clear()
         for ticket in arrivals:
+            for index, sequence in enumerate(ticket.sequences):
+                self._places[sequence] = ticket, index
             try:
-                for index, sequence in enumerate(ticket.sequences):
+                for sequence in ticket.sequences:
                     self.engine.add(sequence)
-                    self._places[sequence] = ticket, index
             except UserError as error:
                 ticket.failure = error
                 self._drop(ticket.sequences)
@@ -143,8 +154,17 @@ class EngineService:
             self._drop(ticket.sequences)
 
     def _step(self) -> None:
+        try:
+            advanced = self.engine.step()
+        except UserError as error:  # of a step as a whole; others may go well
+            self._failed_steps += 1
+            if self._failed_steps == MOST_FAILED_STEPS:
+                raise
+            self._abandon(error)
+            return
+        self._failed_steps = 0
         changed: dict[Ticket, None] = {}
-        for sequence in self.engine.step():
+        for sequence in advanced:
             ticket, index = self._places[sequence]
             ticket.update(index)
             changed[ticket] = None
@@ -157,7 +177,7 @@ class EngineService:
         changed: dict[Ticket, None] = {}
         for sequence in list(sequences):
             if sequence in self._places:
-                _cancel(self.engine, sequence)
+                self.engine.cancel(sequence)
                 ticket, index = self._places[sequence]
                 ticket.update(index)
                 changed[ticket] = None
@@ -174,13 +194,30 @@ class EngineService:
         """Nothing is computed any more, and everyone is told so."""
         with self._changed:
             self.failure = error
-            tickets = {*self._arrivals, *(ticket for ticket, _ in self._places.values())}
+        self._lose(error, self._refused())
+
+    def _abandon(self, error: BaseException) -> None:
+        """Give back what sequences hold, and tell their clients."""
+        for sequence in self._places:
+            self.engine.cancel(sequence)
+        self._lose(error, self._refused() if self._closed else ())
+
+    def _refused(self) -> list[Ticket]:
+        """Those that came and will not be computed."""
+        with self._changed:
+            arrivals = list(self._arrivals)
             self._arrivals.clear()
-            self._places.clear()
-            self._outstanding = 0
-        for ticket in tickets:
+        return arrivals
+
+    def _lose(self, error: BaseException, refused: Iterable[Ticket]) -> None:
+        lost = {ticket for ticket, _ in self._places.values()}
+        with self._changed:
+            self._outstanding -= len(self._places) + sum(len(ticket.sequences) for ticket in refused)
+        self._places.clear()
+        lost.update(refused)
+        for ticket in lost:
             ticket.failure = error
-        _tell(tickets)
+        _tell(lost)
 
 
 def _tell(tickets: Iterable[Ticket]) -> None:
@@ -198,10 +235,3 @@ def _tell(tickets: Iterable[Ticket]) -> None:
 def _look(tickets: list[Ticket]) -> None:
     for ticket in tickets:
         ticket.look()
-
-
-def _cancel(engine: Engine, sequence: TokenSequence) -> None:
-    for among in (engine.waiting, engine.running):
-        if sequence in among:
-            among.remove(sequence)
-    sequence.release(engine.allocator)
