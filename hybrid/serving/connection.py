@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import h11
@@ -74,6 +75,9 @@ class GuardedConnection(H11Protocol):
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         self._refuse(ApiError(status, f"this is not a request of HTTP/1.1: {error or msg}"))
 
+    def tell(self, status: int) -> None:
+        """What was no request was answered."""
+
     def _has_body_unread(self) -> bool:
         return self.cycle is not None and bool(self.cycle.body)
 
@@ -93,6 +97,7 @@ class GuardedConnection(H11Protocol):
             response = h11.Response(
                 status_code=error.status, headers=list(fields.items()), reason=STATUS_PHRASES[error.status]
             )
+            self.tell(error.status)
             for event in (response, h11.Data(data=content), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
@@ -137,11 +142,12 @@ class GuardedConnection(H11Protocol):
             self._refuse(ApiError(408, f"the {waiting} of the request took over {seconds:g} s", code="timeout"))
 
 
-def limited(limits: Limits) -> type[GuardedConnection]:
-    """The class of connections with these limits."""
+def limited(limits: Limits, refused: Callable[[int], None] = lambda status: None) -> type[GuardedConnection]:
+    """The class of connections with these limits; `refused` is told the status of what is no request."""
 
     class LimitedConnection(GuardedConnection):
-        pass
+        def tell(self, status: int) -> None:
+            refused(status)
 
     LimitedConnection.limits = limits
     return LimitedConnection
