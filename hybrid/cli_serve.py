@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,8 +161,7 @@ def serve(
         if (warning := exposed(settings)) is not None:
             display.note(f"warning: {warning}")
         display.note(f"{address_of(bound)}/v1 serves {settings.model_name}: {opened_line(engine)}")
-        code = run_server(app, service, settings, bound)
-    sys.exit(code)
+        run_server(app, service, settings, bound)
 
 
 def opened_line(engine: Engine) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hybrid.model.pages import PAGE_TOKENS, pages_for
+from hybrid.runtime.pace import PassCosts, Work
 from hybrid.runtime.page_pool import PagePool
 from hybrid.runtime.paged_tokens import PagedTokens
 
@@ -38,12 +39,15 @@ class Part(Generic[R]):
 
 @dataclass(frozen=True)
 class StepPlan(Generic[R]):
-    """What a step computes: passes through the model, one after the other, of the parts of each; and a piece of a
-    prompt that is too long for them, which has a pass of its own and may take several steps.
+    """What a step computes: passes through the model, one after the other, of the parts of each.
+
+    long: a piece of a prompt that is too long for them, which has a pass of its own and may take several steps; of it
+    as much as takes so many seconds, None: all of it.
     """
 
     passes: list[list[Part[R]]]
-    long: Part[R] | None
+    long: Part[R] | None = None
+    seconds: float | None = None
 
 
 class Batcher(Generic[R]):
@@ -54,22 +58,32 @@ class Batcher(Generic[R]):
         slots: requests that run at once.
         pass_tokens: that a pass takes of any requests.
         prompt_tokens: of one prompt in one step; where they are more than `pass_tokens`, in a pass of their own.
+        pace: while others decode, a step takes about so many times as long with prompt tokens as without.
         reuse: pages that were computed before are shared.
     """
 
-    def __init__(self, pool: PagePool, slots: int, pass_tokens: int, prompt_tokens: int, reuse: bool = True) -> None:
+    def __init__(
+        self,
+        pool: PagePool,
+        slots: int,
+        pass_tokens: int,
+        prompt_tokens: int,
+        pace: float = 2.0,
+        reuse: bool = True,
+    ) -> None:
         self.pool, self.slots = pool, slots
+        self.pace, self.costs = pace, PassCosts()  # which hear of passes, but for long ones
         self.pass_tokens, self.prompt_tokens = pass_tokens, prompt_tokens
         self.reuse = reuse
         self.waiting: deque[R] = deque()
         self.running: list[R] = []
-        self.preemptions = self.prompt_seen = self.prompt_cached = 0
+        self.preemptions = self.prompt_tokens_seen = self.prompt_tokens_cached = 0  # sums
         self._long: Part[R] | None = None
 
     def add(self, request: R) -> None:
         """Take a request in."""
         self.waiting.append(request)
-        self.prompt_seen += len(request.prompt_ids)
+        self.prompt_tokens_seen += len(request.prompt_ids)
 
     def remove(self, request: R) -> None:
         """A request is over, wherever it is; its pages are free, and what they hold is remembered."""
@@ -86,9 +100,13 @@ class Batcher(Generic[R]):
             if request in self.running and self._room(request, len(request), planned) == len(request):
                 planned.append(Part(request, request.computed, 1, decodes=True, is_last=True))
         passes = [planned[at : at + self.pass_tokens] for at in range(0, len(planned), self.pass_tokens)]
+        decoding = [work_of(parts) for parts in passes]
         if self._long is None:
             self._add_prompts(passes, planned)
-        return StepPlan(passes, self._long)
+        if self._long is None:
+            return StepPlan(passes)
+        seconds = (self.pace - 1) * sum(map(self.costs.seconds, decoding)) if decoding else None
+        return StepPlan(passes, self._long, seconds)
 
     def done(self, part: Part[R]) -> None:
         """A part is computed: its tokens are in the pages, and pages that are full with it may be shared."""
@@ -126,16 +144,19 @@ class Batcher(Generic[R]):
             request.computed += PAGE_TOKENS
             if not request.recomputed:
                 request.cached_tokens += PAGE_TOKENS
-                self.prompt_cached += PAGE_TOKENS
+                self.prompt_tokens_cached += PAGE_TOKENS
 
     def _add_prompts(self, passes: list[list[Part[R]]], planned: list[Part[R]]) -> None:
         if not passes or len(passes[-1]) == self.pass_tokens:
             passes.append([])
-        budget, coming = self._budget(passes), set[bytes]()
+        budget: int | None = None
+        coming = set[bytes]()
         for request in [r for r in self.running if not r.decoding]:
-            if request not in self.running or not budget:
-                continue  # it was preempted meanwhile, or there is no time left
+            if request not in self.running or budget == 0:
+                continue  # it was preempted meanwhile, or nothing more fits the step
             self._share(request)
+            if budget is None:
+                budget = self._budget(passes, request.computed)
             page = request.computed // PAGE_TOKENS
             if self.reuse and (page + 1) * PAGE_TOKENS < len(request) and request.digest(page) in coming:
                 continue  # somebody computes that page in this step
@@ -155,10 +176,12 @@ class Batcher(Generic[R]):
         if not passes[-1]:
             passes.pop()
 
-    def _budget(self, passes: list[list[Part[R]]]) -> int:
-        """Prompt tokens that the step may take with the last of its passes; one at least."""
+    def _budget(self, passes: list[list[Part[R]]], position: int) -> int:
+        """Prompt tokens from a position on that the step may take with the last of its passes; one at least."""
         room = min(self.prompt_tokens, self.pass_tokens - len(passes[-1]))
-        return room if not passes[0] else max(1, min(room, sum(map(len, passes))))
+        if not passes[0]:
+            return room
+        return self.costs.affordable([work_of(parts) for parts in passes], position, room, self.pace)
 
     def _room(self, request: R, end: int, planned: list[Part[R]]) -> int:
         """See that there are pages for a request's tokens up to `end`; how far there are.
@@ -193,3 +216,9 @@ class Batcher(Generic[R]):
         request.blocks, request.computed = array("q"), 0
         if self._long is not None and self._long.request is request:
             self._long = None
+
+
+def work_of(parts: list[Part[R]]) -> Work:
+    """What a pass of these parts has to do."""
+    positions = sum(part.count * (2 * part.first + part.count + 1) // 2 for part in parts)
+    return Work(sum(part.count for part in parts), positions)

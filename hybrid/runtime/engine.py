@@ -9,7 +9,7 @@ import contextlib
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate, chain
 from types import TracebackType
 
@@ -21,7 +21,8 @@ from hybrid.model.kv_cache import Span
 from hybrid.model.pages import pages_for
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
-from hybrid.runtime.batcher import Batcher, Part
+from hybrid.runtime.batcher import Batcher, Part, work_of
+from hybrid.runtime.load import EngineLoad
 from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.page_pool import PagePool
@@ -33,28 +34,6 @@ from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
 from profiler.artifacts import UserError
 from profiler.tap import Tap
-
-
-@dataclass(frozen=True)
-class EngineLoad:
-    """What an engine is busy with.
-
-    waiting: requests that are not in steps yet, or no more for want of pages; running: those that are; slots: of which
-    there are at most so many. pages_used: of the KV cache; pages_cached: that nobody uses, kept for who begins alike;
-    page_bytes: of a page in all layers. Sums since the engine was opened: preemptions (requests that gave up their pages
-    for a while), prompt_tokens of all requests, and cached_prompt_tokens, which were found in pages.
-    """
-
-    waiting: int
-    running: int
-    slots: int
-    pages_used: int
-    pages_cached: int
-    pages_total: int
-    page_bytes: int
-    preemptions: int
-    prompt_tokens: int
-    cached_prompt_tokens: int
 
 
 class Engine:
@@ -74,7 +53,7 @@ class Engine:
         piece = self.machine.prefill_tokens
         together = MAX_TOKENS if self.machine.recorded is not None else min(MAX_TOKENS, piece)
         self.batcher: Batcher[TokenSequence] = Batcher(
-            self.pages, options.max_sequences, together, piece, options.reuse_prefixes
+            self.pages, options.max_sequences, together, piece, options.pace, options.reuse_prefixes
         )
         self._long: tuple[Part[TokenSequence], LongPass] | None = None
 
@@ -96,19 +75,7 @@ class Engine:
 
     def load(self) -> EngineLoad:
         """What the engine is busy with; from any thread."""
-        batcher, pages = self.batcher, self.pages
-        return EngineLoad(
-            waiting=len(batcher.waiting),
-            running=len(batcher.running),
-            slots=batcher.slots,
-            pages_used=pages.used,
-            pages_cached=pages.cached,
-            pages_total=pages.total,
-            page_bytes=page_bytes(self.directory.spec, self.options.kv_format),
-            preemptions=batcher.preemptions,
-            prompt_tokens=batcher.prompt_seen,
-            cached_prompt_tokens=batcher.prompt_cached,
-        )
+        return EngineLoad.of(self.batcher, page_bytes(self.directory.spec, self.options.kv_format))
 
     def check(self, sequence: TokenSequence) -> None:
         """Refuse a request that cannot be computed; from any thread.
@@ -141,7 +108,7 @@ class Engine:
         prompts = plan.long is not None or not all(part.decodes for parts in plan.passes for part in parts)
         with self._traced("prompt" if prompts else "decode") as trace:
             if plan.long is not None:
-                began = self._advance(plan.long, sampled, None, trace, began)
+                began = self._advance(plan.long, sampled, plan.seconds, trace, began)
             for parts in plan.passes:
                 began = self._pass(parts, sampled, trace, began)
             if trace is not None:
@@ -193,7 +160,7 @@ class Engine:
                 page = self.pages.take()
                 if page is None:
                     raise UserError(
-                        f"all {self.pages.total} pages of the KV cache are in use; ask for a larger --context"
+                        f"all {self.pages.total} pages of the KV cache are in use; try again when a request is done"
                     )
                 blocks.append(page)
             self.machine.scheduler.tap = tap
@@ -217,6 +184,7 @@ class Engine:
         """
         options = replace(self.options, cutoffs=cutoffs, loss=None)
         self.machine.set_cutoffs(cutoffs)
+        self.pages.forget()
         self.options = options
 
     def set_thresholds(self, thresholds: tuple[float, ...]) -> None:
@@ -228,6 +196,7 @@ class Engine:
         if self.options.mode != "predicted":
             raise UserError(f"mode {self.options.mode} has no predictors whose thresholds could be set")
         self.machine.set_thresholds(thresholds)
+        self.pages.forget()
 
     def close(self) -> None:
         """Give back threads, memory and mappings."""
@@ -258,6 +227,8 @@ class Engine:
         self._take(parts, logits, sampled)
         ended = time.perf_counter()
         activity.seconds = ended - began
+        if trace is None:  # which slows a step down
+            self.batcher.costs.observe(work_of(parts), activity.seconds)
         prompts = _step([part for part in parts if not part.decodes])
         self.ledger.divide(activity, len(prompts.token_ids), prompts.attended)
         return ended

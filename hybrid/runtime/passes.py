@@ -42,7 +42,7 @@ class Passes:
     def next_logits(
         self, step: Step, wanted: Sequence[int], activity: Activity, spans: Spans | None = None
     ) -> torch.Tensor:
-        """fp32 `[wanted, vocab]` on the host, of some of a step's tokens by their places; overwritten as `hidden` is."""
+        """fp32 `[wanted, vocab]` on the host, of some tokens by their places in the step; the next may overwrite it."""
         self._begin(step, activity)
         recorded = self._recorded(len(step.token_ids))
         with self._explained(step):

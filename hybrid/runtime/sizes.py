@@ -104,11 +104,12 @@ def model_sizes(
     vram: int,
     kv_format: str,
     gpu_context: int = 0,
+    kv_pages: int | None = None,
 ) -> ModelSizes:
     """Everything placement has to know of a model, in bytes.
 
     context: tokens of a sequence. vram: the budget of GPU memory. gpu_context: what a process takes of it by being
-    there (`Hardware.context`).
+    there (`Hardware.context`). kv_pages: see `EngineOptions`.
     """
     spec, weight_format = files.spec, files.weight_format
     norm = spec.hidden_size * FP32 * (2 if spec.norm == "layer" else 1)
@@ -145,4 +146,5 @@ def model_sizes(
         kv_page_tokens=PAGE_TOKENS,
         buffer_bytes=buffers,
         context_bytes=gpu_context,
+        kv_pages=kv_pages,
     )

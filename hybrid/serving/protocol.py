@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 Whole = Annotated[int, Field(ge=1)]
 Chance = Annotated[float, Field(ge=0, le=1)]
@@ -113,18 +113,34 @@ class GenerationRequest(Strict):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
+def _kind_of_prompt(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "text"
+    kinds: dict[type, str] = {str: "texts", int: "ids", list: "many ids"}
+    return kinds.get(type(value[0])) if isinstance(value, list) and value else None
+
+
+Ids = Annotated[list[TokenId], Field(min_length=1)]
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[list[str], Field(max_length=256), Tag("texts")]
+    | Annotated[Ids, Tag("ids")]
+    | Annotated[list[Ids], Field(max_length=256), Tag("many ids")],
+    Discriminator(
+        _kind_of_prompt,
+        custom_error_type="prompt",
+        custom_error_message="A text, a list of texts, a list of token ids, or a list of such lists is meant",
+    ),
+]
+
+
 class CompletionRequest(GenerationRequest):
     """A text to continue, or several: texts, or token ids as they are.
 
     logprobs: so many of the likeliest tokens at each place. echo: the answer begins with the prompt.
     """
 
-    prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=256)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=256)]
-    )
+    prompt: Prompt
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     best_of: Literal[1] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from types import FrameType
 
@@ -50,26 +51,25 @@ def address_of(bound: socket.socket) -> str:
 class GracefulServer(uvicorn.Server):
     """A server that answers with 503 while what runs is finished, and ends then.
 
-    The first SIGTERM or SIGINT begins that, the second ends at once.
+    The first SIGTERM or SIGINT begins that, the second ends the process at once, with 128 and its number.
     """
 
     def __init__(self, config: uvicorn.Config, service: EngineService, drain_seconds: float) -> None:
         super().__init__(config)
         self.service, self.drain_seconds = service, drain_seconds
-        self.signals: list[int] = []
+        self._told = False  # to end
         self._drain: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came."""
-        self.signals.append(sig)
-        if len(self.signals) > 1:
-            self.force_exit = self.should_exit = True
-        else:
-            self.service.drain()
+        if self._told:
+            os._exit(128 + sig)  # nothing is written to disk, and a step may take seconds
+        self._told = True
+        self.service.drain()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: begin to drain where a signal asked for it."""
-        if self.signals and self._drain is None:
+        if self._told and self._drain is None:
             self._drain = asyncio.create_task(self._finish())
         return await super().on_tick(counter)
 
@@ -100,12 +100,6 @@ def make_server(app: FastAPI, service: EngineService, settings: ServeSettings) -
     return GracefulServer(config, service, settings.drain_seconds)
 
 
-def serve(app: FastAPI, service: EngineService, settings: ServeSettings, bound: socket.socket) -> int:
-    """Serve until a signal ends it.
-
-    Returns the exit code: 0 where what ran was finished or its time was up, 128 and the signal's number where a second
-    signal ended it.
-    """
-    server = make_server(app, service, settings)
-    server.run(sockets=[bound])
-    return 128 + server.signals[-1] if server.force_exit else 0
+def serve(app: FastAPI, service: EngineService, settings: ServeSettings, bound: socket.socket) -> None:
+    """Serve until a signal ends it: then what ran was finished, or its time was up."""
+    make_server(app, service, settings).run(sockets=[bound])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,9 +47,9 @@ def invalid_request(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
 
 def _told(path: str, errors: Sequence[Mapping[str, Any]]) -> ApiError:
     kinds = {error["type"] for error in errors}
-    reason = UNSUPPORTED.get(path)
-    if reason is not None:
-        return invalid(f"{path} is not supported: {reason}", path, "unsupported_parameter")
+    field = re.split(r"[.\[]", path)[0]
+    if field in UNSUPPORTED:
+        return invalid(f"{path} is not supported: {UNSUPPORTED[field]}", field, "unsupported_parameter")
     if kinds == {"extra_forbidden"}:
         return invalid(f"Unknown parameter: {path!r}", path, "unknown_parameter")
     if kinds == {"missing"}:
