@@ -88,6 +88,18 @@ def serve(
     device: DeviceOption = None,
     slowdown: SlowdownOption = None,
     kv_format: KvOption = KvFormat.f16,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for keys and values of all slots; by default enough for every slot's whole context. Where it "
+            "runs out, the youngest requests wait and are read again.",
+        ),
+    ] = None,
+    pace: Annotated[
+        float,
+        typer.Option(min=1.0, help="While others get tokens, a step with part of a prompt takes so many times as long."),
+    ] = 2.0,
     threads: ThreadsOption = None,
     no_mmap: NoMmapOption = False,
     no_overlap: NoOverlapOption = False,
@@ -142,6 +154,8 @@ def serve(
                 context=context,
                 max_sequences=slots,
                 kv_format=kv_format.value,
+                kv_memory=None if kv_memory is None else parse_size(kv_memory),
+                pace=pace,
                 threads=threads,
                 mmap=not no_mmap,
                 profile=profile,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -22,8 +23,10 @@ class Reply(Response):
     """A response whose sequences run while it is sent, and no longer.
 
     Starlette tells a plain handler nothing of a client that leaves, and a stream only where it is sent to: so the
-    connection is watched here, for both.
+    connection is watched here, for both. progress: the answer is sent piece by piece.
     """
+
+    progress: ClassVar[bool]
 
     def __init__(self, service: EngineService, sequences: Sequence[TokenSequence], shape: Shape) -> None:
         self.background = None
@@ -31,7 +34,7 @@ class Reply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Submit, answer, and cancel what is left."""
-        ticket = submit(self.service, self.sequences)
+        ticket = submit(self.service, self.sequences, self.progress)
         watch = asyncio.create_task(_cancel_on_disconnect(receive, ticket))
         try:
             await self.answer(ticket, send)
@@ -48,6 +51,8 @@ class Reply(Response):
 
 class WholeReply(Reply):
     """One JSON object, when all is known."""
+
+    progress = False
 
     async def answer(self, ticket: Ticket, send: Send) -> None:
         """See `Reply`."""
@@ -72,8 +77,8 @@ class WholeReply(Reply):
         await send({"type": "http.response.body", "body": body})
 
 
-def submit(service: EngineService, sequences: Sequence[TokenSequence]) -> Ticket:
-    """Hand sequences to the engine.
+def submit(service: EngineService, sequences: Sequence[TokenSequence], progress: bool) -> Ticket:
+    """Hand sequences to the engine; see `EngineService.submit`.
 
     Raises:
         ApiError: they are not taken.
@@ -85,7 +90,7 @@ def submit(service: EngineService, sequences: Sequence[TokenSequence]) -> Ticket
             "n",
         )
     try:
-        return service.submit(*sequences)
+        return service.submit(*sequences, progress=progress)
     except BusyError as error:
         raise ApiError(
             429,

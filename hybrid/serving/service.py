@@ -84,14 +84,16 @@ class EngineService:
         """Sequences that may wait or run at once."""
         return self.slots + self.queue
 
-    def submit(self, *sequences: TokenSequence) -> Ticket:
-        """Have sequences computed; on an event loop, which is told of their progress. All of them are taken, or none.
+    def submit(self, *sequences: TokenSequence, progress: bool = True) -> Ticket:
+        """Have sequences computed; on an event loop, which is told of their end, and of progress where that is wanted.
+
+        All of them are taken, or none.
 
         Raises:
             BusyError: there is no room for them now.
             UnavailableError: none are taken any more.
         """
-        ticket = Ticket(sequences, self._leave)
+        ticket = Ticket(sequences, self._leave, progress)
         with self._changed:
             if self.failure is not None:
                 raise UnavailableError(f"the engine failed ({self.failure}); restart the server")
@@ -173,8 +175,9 @@ class EngineService:
         changed: dict[Ticket, None] = {}
         for sequence in advanced:
             ticket, index = self._places[sequence]
-            ticket.update(index)
-            changed[ticket] = None
+            if ticket.progress or sequence.finish_reason is not None:
+                ticket.update(index)
+                changed[ticket] = None
             if sequence.finish_reason is not None:
                 self._forget(sequence)
         _tell(changed)

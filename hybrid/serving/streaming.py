@@ -30,6 +30,8 @@ class StreamReply(Reply):
     sent as one piece then.
     """
 
+    progress = True
+
     def __init__(
         self,
         service: EngineService,
