@@ -17,6 +17,7 @@ class Sequence(PagedTokens):
     """The state of one request between steps.
 
     finish_reason: `stop` (end token or stop string), `length`, `cancelled`, or `error`: then `failure` says which.
+    queue_seconds: from its making to its first part in a step; first_token_seconds: to its first token.
     """
 
     def __init__(self, prompt_ids: list[int], params: SamplingParams, tokenizer: Tokenizer) -> None:
@@ -27,9 +28,15 @@ class Sequence(PagedTokens):
         self.finish_reason: FinishReason | None = None
         self.failure: UserError | None = None
         self.began = time.perf_counter()
+        self.queue_seconds: float | None = None
         self.first_token_seconds: float | None = None
         self._stream: TextStream = tokenizer.stream()
         self._eos_ids = tokenizer.eos_ids
+
+    def join(self, now: float) -> None:
+        """It is in a step, at a time of time.perf_counter."""
+        if self.queue_seconds is None:
+            self.queue_seconds = now - self.began
 
     def append(self, token_id: int, context: int) -> None:
         """Take a sampled token, extend the text, and end the sequence where it has to end."""
