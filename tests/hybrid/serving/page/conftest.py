@@ -2,12 +2,14 @@
 
 `site` is that server: its units are slowed, so that an answer takes seconds. `open_page(running=site, **options)` opens
 the page in a context of its own; when the test ends, it fails if the page asked another host for anything, wrote an
-error to the console, or raised one; what a test expects to fail it adds to `page.expected`.
+error to the console, or raised one; what a test expects to fail it adds to `page.expected`. `until(page, expression)`
+waits for what the page's own policy lets nobody evaluate within it.
 """
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from hybrid.stages.opening import open_engine
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 PATIENCE = 60_000.0  # milliseconds, for a machine that stands still for a while
-SLOWER = 6.0
+SLOWER = 12.0
 OpenPage = Callable[..., Page]
 expect.set_options(timeout=PATIENCE)
 
@@ -59,7 +61,7 @@ def open_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open
 
     def watch(page: Page, url: str) -> None:
         page.on("request", lambda r: None if r.url.startswith(url) else problems.append(f"asked for {r.url}"))
-        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
 
     def open_one(running: Any = None, *, routes: Any = None, **options: Any) -> Page:
@@ -80,3 +82,14 @@ def open_page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Open
     for page, _ in opened:
         page.context.close()
     assert not [problem for problem in problems if not any(text in problem for text in expected)]
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[[Page, str], None]:
+    def wait(page: Page, expression: str) -> None:
+        deadline = time.monotonic() + PATIENCE / 1000
+        while not page.evaluate(expression):
+            assert time.monotonic() < deadline, f"it never came to {expression}"
+            page.wait_for_timeout(20)
+
+    return wait

@@ -21,7 +21,7 @@ def set_parameters(page, **values):
 
 
 def complete(page, text, **values):
-    page.get_by_text("Complete", exact=True).click()
+    page.get_by_role("radio", name="Complete").check()
     set_parameters(page, **values)
     page.fill("#prompt", text)
     page.keyboard.press("Control+Enter")
@@ -119,11 +119,11 @@ def test_a_real_chat_answers_and_is_cleared(open_page):
 
 
 @pytest.mark.parametrize("how", ["button", "key", "leaving"])
-def test_what_is_stopped_is_not_computed_any_more(open_page, site, settled, how):
+def test_what_is_stopped_is_not_computed_any_more(open_page, until, site, settled, how):
     page = open_page()
     before = site.service.engine.ledger.decode.tokens
     complete(page, "class Stack:\n", **LONG)
-    page.wait_for_function("document.querySelector('.continued .tail')?.textContent.length > 10")
+    until(page, "document.querySelector('.continued .tail')?.textContent.length > 10")
     assert site.service.outstanding == 1
     if how == "leaving":
         page.goto("about:blank")
@@ -139,7 +139,7 @@ def test_what_is_stopped_is_not_computed_any_more(open_page, site, settled, how)
     assert site.service.engine.ledger.decode.tokens - before < LONG["max_tokens"] - 10
 
 
-def test_what_a_model_writes_is_never_markup(open_page):
+def test_what_a_model_writes_is_never_markup(open_page, until):
     text = (
         "# Title\nSome **bold** and `a < b` <img src=x onerror=alert(1)>\n\n```html\n<script>alert(1)</script>\n```\n"
         "<style>body { display: none }</style> 2 * 3 * 4 and ~~~ done\n\n```py\nopen_fence = True"
@@ -165,7 +165,7 @@ def test_what_a_model_writes_is_never_markup(open_page):
     expect(body.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == "<script>alert(1)</script>"
     page.locator(".foot").get_by_role("button", name="Copy").click()
-    page.wait_for_function("navigator.clipboard.readText().then((text) => text.startsWith('# Title'))")
+    until(page, "navigator.clipboard.readText().then((text) => text.startsWith('# Title'))")
     assert page.evaluate("navigator.clipboard.readText()") == text
 
 
