@@ -21,7 +21,7 @@ from hybrid.runtime.engine import Engine
 from hybrid.stages.opening import open_engine
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-PATIENCE = 60_000.0  # milliseconds, for a machine that stands still for a while
+PATIENCE = 120_000.0  # milliseconds, for a machine that stands still for a while
 SLOWER = 12.0
 OpenPage = Callable[..., Page]
 expect.set_options(timeout=PATIENCE)

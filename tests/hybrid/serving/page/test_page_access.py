@@ -45,11 +45,12 @@ def test_everything_is_reached_and_used_by_keyboard_alone(open_page):
     page = open_page()
     expect(page.locator("#state")).to_contain_text("idle")
     expect(page.locator("#prompt")).to_be_focused()
-    page.locator("body").evaluate("document.activeElement.blur()")
     seen = []
     for _ in range(30):
         page.keyboard.press("Tab")
         here = page.evaluate("document.activeElement.id || document.activeElement.className || document.activeElement.tagName")
+        if here == "BODY":  # between the last part and the first
+            continue
         if here in seen:
             break
         seen.append(here)
