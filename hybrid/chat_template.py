@@ -44,11 +44,16 @@ class ChatTemplate:
         if DEFAULT not in sources:
             raise UserError(f"{origin} has no template named {DEFAULT!r}, only {', '.join(sorted(sources)) or 'none'}")
         self._special, self._origin = dict(special), origin
+        self._words = "\n".join(sources.values())
         environment = _environment()
         try:
             self._templates = {name: environment.from_string(source) for name, source in sources.items()}
         except (jinja2.TemplateError, RecursionError) as error:
             raise UserError(f"the chat template in {origin} cannot be read: {error}") from error
+
+    def mentions(self, word: str) -> bool:
+        """Whether a template has the word: one that does not name a role does not know it."""
+        return word in self._words
 
     def render(
         self,

@@ -72,7 +72,9 @@ def serve(
     ] = None,
     pace: Annotated[
         float,
-        typer.Option(min=1.0, help="While others get tokens, a step with part of a prompt takes so many times as long."),
+        typer.Option(
+            min=1.0, help="While others get tokens, a step with part of a prompt takes so many times as long."
+        ),
     ] = 2.0,
     threads: ThreadsOption = None,
     no_mmap: NoMmapOption = False,
@@ -114,6 +116,7 @@ def serve(
     )
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(bind(settings))
+        display.note(f"opening {model}")
         with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
             opened = open_engine(
                 model,

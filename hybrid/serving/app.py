@@ -28,7 +28,7 @@ def create_app(service: EngineService, settings: ServeSettings) -> FastAPI:
     Raises:
         UserError: the model's chat template cannot be read.
     """
-    app = FastAPI(title="hybrid", docs_url=None, redoc_url=None)
+    app = FastAPI(title="hybrid", docs_url=None, redoc_url=None, redirect_slashes=False)
     served = ServedModel.of(service.engine, settings.model_names)
     generator = Generator(service, served, settings)
     app.state.served = served
@@ -63,10 +63,8 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        messages = {
-            404: f"Invalid URL ({request.method} {request.url.path[:200]})",
-            405: f"Not allowed to {request.method} on {request.url.path[:200]}",
-        }
+        path = request.scope["path"][:200]
+        messages = {404: f"Invalid URL ({request.method} {path})", 405: f"Not allowed to {request.method} on {path}"}
         message = messages.get(error.status_code, str(error.detail))
         code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
         return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))

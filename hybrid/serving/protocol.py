@@ -89,7 +89,7 @@ class GenerationRequest(Strict):
         | None
     ) = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=8)] | None = None
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
     grammar: Annotated[str, Field(min_length=1)] | None = None

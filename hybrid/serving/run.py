@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import os
 import socket
 from types import FrameType
@@ -72,10 +74,18 @@ class GracefulServer(uvicorn.Server):
             self._drain = asyncio.create_task(self._finish())
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers be read to their ends, within the time that is left."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of those who do not read, nothing more is told
+        await super().shutdown(sockets)
+
     async def _finish(self) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + self.drain_seconds
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._ended(), self.drain_seconds)
         self.service.stop()
+        self.config.timeout_graceful_shutdown = max(1, math.ceil(until - clock()))
         self.should_exit = True
 
     async def _ended(self) -> None:
