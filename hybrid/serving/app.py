@@ -31,7 +31,7 @@ def create_app(service: EngineService, settings: ServeSettings) -> FastAPI:
     Raises:
         UserError: the model's chat template cannot be read.
     """
-    app = FastAPI(title="hybrid", docs_url=None, redoc_url=None)
+    app = FastAPI(title="hybrid", docs_url=None, redoc_url=None, redirect_slashes=False)
     served = ServedModel.of(service.engine, settings.model_names)
     generator = Generator(service, served, settings)
     app.state.served = served
