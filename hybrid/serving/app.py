@@ -13,7 +13,10 @@ from hybrid.serving.chat import chat_router
 from hybrid.serving.completions import completions_router
 from hybrid.serving.errors import ApiError, error_response, invalid
 from hybrid.serving.generate import Generator
+from hybrid.serving.limits import add_limits
+from hybrid.serving.metrics import Metrics, add_metrics, metrics_router
 from hybrid.serving.models import health_router, models_router
+from hybrid.serving.security import add_security
 from hybrid.serving.served import ServedModel
 from hybrid.serving.service import EngineService
 from hybrid.serving.settings import ServeSettings
@@ -40,6 +43,11 @@ def create_app(service: EngineService, settings: ServeSettings) -> FastAPI:
         health_router(service),
     ):
         app.include_router(router)
+    metrics = app.state.metrics = Metrics(service)
+    app.include_router(metrics_router(metrics))
+    add_limits(app, settings)
+    add_security(app, settings)
+    add_metrics(app, metrics)  # around all, so that it counts what the others refuse
     _answer_errors(app)
     describe = app.openapi
     app.openapi = lambda: _without_422(describe())  # type: ignore[method-assign]

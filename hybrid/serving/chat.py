@@ -91,10 +91,17 @@ def prompt_ids(served: ServedModel, messages: list[Message]) -> list[int]:
     Raises:
         ApiError: the chat template refuses it.
     """
+    plain = [_plain(served, message) for message in messages]
     try:
-        return served.chat.encode(served.tokenizer, [_plain(served, message) for message in messages])
+        served.check_length("".join(map(_words, plain)), "messages")
+        return served.chat.encode(served.tokenizer, plain)
     except UserError as error:
         raise invalid(str(error), "messages") from error
+
+
+def _words(message: Json) -> str:
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _plain(served: ServedModel, message: Message) -> dict[str, Any]:

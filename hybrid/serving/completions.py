@@ -75,7 +75,7 @@ class CompletionShape(Shape):
 def _sequences(generator: Generator, body: CompletionRequest) -> list[TokenSequence]:
     if body.echo and body.logprobs is not None:
         raise invalid("echo is not supported with logprobs: those of prompts are not computed", "echo")
-    encode = generator.served.tokenizer.encode
-    prompts = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts]
+    encode = generator.served.encode
+    prompts = [encode(prompt, "prompt") if isinstance(prompt, str) else prompt for prompt in body.prompts]
     params = sampling_params(body, generator.served, body.max_tokens or DEFAULT_TOKENS, body.stops, body.logprobs)
     return generator.sequences(body, prompts, params, "prompt")

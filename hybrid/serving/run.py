@@ -11,8 +11,9 @@ import socket
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 
+from hybrid.serving.connection import limited
 from hybrid.serving.service import EngineService
 from hybrid.serving.settings import ServeSettings
 from profiler.artifacts import UserError
@@ -93,14 +94,15 @@ class GracefulServer(uvicorn.Server):
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def make_server(app: ASGIApp, service: EngineService, settings: ServeSettings) -> GracefulServer:
-    """The server, not yet running; h11 parses requests."""
+def make_server(app: FastAPI, service: EngineService, settings: ServeSettings) -> GracefulServer:
+    """The server of an application that `create_app` made, not yet running; h11 parses requests."""
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=limited(settings.limits, app.state.metrics.refused),
+        h11_max_incomplete_event_size=settings.limits.head_bytes,
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="error",  # every request that makes no sense would be a line
         access_log=False,
         timeout_graceful_shutdown=1,
         server_header=False,
@@ -108,6 +110,6 @@ def make_server(app: ASGIApp, service: EngineService, settings: ServeSettings) -
     return GracefulServer(config, service, settings.drain_seconds)
 
 
-def serve(app: ASGIApp, service: EngineService, settings: ServeSettings, bound: socket.socket) -> None:
+def serve(app: FastAPI, service: EngineService, settings: ServeSettings, bound: socket.socket) -> None:
     """Serve until a signal ends it: then what ran was finished, or its time was up."""
     make_server(app, service, settings).run(sockets=[bound])

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
 from hybrid.runtime.engine import Engine
@@ -17,6 +17,7 @@ from hybrid.serving.ticket import Ticket
 from profiler.artifacts import UserError
 
 Health = Literal["ok", "draining", "failed"]
+Watcher = Callable[[Collection[TokenSequence]], None]
 MOST_FAILED_STEPS = 3  # in a row, before the engine counts as failed
 RECENT = 0.2  # weight of the latest pause between two ends in their mean
 
@@ -63,6 +64,7 @@ class EngineService:
         self._pause = 1.0  # seconds from one end to the next, on average, while all slots are taken
         self._last_end: float | None = None
         self._draining = self._closed = False
+        self._watchers: tuple[Watcher, Watcher] = _nobody, _nobody
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
 
@@ -105,6 +107,10 @@ class EngineService:
             self._arrivals.append(ticket)
             self._changed.notify()
         return ticket
+
+    def watch(self, advanced: Watcher, ended: Watcher) -> None:
+        """Tell of sequences that a step advanced or ended, and of others that ended; on the engine's thread."""
+        self._watchers = advanced, ended
 
     def drain(self) -> None:
         """Take no more requests; what was taken goes on."""
@@ -166,6 +172,7 @@ class EngineService:
             self._abandon(error)
             return
         self._failed_steps = 0
+        self._watchers[0](advanced)
         changed: dict[Ticket, None] = {}
         for sequence in advanced:
             ticket, index = self._places[sequence]
@@ -186,6 +193,7 @@ class EngineService:
                 ticket.update(index)
                 changed[ticket] = None
                 self._forget(sequence)
+                self._watchers[1]([sequence])
         _tell(changed)
 
     def _forget(self, sequence: TokenSequence) -> None:
@@ -220,11 +228,16 @@ class EngineService:
         lost = {ticket for ticket, _ in self._places.values()}
         with self._changed:
             self._outstanding -= len(self._places) + sum(len(ticket.sequences) for ticket in refused)
+        self._watchers[1](self._places.keys())
         self._places.clear()
         lost.update(refused)
         for ticket in lost:
             ticket.failure = error
         _tell(lost)
+
+
+def _nobody(sequences: Collection[TokenSequence]) -> None:
+    """Watches nothing."""
 
 
 def _tell(tickets: Iterable[Ticket]) -> None:
