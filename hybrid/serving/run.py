@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.05  # between looks at whether what runs has ended
 
 
 def bind(settings: ServeSettings) -> socket.socket:
-    """A socket at the server's address, taken before a model is opened for minutes; it does not listen yet.
+    """A socket at the server's address, taken before a model is opened for minutes; who connects meanwhile waits.
 
     Raises:
         UserError: the address is taken, or is none of this machine's.
