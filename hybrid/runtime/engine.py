@@ -10,7 +10,7 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from types import TracebackType
 
 import torch
@@ -104,6 +104,8 @@ class Engine:
         """
         plan, began = self.batcher.plan(), time.perf_counter()
         sampled: list[TokenSequence] = []
+        for part in chain(*plan.passes, () if plan.long is None else [plan.long]):
+            part.request.join(began)
         prompts = plan.long is not None or not all(part.decodes for parts in plan.passes for part in parts)
         with self._traced("prompt" if prompts else "decode") as trace:
             if plan.long is not None:

@@ -13,7 +13,10 @@ from hybrid.serving.chat import chat_router
 from hybrid.serving.completions import completions_router
 from hybrid.serving.errors import ApiError, error_response, invalid
 from hybrid.serving.generate import Generator
+from hybrid.serving.limits import add_limits
+from hybrid.serving.metrics import Metrics, add_metrics, metrics_router
 from hybrid.serving.models import health_router, models_router
+from hybrid.serving.security import add_security
 from hybrid.serving.served import ServedModel
 from hybrid.serving.service import EngineService
 from hybrid.serving.settings import ServeSettings
@@ -28,7 +31,7 @@ def create_app(service: EngineService, settings: ServeSettings) -> FastAPI:
     Raises:
         UserError: the model's chat template cannot be read.
     """
-    app = FastAPI(title="hybrid", docs_url=None, redoc_url=None)
+    app = FastAPI(title="hybrid", docs_url=None, redoc_url=None, redirect_slashes=False)
     served = ServedModel.of(service.engine, settings.model_names)
     generator = Generator(service, served, settings)
     app.state.served = served
@@ -40,6 +43,11 @@ def create_app(service: EngineService, settings: ServeSettings) -> FastAPI:
         health_router(service),
     ):
         app.include_router(router)
+    metrics = app.state.metrics = Metrics(service)
+    app.include_router(metrics_router(metrics))
+    add_limits(app, settings)
+    add_security(app, settings)
+    add_metrics(app, metrics)  # around all, so that it counts what the others refuse
     _answer_errors(app)
     describe = app.openapi
     app.openapi = lambda: _without_422(describe())  # type: ignore[method-assign]
@@ -63,10 +71,8 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        messages = {
-            404: f"Invalid URL ({request.method} {request.url.path[:200]})",
-            405: f"Not allowed to {request.method} on {request.url.path[:200]}",
-        }
+        path = request.scope["path"][:200]
+        messages = {404: f"Invalid URL ({request.method} {path})", 405: f"Not allowed to {request.method} on {path}"}
         message = messages.get(error.status_code, str(error.detail))
         code = {404: "unknown_url", 405: "method_not_allowed"}.get(error.status_code)
         return error_response(ApiError(error.status_code, message, code=code, headers=error.headers))

@@ -77,18 +77,26 @@ class WholeReply(Reply):
         await send({"type": "http.response.body", "body": body})
 
 
+def check_count(service: EngineService, count: int) -> None:
+    """Refuse more sequences than could ever run and wait at once.
+
+    Raises:
+        ApiError: they are too many.
+    """
+    if count > service.capacity:
+        raise invalid(
+            f"{count} completions in one request are more than the {service.capacity} that may run and wait here; "
+            "ask for fewer",
+            "n",
+        )
+
+
 def submit(service: EngineService, sequences: Sequence[TokenSequence], progress: bool) -> Ticket:
     """Hand sequences to the engine; see `EngineService.submit`.
 
     Raises:
         ApiError: they are not taken.
     """
-    if len(sequences) > service.capacity:
-        raise invalid(
-            f"{len(sequences)} completions in one request are more than the {service.capacity} that may run and wait "
-            "here; ask for fewer",
-            "n",
-        )
     try:
         return service.submit(*sequences, progress=progress)
     except BusyError as error:

@@ -17,6 +17,7 @@ from hybrid.tokenizer_settings import read_optional
 
 # Fields that a model's generation_config.json may recommend, by the range that makes sense, and OpenAI's defaults.
 RANGES = {"temperature": (0.0, 2.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "repetition_penalty": (0.01, 10.0)}
+LONG_TOKEN = 16  # characters: tokens of a text have fewer on average
 OPENAI_DEFAULTS: dict[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
@@ -77,6 +78,23 @@ class ServedModel:
                 code="model_not_found",
             )
 
+    def encode(self, text: str, param: str) -> list[int]:
+        """Token ids of a prompt; one that is too long by far is refused for its beginning, since megabytes of text
+        take seconds to be cut into tokens.
+
+        Raises:
+            ApiError: it does not fit the context; `param` is the field that it came in.
+            UserError: it is not valid Unicode.
+        """
+        self.check_length(text, param)
+        return self.tokenizer.encode(text)
+
+    def check_length(self, text: str, param: str) -> None:
+        """Refuse a text whose beginning alone does not fit the context; raises as `encode`."""
+        beginning = text[: self.context * LONG_TOKEN]
+        if len(text) > 2 * len(beginning) and len(self.tokenizer.encode(beginning)) > self.context:
+            raise self._too_long(f"{param} has {len(text):,} characters", param)
+
     def check_prompt(self, token_ids: list[int], param: str) -> None:
         """Refuse a prompt that leaves no room for an answer, or has ids that are none.
 
@@ -84,16 +102,19 @@ class ServedModel:
             ApiError: it names the field.
         """
         if len(token_ids) >= self.context:
-            raise invalid(
-                f"This model's maximum context length is {self.context} tokens, prompt and answer together; "
-                f"{param} came to {len(token_ids)}. Shorten it, or start the server with a larger --context",
-                param,
-                "context_length_exceeded",
-            )
+            raise self._too_long(f"{param} came to {len(token_ids)}", param)
         if not token_ids:
             raise invalid(f"{param} is empty; give at least one token", param)
         if max(token_ids) >= self.vocab_size or min(token_ids) < 0:
             raise invalid(f"{param} has token ids beyond 0 to {self.vocab_size - 1}", param)
+
+    def _too_long(self, measured: str, param: str) -> ApiError:
+        return invalid(
+            f"This model's maximum context length is {self.context} tokens, prompt and answer together; {measured}. "
+            "Shorten it, or start the server with a larger --context",
+            param,
+            "context_length_exceeded",
+        )
 
 
 def sampling_defaults(directory: Path) -> dict[str, Any]:

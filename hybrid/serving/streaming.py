@@ -50,7 +50,8 @@ class StreamReply(Reply):
     async def answer(self, ticket: Ticket, send: Send) -> None:
         """See `Reply`."""
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        clock, sent = asyncio.get_running_loop().time, 0.0
+        clock = asyncio.get_running_loop().time
+        sent = clock()
         while not ticket.cancelled:
             ended = ticket.ended  # before its states are read
             events = b"".join(map(self._event, self._choices(ticket)))
@@ -77,7 +78,7 @@ class StreamReply(Reply):
                 if (opening := shape.opening(index, sequence)) is not None:
                     yield opening
             self._seen[index] = now
-            if len(now.text) > len(before.text) or (shape.with_logprobs and now.tokens > before.tokens):
+            if len(now.text) > len(before.text) or (shape.with_logprobs and now.shown > before.shown):
                 yield shape.delta(index, sequence, before, now)
             if now.finish_reason is not None:
                 yield shape.ending(index, now)
