@@ -72,7 +72,7 @@ class World:
             assert plan.long or not all(part.decodes for part in parts), "prompts go on in every step"
         if batcher.running:
             oldest = batcher.running[0]
-            assert id(oldest) in computed or (plan.long is not None), "the oldest goes on"
+            assert id(oldest) in computed or plan.long, "the oldest goes on"
         assert parts or plan.long or not (batcher.running or batcher.waiting)
 
     def compute(self, part):
