@@ -1,5 +1,7 @@
 """Answers that cannot be computed to their end: what their clients see, and nobody else."""
 
+import weakref
+
 import openai
 import pytest
 
@@ -11,11 +13,11 @@ OPTIONS = {"model": "demo", "prompt": "def f(", "max_tokens": 10}
 
 @pytest.fixture(autouse=True)
 def doom(monkeypatch):
-    picks, pick = {}, Sampler.pick
+    picks, pick = weakref.WeakKeyDictionary(), Sampler.pick
 
     def pick_or_fail(sampler, logits):
-        picks[id(sampler)] = picks.get(id(sampler), 0) + 1
-        if sampler.params.seed == DOOMED and picks[id(sampler)] == 4:
+        picks[sampler] = picks.get(sampler, 0) + 1
+        if sampler.params.seed == DOOMED and picks[sampler] == 4:
             raise NumericalError("logits are not finite numbers")
         return pick(sampler, logits)
 
