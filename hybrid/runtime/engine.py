@@ -10,7 +10,7 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from types import TracebackType
 
 import torch
@@ -81,11 +81,12 @@ class Engine:
         """Refuse a request that cannot be computed; from any thread.
 
         Raises:
-            UserError: the prompt is empty, does not fit the context, or has ids that the model does not know;
-                or a file of the model was cut or grown since it was opened.
+            UserError: the prompt is empty, does not fit the context, or it or its logit_bias has ids that the model
+                does not know; or a file of the model was cut or grown since it was opened.
         """
         self.directory.check_unchanged()
         self._check_ids(sequence.prompt_ids)
+        sequence.params.check_vocabulary(self.directory.spec.vocab_size)
         if len(sequence.prompt_ids) >= self.context:
             raise UserError(
                 f"the prompt has {len(sequence.prompt_ids)} tokens, and the context of {self.context} leaves room for "
@@ -103,6 +104,8 @@ class Engine:
         """
         plan, began = self.batcher.plan(), time.perf_counter()
         sampled: list[TokenSequence] = []
+        for part in chain(*plan.passes, () if plan.long is None else [plan.long]):
+            part.request.join(began)
         prompts = plan.long is not None or not all(part.decodes for parts in plan.passes for part in parts)
         with self._traced("prompt" if prompts else "decode") as trace:
             if plan.long is not None:
