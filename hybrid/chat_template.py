@@ -37,10 +37,15 @@ class ChatTemplate:
             raise UserError(f"{origin} has no template named {DEFAULT!r}, only {', '.join(sorted(sources)) or 'none'}")
         self._special, self._origin = dict(special), origin
         self._names = frozenset(sources)
+        self._words = "\n".join(sources.values())
         try:
             self._process = TemplateProcess(sources)
         except TemplateRefused as error:
             raise UserError(f"the chat template in {origin} cannot be read: {error}") from error
+
+    def mentions(self, word: str) -> bool:
+        """Whether a template has the word: one that does not name a role does not know it."""
+        return word in self._words
 
     def render(
         self,

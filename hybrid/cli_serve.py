@@ -98,7 +98,9 @@ def serve(
     ] = None,
     pace: Annotated[
         float,
-        typer.Option(min=1.0, help="While others get tokens, a step with part of a prompt takes so many times as long."),
+        typer.Option(
+            min=1.0, help="While others get tokens, a step with part of a prompt takes so many times as long."
+        ),
     ] = 2.0,
     threads: ThreadsOption = None,
     no_mmap: NoMmapOption = False,
@@ -144,6 +146,7 @@ def serve(
     )
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(bind(settings))
+        display.note(f"opening {model}")
         with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
             opened = open_engine(
                 model,
@@ -171,8 +174,11 @@ def serve(
         service = EngineService(engine, queue)
         stack.callback(service.close)
         app = create_app(service, settings)
-        if app.state.served.chat.note is not None:
-            display.note(f"warning: {app.state.served.chat.note}")
+        served = app.state.served
+        if served.chat.note is not None:
+            display.note(f"warning: {served.chat.note}")
+        if recommended := ", ".join(f"{name} {value:g}" for name, value in served.recommended.items()):
+            display.note(f"where requests do not say it, as the model's makers recommend: {recommended}")
         if (warning := exposed(settings)) is not None:
             display.note(f"warning: {warning}")
         display.note(f"{address_of(bound)}/v1 serves {settings.model_name}: {opened_line(engine)}")

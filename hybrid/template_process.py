@@ -60,7 +60,10 @@ class TemplateProcess:
         with self._lock:
             if self._process is None:
                 self._start()
-            answer = self._ask({"template": name, "values": values})
+            try:
+                answer = self._ask({"template": name, "values": values})
+            except (RecursionError, TypeError, ValueError) as error:
+                raise TemplateRefused(f"its values are no JSON: {error}") from error
         if answer.get("too_long"):
             raise TemplateRefused(f"it makes over {format_size(RENDERED_LIMIT)}")
         if not isinstance(text := answer.get("text"), str):

@@ -92,9 +92,9 @@ class TextStream:
         self._tokenizer = tokenizer
         self._window: list[int] = []
         self._given = 0  # characters of the window's text that have been given out
-        before = list(after[-4:])  # enough to have a letter in it, after which spaces are spaces
+        before = [i for i in after[-8:] if not tokenizer.is_silent(i)]  # two characters at least, of four bytes each
         text = tokenizer.decode(before)
-        if text and not tokenizer.is_byte(before[-1]) and not text.endswith(REPLACEMENT):
+        if not text.endswith(REPLACEMENT):
             self._window, self._given = before, len(text)
 
     def push(self, token_id: int) -> str:
@@ -249,7 +249,9 @@ class FastTokenizer(Tokenizer):
         return processors.TemplateProcessing(single=[bos, "$A"], special_tokens=[(bos, self.bos_id)])
 
     def _encode(self, text: str, add_bos: bool) -> list[int]:
-        return list(self._model.encode(text, add_special_tokens=add_bos).ids)
+        # The batch lets other threads go on meanwhile, which one text does not: a long prompt would hold up a server.
+        [encoding] = self._model.encode_batch_fast([text], add_special_tokens=add_bos)
+        return list(encoding.ids)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._model.decode(ids, skip_special_tokens=False))

@@ -93,7 +93,7 @@ class Batcher(Generic[R]):
             self.waiting.remove(request)
 
     def plan(self) -> StepPlan[R]:
-        """What to compute next; nothing where no request is left. The same again, as long as nothing of it is done."""
+        """What to compute next; nothing where no request is left. What was not done is planned again."""
         self._admit()
         planned: list[Part[R]] = []
         for request in [r for r in self.running if r.decoding]:
@@ -120,7 +120,7 @@ class Batcher(Generic[R]):
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.slots:
             request = self.waiting[0]
-            if self.running and not self._fits(request):
+            if not self._fits(request):
                 return
             self.running.append(self.waiting.popleft())
             self._share(request)

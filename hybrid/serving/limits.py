@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hybrid.serving.errors import ApiError, error_response, invalid
 from hybrid.serving.settings import Limits, ServeSettings
-from profiler.artifacts import UserError, format_size
+from profiler.artifacts import format_size
 
 BODIES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 JSON_TYPE = re.compile(r"application/([a-z0-9.-]+\+)?json")
@@ -132,21 +132,3 @@ def check_json(body: bytes, depth: int) -> None:
                 raise invalid(f"the body has lists and objects nested more than {depth} deep", code="too_deep")
         elif bracket in b"]}":
             level -= 1
-
-
-def check_prompt_length(text: str, context: int, longest_token: int) -> None:
-    """Refuse a text that cannot fit before it is cut into tokens, which takes a second for some megabytes.
-
-    Args:
-        text: a prompt.
-        context: tokens that fit.
-        longest_token: characters of the longest one, at least 1.
-
-    Raises:
-        UserError: even of the longest tokens there would be too many.
-    """
-    most = context * longest_token
-    if len(text) > most:
-        raise UserError(
-            f"the prompt has {len(text):,} characters; the context of {context} tokens never has over {most:,}"
-        )

@@ -11,10 +11,9 @@ import time
 from collections import deque
 from collections.abc import Iterable
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
-from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -131,7 +130,7 @@ def metrics_router(metrics: Metrics) -> APIRouter:
     return router
 
 
-def add_metrics(app: Starlette, metrics: Metrics) -> None:
+def add_metrics(app: FastAPI, metrics: Metrics) -> None:
     """Count what an application answers; what is added later stands before."""
     app.add_middleware(CountedRequests, metrics=metrics, application=app)
 
@@ -139,8 +138,9 @@ def add_metrics(app: Starlette, metrics: Metrics) -> None:
 class CountedRequests:
     """Counts requests by endpoint and status."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, application: Starlette) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, application: FastAPI) -> None:
         self.app, self.metrics, self._application = app, metrics, application
+        self._paths: frozenset[str] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -164,9 +164,13 @@ class CountedRequests:
             self.metrics.request(self._endpoint(scope), status)
 
     def _endpoint(self, scope: Scope) -> str:
-        """The path as it was declared, with the names of its parts."""
+        """The path as it was declared, with the names of its parts; of what was refused before, where it led to."""
         route = scope.get("route")
         if isinstance(route, Route):
-            return route.path
-        known = {route.path for route in self._application.routes if isinstance(route, Route)}
-        return scope["path"] if scope["path"] in known else OTHER
+            return route.path_format
+        return scope["path"] if scope["path"] in self._declared() else OTHER
+
+    def _declared(self) -> frozenset[str]:
+        if self._paths is None:
+            self._paths = frozenset(self._application.openapi()["paths"])
+        return self._paths

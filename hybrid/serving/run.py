@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import os
 import socket
 from types import FrameType
@@ -20,7 +22,7 @@ LOOK_SECONDS = 0.05  # between looks at whether what runs has ended
 
 
 def bind(settings: ServeSettings) -> socket.socket:
-    """A socket at the server's address, taken before a model is opened for minutes; it does not listen yet.
+    """A socket at the server's address, taken before a model is opened for minutes; who connects meanwhile waits.
 
     Raises:
         UserError: the address is taken, or is none of this machine's.
@@ -28,7 +30,7 @@ def bind(settings: ServeSettings) -> socket.socket:
     where = f"{settings.host} port {settings.port}"
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
+        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # of `localhost`
         bound = socket.socket(family, kind, protocol)
     except OSError as error:
         raise UserError(f"{where} cannot be listened at: {error.strerror or error}; give another --host") from error
@@ -73,10 +75,18 @@ class GracefulServer(uvicorn.Server):
             self._drain = asyncio.create_task(self._finish())
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers be read to their ends, within the time that is left."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of those who do not read, nothing more is told
+        await super().shutdown(sockets)
+
     async def _finish(self) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + self.drain_seconds
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._ended(), self.drain_seconds)
         self.service.stop()
+        self.config.timeout_graceful_shutdown = max(1, math.ceil(until - clock()))
         self.should_exit = True
 
     async def _ended(self) -> None:

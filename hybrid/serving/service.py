@@ -19,7 +19,7 @@ from profiler.artifacts import UserError
 Health = Literal["ok", "draining", "failed"]
 Watcher = Callable[[Collection[TokenSequence]], None]
 MOST_FAILED_STEPS = 3  # in a row, before the engine counts as failed
-RECENT = 0.2  # weight of the latest request in the mean of how long requests take
+RECENT = 0.2  # weight of the latest pause between two ends in their mean
 
 
 class BusyError(Exception):
@@ -61,7 +61,8 @@ class EngineService:
         self._leavers: deque[Ticket] = deque()
         self._failed_steps = 0  # in a row
         self._outstanding = 0  # sequences that have not ended
-        self._mean_seconds = 1.0  # that one takes
+        self._pause = 1.0  # seconds from one end to the next, on average, while all slots are taken
+        self._last_end: float | None = None
         self._draining = self._closed = False
         self._watchers: tuple[Watcher, Watcher] = _nobody, _nobody
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
@@ -101,7 +102,7 @@ class EngineService:
                 raise UnavailableError("the server is stopping")
             excess = self._outstanding + len(sequences) - self.capacity
             if excess > 0:
-                raise BusyError(min(600, max(1, math.ceil(excess * self._mean_seconds / self.slots))))
+                raise BusyError(min(600, max(1, math.ceil(excess * self._pause))))
             self._outstanding += len(sequences)
             self._arrivals.append(ticket)
             self._changed.notify()
@@ -199,7 +200,10 @@ class EngineService:
         del self._places[sequence]
         with self._changed:
             self._outstanding -= 1
-            self._mean_seconds += RECENT * (time.perf_counter() - sequence.began - self._mean_seconds)
+            now, last = time.perf_counter(), self._last_end
+            self._last_end = now if self._outstanding >= self.slots else None
+            if last is not None:
+                self._pause += RECENT * (now - last - self._pause)
 
     def _fail(self, error: BaseException) -> None:
         """Nothing is computed any more, and everyone is told so."""

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hybrid.serving.errors import ApiError
-from hybrid.serving.limits import RequestLimits, check_json, check_prompt_length
+from hybrid.serving.limits import RequestLimits, check_json
 from hybrid.serving.settings import Limits
 from profiler.artifacts import UserError
 
@@ -128,12 +128,6 @@ def test_depth_is_measured_as_a_parser_would(value, ascii_only):
     if depth:
         with pytest.raises(ApiError):
             check_json(text, depth - 1)
-
-
-def test_prompts_that_cannot_fit_are_refused_before_they_are_cut():
-    check_prompt_length("x" * 40, 10, 4)
-    with pytest.raises(UserError, match="41 characters"):
-        check_prompt_length("x" * 41, 10, 4)
 
 
 @pytest.mark.parametrize(

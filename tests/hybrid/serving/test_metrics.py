@@ -179,8 +179,17 @@ def test_what_clients_make_up_makes_no_series(fresh):
         client.post("/v1/completions", json={**ASK, "model": f"m{at}"})
     figures = read(client)
     assert figures("http_requests_total", endpoint="other", status="404") == 30
-    assert figures("http_requests_total", endpoint="/v1/models/{name:path}", status="404") == 30
+    assert figures("http_requests_total", endpoint="/v1/models/{name}", status="404") == 30
     assert len(figures) <= known + 2 * 4  # each has the time when it was created, too
+
+
+def test_what_is_refused_before_it_is_looked_at_counts_where_it_led_to(fresh):
+    _, client, _ = fresh
+    client.post("/v1/completions", content=b"x", headers={"Content-Type": "text/plain"})
+    client.post("/v1/completions", json=ASK, headers={"Origin": "https://evil.example"})
+    figures = read(client)
+    assert figures("http_requests_total", endpoint="/v1/completions", status="415") == 1
+    assert figures("http_requests_total", endpoint="/v1/completions", status="403") == 1
 
 
 def test_connections_that_never_become_requests_are_counted(fresh):
