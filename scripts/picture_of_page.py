@@ -94,7 +94,7 @@ def photographed(page: Page) -> Image.Image:
     """The page while a text is written."""
     page.fill("#prompt", PROMPT)
     page.keyboard.press("Control+Enter")
-    while not page.evaluate("(document.querySelector('.continued')?.textContent.split('\\n').length ?? 0) > 12"):
+    while not page.evaluate("(document.querySelector('.continued')?.textContent.split('\\n').length ?? 0) > 17"):
         page.wait_for_timeout(50)
     return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
 
@@ -124,7 +124,7 @@ def main() -> None:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         raise SystemExit("picture_of_page: Chromium is not installed: apt-get install chromium")
-    units = {"vram": 8 << 20, "device": "cpu", "slowdown": {"cpu": SLOWER, "gpu": SLOWER}, "threads": 1}
+    units = {"vram": 10 << 20, "device": "cpu", "slowdown": {"cpu": SLOWER, "gpu": SLOWER}, "threads": 1}
     with (
         open_engine("demo", mode="predicted", context=512, max_sequences=8, tally=True, **units) as engine,
         served(engine) as url,
