@@ -53,6 +53,11 @@ class ServedModel:
             fingerprint="fp_" + hashlib.sha256("/".join(parts).encode()).hexdigest()[:12],
         )
 
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """The defaults that are the model's own."""
+        return {name: value for name, value in self.defaults.items() if value != OPENAI_DEFAULTS[name]}
+
     def require(self, name: str) -> None:
         """Refuse another model's name.
 
