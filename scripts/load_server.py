@@ -20,7 +20,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = asyncio.run(load(url, **options))
     show(report, Console(highlight=False))
     if file is not None:
-        file.write_text(json.dumps(asdict(report)))
+        file.write_text(json.dumps(vars(report)))
     return 0 if report.clean else 1
 
 
