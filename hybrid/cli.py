@@ -21,16 +21,18 @@ from hybrid.cli_compare import compare
 from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
 from hybrid.cli_options import (
+    PLACED_AT_ONCE,
     ContextOption,
     DeviceOption,
     JsonOption,
     KvFormat,
     KvOption,
-    Mode,
     ModelArgument,
+    ModeOption,
     NoMmapOption,
     NoOverlapOption,
     PlanOption,
+    ProfileOption,
     SlowdownOption,
     ThreadsOption,
     ThresholdsOption,
@@ -45,10 +47,9 @@ from hybrid.cli_plan import plan
 from hybrid.cli_profile import profile_app
 from hybrid.cli_quality import evaluate
 from hybrid.cli_report import report
+from hybrid.cli_serve import serve
 from hybrid.cli_simulate import simulate
 from profiler.artifacts import UserError
-
-PLACED_AT_ONCE = 1 << 30  # bytes that are on a GPU before a bar of progress could be read
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,10 +99,8 @@ def run(
     model: ModelArgument,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to complete.", show_default=False)],
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Tokens to generate.")] = 64,
-    mode: Annotated[
-        Mode | None, typer.Option(help="By default the cheapest that the model offers; threshold is lossy.")
-    ] = None,
-    profile: Annotated[str, typer.Option(help="The profile whose predictors are used.")] = "default",
+    mode: ModeOption = None,
+    profile: ProfileOption = "default",
     thresholds: ThresholdsOption = "default",
     plan: PlanOption = None,
     vram: VramOption = None,
@@ -188,6 +187,7 @@ def run(
         display.note(reports.trace_line(traced, trace))
 
 
+app.command()(serve)
 app.command()(compare)
 app.command("eval")(evaluate)
 app.command()(report)

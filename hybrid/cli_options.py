@@ -15,6 +15,8 @@ import typer
 
 from profiler.artifacts import UserError
 
+PLACED_AT_ONCE = 1 << 30  # bytes that are on a GPU before a bar of progress could be read
+
 
 class Mode(str, Enum):
     """What is computed for a token."""
@@ -101,6 +103,10 @@ NoOverlapOption = Annotated[
 ]
 TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text file; may be given several times.")]
 
+ModeOption = Annotated[
+    Mode | None, typer.Option(help="By default the cheapest that the model offers; threshold is lossy.")
+]
+ProfileOption = Annotated[str, typer.Option(help="The profile whose predictors are used.")]
 ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]
 
 

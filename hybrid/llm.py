@@ -19,6 +19,7 @@ from typing import Literal
 import torch
 
 from hybrid.runtime.engine import Engine
+from hybrid.runtime.options import PACE
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import FinishReason
 from hybrid.runtime.sequence import Sequence as TokenSequence
@@ -61,6 +62,9 @@ class LLM:
         context: tokens of one sequence, prompt and output; None takes the plan's, else the model's own up to 4096.
         max_sequences: prompts that are decoded together.
         kv_format: `f16`, `bf16` or `f32`.
+        kv_memory: of keys and values of all texts, in bytes or as `512MiB`: at least what a text of the context takes.
+            Where it is full the youngest texts are put off, and computed again. None has room for `max_sequences`.
+        pace: while other texts grow, a step that reads a prompt takes about so many times a step's usual time.
         threads: CPU threads; None takes one for each performance core within the process's affinity and CPU quota.
         mmap: use the model's files in place, shared between processes and read when they are used; False reads them
             into memory of this process when the model is opened.
@@ -88,6 +92,8 @@ class LLM:
         context: int | None = None,
         max_sequences: int = 8,
         kv_format: str = "f16",
+        kv_memory: int | str | None = None,
+        pace: float = PACE,
         threads: int | None = None,
         mmap: bool = True,
         profile: str = "default",
@@ -107,6 +113,8 @@ class LLM:
             context=context,
             max_sequences=max_sequences,
             kv_format=kv_format,
+            kv_memory=parse_size(kv_memory) if isinstance(kv_memory, str) else kv_memory,
+            pace=pace,
             threads=threads,
             mmap=mmap,
             profile=profile,
@@ -152,6 +160,8 @@ class LLM:
             if len(text) > shown:
                 yield text[shown:]
                 shown = len(text)
+        if len(sequence.text) > shown:  # another call's steps ended it meanwhile
+            yield sequence.text[shown:]
         self.last_completion = _completion(sequence)
 
     def logits(self, token_ids: Sequence[int]) -> torch.Tensor:

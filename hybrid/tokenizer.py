@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
 import sentencepiece
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors
+from tokenizers import processors
 
+from hybrid.token_bytes import BYTE_PIECE, bytes_rule, piece_bytes
+from hybrid.tokenizer_files import fast_from_gpt2, fast_from_json, read_checked
 from hybrid.tokenizer_settings import TokenizerSettings, read_settings
-from profiler.artifacts import UserError, format_size
+from profiler.artifacts import UserError
 
-FILE_LIMIT = 128 << 20
-BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 REPLACEMENT = "\ufffd"  # stands for bytes that are not valid UTF-8, or not yet
 
 
@@ -26,13 +26,15 @@ class Tokenizer(ABC):
 
     bos_id: the token that opens a text; None where there is none. eos_ids: the tokens that end a text. special_ids: the
     tokens that are no text. vocab_size: one more than the largest id; the model may have more outputs than that, and
-    ids without a token decode to nothing.
+    ids without a token decode to nothing. has_bytes: whether a text is what its tokens' bytes are in a row; where not,
+    `token_bytes` is the text of each alone.
     """
 
     bos_id: int | None
     eos_ids: frozenset[int]
     special_ids: frozenset[int]
     vocab_size: int
+    has_bytes: bool = True
 
     def encode(self, text: str, add_bos: bool = True) -> list[int]:
         """Token ids of a text; with `add_bos` it is opened as the tokenizer's own settings say, maybe not at all.
@@ -56,9 +58,9 @@ class Tokenizer(ABC):
         known = [i for i in ids if 0 <= i < self.vocab_size]
         return self._decode([i for i in known if i not in self.special_ids] if skip_special else known)
 
-    def stream(self) -> TextStream:
-        """A decoder for tokens that arrive one by one."""
-        return TextStream(self)
+    def stream(self, after: Sequence[int] = ()) -> TextStream:
+        """A decoder for tokens that arrive one by one, following those of `after`, whose text is not given again."""
+        return TextStream(self, after)
 
     def is_silent(self, token_id: int) -> bool:
         """Whether `decode` leaves the token out, so that its neighbours meet."""
@@ -67,6 +69,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def is_byte(self, token_id: int) -> bool:
         """Whether the token is one raw byte, whose text depends on the bytes around it."""
+
+    @abstractmethod
+    def token_bytes(self, token_id: int) -> bytes:
+        """What the token adds within a text: UTF-8, or a part of a character's; a special token's name; b"" of none."""
 
     @abstractmethod
     def _encode(self, text: str, add_bos: bool) -> list[int]: ...
@@ -82,10 +88,14 @@ class TextStream:
     back while a later token could still change it: bytes of an unfinished character, and runs of byte pieces.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._window: list[int] = []
         self._given = 0  # characters of the window's text that have been given out
+        before = list(after[-4:])  # enough to have a letter in it, after which spaces are spaces
+        text = tokenizer.decode(before)
+        if text and not tokenizer.is_byte(before[-1]) and not text.endswith(REPLACEMENT):
+            self._window, self._given = before, len(text)
 
     def push(self, token_id: int) -> str:
         """Take a token; the text that became certain by it, often of that token, sometimes none."""
@@ -119,7 +129,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def __init__(self, path: Path, settings: TokenizerSettings) -> None:
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=_read(path))
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=read_checked(path))
             self._before = self._model.encode("x")
             self._before_length = len(self._model.decode(self._before))
         except (RuntimeError, ValueError) as error:
@@ -145,6 +155,16 @@ class SentencePieceTokenizer(Tokenizer):
     def is_byte(self, token_id: int) -> bool:
         """Whether the piece stands for one byte of UTF-8 that had no piece of its own."""
         return token_id < self._pieces and bool(self._model.is_byte(token_id))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """See `Tokenizer`."""
+        if self._is_written(token_id):
+            return str(self._texts.get(token_id) or self._model.id_to_piece(token_id)).encode()
+        if not 0 <= token_id < self._pieces:
+            return b""
+        if self._model.is_unknown(token_id):
+            return str(self._model.decode([token_id])).encode()
+        return piece_bytes(self._model.id_to_piece(token_id))
 
     def _encode(self, text: str, add_bos: bool) -> list[int]:
         opening = list(self._opening) if add_bos else []
@@ -189,6 +209,8 @@ class FastTokenizer(Tokenizer):
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._model = tokenizer
+        self._bytes_of = bytes_rule(tokenizer.decoder)
+        self.has_bytes = self._bytes_of is not None
         self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.bos_id = settings.bos_id if settings.bos_token is None else tokenizer.token_to_id(settings.bos_token)
         if settings.add_bos is not None:
@@ -205,6 +227,15 @@ class FastTokenizer(Tokenizer):
     def is_byte(self, token_id: int) -> bool:
         """Whether the token is called `<0xNN>`."""
         return token_id in self._byte_ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """See `Tokenizer`."""
+        token = self._model.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
+        if token is None:
+            return b""
+        if self._bytes_of is None:
+            return self._decode([token_id]).encode()
+        return token.encode() if token_id in self.special_ids else self._bytes_of(token)
 
     def _opening(self, add_bos: bool) -> processors.TemplateProcessing:
         """tokenizer_config.json stands above what tokenizer.json does by itself, as it does in transformers."""
@@ -245,55 +276,12 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     """
     settings = read_settings(directory)
     if (path := directory / "tokenizer.json").is_file():
-        return FastTokenizer(_fast_from_json(path), settings)
+        return FastTokenizer(fast_from_json(path), settings)
     if (path := directory / "tokenizer.model").is_file():
         return SentencePieceTokenizer(path, settings)
     if all((directory / name).is_file() for name in ("vocab.json", "merges.txt")):
-        return FastTokenizer(_fast_from_gpt2(directory, settings), settings)
+        return FastTokenizer(fast_from_gpt2(directory, settings), settings)
     raise UserError(
         f"there is no tokenizer in {directory}; looked for tokenizer.json, tokenizer.model, and vocab.json with "
         "merges.txt: copy them from where the checkpoint came from"
     )
-
-
-def _fast_from_json(path: Path) -> tokenizers.Tokenizer:
-    text = _read(path)
-    try:
-        return tokenizers.Tokenizer.from_buffer(text)
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path} is not a tokenizer that can be read ({error}); copy it again") from error
-
-
-def _fast_from_gpt2(directory: Path, settings: TokenizerSettings) -> tokenizers.Tokenizer:
-    """Byte-level BPE (Radford et al., 2019, section 2.2), as GPT-2 and OPT have it."""
-    paths = [directory / "vocab.json", directory / "merges.txt"]
-    for path in paths:
-        _check_size(path)
-    try:
-        tokenizer = tokenizers.Tokenizer(models.BPE.from_file(*map(str, paths)))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.add_prefix_space)
-        tokenizer.decoder = decoders.ByteLevel()
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{paths[0]} and {paths[1]} are no byte-level BPE ({error}); copy them again") from error
-    _add_tokens(tokenizer, settings)
-    return tokenizer
-
-
-def _add_tokens(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:
-    """Tokens with names of their own, by rising id: the library gives new ones the next ids in turn."""
-    for content, token_id in sorted(settings.added.items(), key=lambda item: item[1]):
-        token = tokenizers.AddedToken(content, normalized=False, special=content in settings.special)
-        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
-        if tokenizer.token_to_id(content) != token_id:
-            raise UserError(f"added token {content!r} is said to be {token_id}, which does not follow the vocabulary")
-    tokenizer.add_special_tokens(sorted(c for c in settings.special if tokenizer.token_to_id(c) is not None))
-
-
-def _read(path: Path) -> bytes:
-    _check_size(path)
-    return path.read_bytes()
-
-
-def _check_size(path: Path) -> None:
-    if (size := path.stat().st_size) > FILE_LIMIT:
-        raise UserError(f"{path} is {format_size(size)}; a tokenizer has at most {format_size(FILE_LIMIT)}")

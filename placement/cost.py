@@ -34,7 +34,8 @@ class ModelSizes:
     attention_bytes: per layer, weights, biases and both norms. predictor_bytes: per layer, 0 where there is none.
     embeddings_bytes: the token table; positions_bytes: learned positions, which live with it. head_bytes: 0 where the
     head is the token table. final_norm_bytes: lives with the head. kv_bytes_per_token: keys and values of one layer.
-    kv_page_tokens: tokens of one page. buffer_bytes: work buffers of one unit.
+    kv_page_tokens: tokens of one page. kv_pages: pages that there are, whatever texts fill them; None: as many as all
+    texts fill. buffer_bytes: work buffers of one unit.
     context_bytes: what a process takes of the GPU's memory by computing there, whatever is placed: `Hardware.context`.
     """
 
@@ -54,6 +55,7 @@ class ModelSizes:
     final_norm_bytes: int = 0
     kv_page_tokens: int = 16
     context_bytes: int = 0
+    kv_pages: int | None = None
 
     def __post_init__(self) -> None:
         check_whole("n_layers", self.n_layers, 1, MOST_LAYERS)
@@ -72,6 +74,8 @@ class ModelSizes:
             raise UserError(f"plan: weight format {self.weight_format!r:.40} is not known")
         for name in ("row_extra_bytes", "positions_bytes", "final_norm_bytes", "context_bytes"):
             check_whole(name, getattr(self, name), 0, MOST_BYTES)
+        if self.kv_pages is not None:
+            check_whole("kv_pages", self.kv_pages, 1, MOST_BYTES)
 
     @property
     def whole_row_bytes(self) -> int:
@@ -94,10 +98,11 @@ class ModelSizes:
         return (self.embeddings_bytes if self.tied else self.head_bytes) + self.final_norm_bytes
 
     def kv_bytes(self, context: int, batch: int) -> int:
-        """Bytes of one layer's KV pages for `batch` sequences of `context` tokens: whole pages."""
+        """Bytes of one layer's KV pages: `kv_pages`, else those of `batch` sequences of `context` tokens."""
         check_whole("context", context, 1, MOST_CONTEXT)
         check_whole("batch", batch, 1, MOST_BATCH)
-        return -(-context // self.kv_page_tokens) * self.kv_page_tokens * self.kv_bytes_per_token * batch
+        pages = -(-context // self.kv_page_tokens) * batch if self.kv_pages is None else self.kv_pages
+        return pages * self.kv_page_tokens * self.kv_bytes_per_token
 
 
 def account(sizes: ModelSizes, placement: Placement) -> Bytes:

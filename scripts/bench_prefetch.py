@@ -1,6 +1,7 @@
 """What asking for named rows early brings: where a model is larger than memory, and at most of a processor's caches.
 
     sudo python scripts/bench_prefetch.py DIR --memory 1900MiB [--tokens 40] [--rounds 3] [--threads 2] [--json FILE]
+    python scripts/bench_prefetch.py --show FILE
 
 DIR is a profiled model directory (`scripts/make_synthetic.py --preset llama-1b --directory DIR`) on the drive in
 question. Each figure is of a fresh process in a control group of so much memory (version 1 or 2, so this needs root):
@@ -34,10 +35,11 @@ import torch
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.reports import table
+from hybrid.runtime.processor import processor_name
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import Sequence
 from hybrid.stages.opening import open_engine, resolve
-from profiler.artifacts import UserError, parse_size, write_atomic
+from profiler.artifacts import UserError, format_size, parse_size, write_atomic
 from profiler.predictor_file import read_predictors, write_predictors
 
 VARIANTS = {"touched": "read when touched", "named": "asked for when named", "ahead": "asked for a layer early"}
@@ -142,18 +144,43 @@ def caches(model: Path) -> list[list[str]]:
     return found
 
 
+def lines(body: Figures) -> list[str]:
+    """Both tables, and what they are of."""
+    about, found = body["about"], body["flash"]
+    rows = [
+        [VARIANTS[name], *(f"{statistics.median(f[key] for f in figures):.1f}" for key in ("ms", "mib", "faults"))]
+        for name, figures in found.items()
+    ]
+    return [
+        *table(["rows of neurons", "ms a token", "MiB read a token", "waits for pages a token"], rows),
+        "",
+        f"{about['model']}, {format_size(about['size'])} in {format_size(about['memory'])}; {about['threads']} threads "
+        f"of {about['processor']}; medians of {len(found['touched'])} rounds of {about['tokens']} tokens",
+        "",
+        *table(["rows named", "MiB", "us from memory", "us from caches", "at most saved"], body["caches"]),
+    ]
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="DIR")
-    parser.add_argument("--memory", type=parse_size, required=True, help="of the control group")
+    parser.add_argument("model", metavar="DIR", nargs="?")
+    parser.add_argument("--memory", type=parse_size, help="of the control group")
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--warm", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--show", type=Path, metavar="FILE", help="print the tables of figures that were measured before"
+    )
     arguments = parser.parse_args()
+    if arguments.show:
+        print("\n".join(lines(json.loads(arguments.show.read_text()))))
+        return
+    if arguments.model is None or arguments.memory is None:
+        parser.error("a model and --memory are needed, or --show")
     model = resolve(arguments.model)
     if arguments.worker:
         print(json.dumps(decode(model, arguments.worker != "touched", arguments)))
@@ -165,15 +192,13 @@ def main() -> None:
             for name, variant in models.items():
                 found[name].append(run(variant, name, group, arguments))
                 print(f"round {turn + 1}, {VARIANTS[name]}: {found[name][-1]['ms']:.1f} ms a token", file=sys.stderr)
-    rows = [
-        [VARIANTS[name], *(f"{statistics.median(f[key] for f in figures):.1f}" for key in ("ms", "mib", "faults"))]
-        for name, figures in found.items()
-    ]
-    print("\n".join(table(["rows of neurons", "ms a token", "MiB read a token", "waits for pages a token"], rows)))
-    bound = caches(model)
-    print("\n".join(["", *table(["rows named", "MiB", "us from memory", "us from caches", "at most saved"], bound)]))
+    about = {name: getattr(arguments, name) for name in ("memory", "tokens", "threads")}
+    about |= {"model": model.name, "processor": processor_name()}
+    about["size"] = sum(file.stat().st_size for file in model.rglob("*.safetensors"))
+    body = {"about": about, "flash": found, "caches": caches(model)}
+    print("\n".join(lines(body)))
     if arguments.json:
-        write_atomic(arguments.json, json.dumps({"flash": found, "caches": bound}, indent=1).encode())
+        write_atomic(arguments.json, json.dumps(body, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Activations are fp32. A layer runs where its weights are: the hidden state follo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,8 +118,20 @@ class Decoder:
 
     def forward(self, ops: Operators) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: the normalised states that the head reads. Fills the pages of every layer."""
+        layers = self.layer_by_layer(ops)
+        while True:
+            try:
+                next(layers)
+            except StopIteration as done:
+                hidden: torch.Tensor = done.value
+                return hidden
+
+    def layer_by_layer(self, ops: Operators) -> Generator[None, None, torch.Tensor]:
+        """As `forward`, and whoever asks may do something else between two layers."""
         x = ops.embed(self.outer)
         for index in range(len(self.layers)):
+            if index:
+                yield
             x = self.layer(ops, index, x)
         return ops.norm(ops.follow(x, self.outer.head_unit, None), self.outer.final_norm)
 

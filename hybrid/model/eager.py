@@ -28,6 +28,11 @@ class Step:
         """Each token's place in its sequence."""
         return [position for span in self.spans for position in range(span.first_position, span.end)]
 
+    @property
+    def attended(self) -> int:
+        """Sum over tokens of the keys that each attends to."""
+        return sum(span.count * (span.first_position + span.end + 1) // 2 for span in self.spans)
+
 
 class EagerOperators:
     """Computes as it is called; see `hybrid.model.decoder.Operators`."""

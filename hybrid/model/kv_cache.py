@@ -6,43 +6,13 @@ A block number means the same place in every layer and on every unit, so one tab
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from hybrid.model.pages import PAGE_TOKENS, pages_for
-from profiler.artifacts import UserError
 
 KV_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}  # by the names of KV_FORMATS
-
-
-class BlockAllocator:
-    """Free block numbers; the caller gives back what it took."""
-
-    def __init__(self, blocks: int) -> None:
-        self.blocks = blocks
-        self._free = list(range(blocks - 1, -1, -1))
-
-    @property
-    def free(self) -> int:
-        """Blocks that can still be taken."""
-        return len(self._free)
-
-    def take(self) -> int:
-        """One block.
-
-        Raises:
-            UserError: none is left.
-        """
-        if not self._free:
-            raise UserError(f"all {self.blocks} pages of the KV cache are in use; ask for a larger --context")
-        return self._free.pop()
-
-    def give_back(self, blocks: Sequence[int]) -> None:
-        """Make blocks free again."""
-        assert not set(blocks) & set(self._free), "a block was given back twice"
-        self._free.extend(reversed(blocks))
 
 
 @dataclass(frozen=True)

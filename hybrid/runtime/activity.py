@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 @dataclass
@@ -37,8 +38,7 @@ class Overlap:
 
     def add(self, other: Overlap) -> None:
         """Add another sum to this one."""
-        for part in fields(self):
-            setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
+        _add(self, other, 1.0)
 
 
 @dataclass
@@ -72,11 +72,41 @@ class Activity:
         """
         return self.overlap.hidden / self.overlap.smaller if self.overlap.smaller else None
 
+    def add(self, other: Activity, share: float = 1.0) -> None:
+        """Add a share of another sum to this one: of its seconds, and of its whole numbers to the nearest one."""
+        _add(self, other, share)
+
 
 @dataclass
 class Ledger:
-    """The engine's activities by kind of work."""
+    """The engine's activities by kind of work: tokens of prompts (and of texts that are computed again), tokens that
+    were sampled before, and evaluation.
+    """
 
     prefill: Activity = field(default_factory=Activity)
     decode: Activity = field(default_factory=Activity)
     evaluation: Activity = field(default_factory=Activity)
+
+    def divide(self, activity: Activity, prompt_tokens: int, prompt_positions: int) -> None:
+        """Add what a pass did, of whose tokens so many belong to prompts.
+
+        Tokens and positions are known of each; time and rows are not, and go by tokens: each is multiplied with what
+        the pass reads once for all. So tokens by seconds are what passes really did, and rows by token are an average.
+        """
+        for side, tokens, positions in (
+            (self.prefill, prompt_tokens, prompt_positions),
+            (self.decode, activity.tokens - prompt_tokens, activity.positions - prompt_positions),
+        ):
+            if tokens:
+                before = side.tokens, side.positions
+                side.add(activity, tokens / activity.tokens)
+                side.tokens, side.positions = before[0] + tokens, before[1] + positions
+
+
+def _add(to: Any, other: Any, share: float) -> None:
+    for part in fields(to):
+        here, more = getattr(to, part.name), getattr(other, part.name)
+        if isinstance(here, (int, float)):
+            setattr(to, part.name, here + (round(more * share) if isinstance(here, int) else more * share))
+        else:
+            _add(here, more, share)

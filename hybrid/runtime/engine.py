@@ -9,45 +9,31 @@ import contextlib
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from types import TracebackType
 
 import torch
 
 from hybrid.model.decoder import Decoder
-from hybrid.model.eager import EagerOperators, Step
-from hybrid.model.kv_cache import BlockAllocator, Span
+from hybrid.model.eager import Step
+from hybrid.model.kv_cache import Span
 from hybrid.model.pages import pages_for
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
-from hybrid.runtime.failures import explained
+from hybrid.runtime.batcher import Batcher, Part, work_of
+from hybrid.runtime.load import EngineLoad
 from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
-from hybrid.runtime.recorded import CLOSED
-from hybrid.runtime.recording import Recorded
+from hybrid.runtime.page_pool import PagePool
+from hybrid.runtime.passes import LongPass, Passes
 from hybrid.runtime.sequence import Sequence as TokenSequence
-from hybrid.runtime.sizes import PREFILL_TOKENS
-from hybrid.runtime.timing import StepTimes, TimedOperators
-from hybrid.runtime.trace import Spans, StepKind, Trace
+from hybrid.runtime.sizes import PREFILL_TOKENS, page_bytes
+from hybrid.runtime.trace import StepKind, Trace
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
 from profiler.artifacts import UserError
 from profiler.tap import Tap
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One sequence's part of a step."""
-
-    sequence: TokenSequence
-    token_ids: list[int]
-    span: Span
-
-    @property
-    def is_last(self) -> bool:
-        """Whether a token follows once this is computed: nothing of the sequence is left then."""
-        return self.span.count == self.sequence.pending
 
 
 class Engine:
@@ -59,20 +45,40 @@ class Engine:
         self.tokenizer = load_tokenizer(directory.path)
         self.machine: Machine = load_machine(directory, options, tell)
         self.context = self.machine.context
-        self.allocator = BlockAllocator(pages_for(self.context) * options.max_sequences)
+        self.pages = PagePool(self.machine.room.pages, self.machine.room.keep)
         self.decoder: Decoder = self.machine.decoder
         self.ledger = Ledger()
         self.trace: Trace | None = None  # that steps are added to
-        self.waiting: list[TokenSequence] = []
-        self.running: list[TokenSequence] = []
+        self.passes = Passes(self.machine)
+        piece = self.machine.prefill_tokens
+        together = MAX_TOKENS if self.machine.recorded is not None else min(MAX_TOKENS, piece)
+        self.batcher: Batcher[TokenSequence] = Batcher(
+            self.pages, options.max_sequences, together, piece, options.pace, options.reuse_prefixes
+        )
+        self._long: tuple[Part[TokenSequence], LongPass] | None = None
 
     def add(self, sequence: TokenSequence) -> None:
         """Take a request; it is computed by the steps that follow. Raises as `check` does."""
         self.check(sequence)
-        self.waiting.append(sequence)
+        self.batcher.add(sequence)
+
+    def cancel(self, sequence: TokenSequence) -> None:
+        """Let a request go between two steps, wherever it is; nothing where it is over. Its pages are free."""
+        if sequence.finish_reason is None:
+            sequence.end("cancelled")
+            self.batcher.remove(sequence)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request waits or runs, so that a step computes something."""
+        return bool(self.batcher.waiting or self.batcher.running)
+
+    def load(self) -> EngineLoad:
+        """What the engine is busy with; from any thread."""
+        return EngineLoad.of(self.batcher, page_bytes(self.directory.spec, self.options.kv_format))
 
     def check(self, sequence: TokenSequence) -> None:
-        """Refuse a request that cannot be computed.
+        """Refuse a request that cannot be computed; from any thread.
 
         Raises:
             UserError: the prompt is empty, does not fit the context, or has ids that the model does not know;
@@ -87,49 +93,54 @@ class Engine:
             )
 
     def step(self) -> list[TokenSequence]:
-        """Advance: a piece of one prompt where one waits, else one token of every running sequence.
+        """Advance: a token of each request that decodes, and pieces of prompts; see `hybrid.runtime.batcher`.
+
+        Returns those that got a token, or ended: one whose logits are not finite numbers ends with a `failure`, and
+        the others go on. After an error of the whole step it can be tried again.
 
         Raises:
-            UserError: the GPU has no memory left, or failed; or logits are not finite numbers.
+            UserError: the GPU has no memory left, or failed.
         """
-        prefill = bool(self.waiting) and len(self.running) < self.options.max_sequences
-        activity = self.ledger.prefill if prefill else self.ledger.decode
-        began = time.perf_counter()
-        with self._traced("prompt" if prefill else "decode") as trace:
-            planned = self._schedule(prefill)
-            logits = self._next_logits(planned, activity, trace)
-            if prefill and planned[0].is_last:
-                self.running.append(self.waiting.pop(0))
-            sampled = self._sample(planned, logits)
+        plan, began = self.batcher.plan(), time.perf_counter()
+        sampled: list[TokenSequence] = []
+        prompts = plan.long is not None or not all(part.decodes for parts in plan.passes for part in parts)
+        with self._traced("prompt" if prompts else "decode") as trace:
+            if plan.long is not None:
+                began = self._advance(plan.long, sampled, plan.seconds, trace, began)
+            for parts in plan.passes:
+                began = self._pass(parts, sampled, trace, began)
             if trace is not None:
                 for sequence in sampled:
                     trace.token(len(sequence.output_ids))
-        activity.seconds += time.perf_counter() - began
         return sampled
 
     def run(self, sequences: Sequence[TokenSequence]) -> Iterator[list[TokenSequence]]:
-        """Steps until all are finished, yielding those that got a token; abandoned sequences give their pages back."""
+        """Steps until all of these are finished, yielding those that got a token; who abandons it cancels them.
+
+        Raises:
+            UserError: as `step`, or one of these sequences failed.
+        """
+        mine = {id(sequence) for sequence in sequences}
         try:
             for sequence in sequences:
                 self.add(sequence)
-            while self.waiting or self.running:
-                yield self.step()
+            while any(sequence.finish_reason is None for sequence in sequences):
+                advanced = [sequence for sequence in self.step() if id(sequence) in mine]
+                failure = next((s.failure for s in advanced if s.failure is not None), None)
+                if failure is not None:
+                    raise failure
+                yield advanced
         finally:
-            for sequence in [*sequences, *self.waiting, *self.running]:
-                sequence.release(self.allocator)
-            self.waiting.clear()
-            self.running.clear()
+            for sequence in sequences:
+                self.cancel(sequence)
 
-    @torch.inference_mode()
     def logits(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:
         """fp32 `[tokens, vocab]` of a text that fits the context, in pieces of the prefill size or token by token."""
         return self.head(self.hidden_states(token_ids, one_by_one, tap))
 
-    @torch.inference_mode()
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, vocab]` on the host: the logits of some of the rows that `hidden_states` gave."""
-        parts = torch.split(hidden, self.machine.prefill_tokens)
-        return torch.cat([self.decoder.logits(part).cpu() for part in parts])
+        return self.passes.head(hidden)
 
     @torch.inference_mode()
     def hidden_states(self, token_ids: Sequence[int], one_by_one: bool = False, tap: Tap | None = None) -> torch.Tensor:
@@ -143,17 +154,22 @@ class Engine:
             usual = PREFILL_TOKENS  # a tap is shown torch's activations
         piece = 1 if one_by_one else usual
         try:
-            for _ in range(pages_for(len(token_ids))):
-                blocks.append(self.allocator.take())
+            while len(blocks) < pages_for(len(token_ids)):
+                page = self.pages.take()
+                if page is None:
+                    raise UserError(
+                        f"all {self.pages.total} pages of the KV cache are in use; try again when a request is done"
+                    )
+                blocks.append(page)
             self.machine.scheduler.tap = tap
-            pieces = [
-                self._run(list(token_ids[at : at + piece]), [Span(blocks, at, count)], self.ledger.evaluation).clone()
-                for at in range(0, len(token_ids), piece)
-                if (count := min(piece, len(token_ids) - at))
-            ]
+            pieces = []
+            for at in range(0, len(token_ids), piece):
+                ids = list(token_ids[at : at + piece])
+                step = Step(ids, [Span(blocks, at, len(ids))])
+                pieces.append(self.passes.hidden(step, self.ledger.evaluation).clone())
         finally:
             self.machine.scheduler.tap = None
-            self.allocator.give_back(blocks)
+            self.pages.give_back(blocks)
         return torch.cat(pieces)
 
     def set_cutoffs(self, cutoffs: tuple[float, ...]) -> None:
@@ -166,6 +182,7 @@ class Engine:
         """
         options = replace(self.options, cutoffs=cutoffs, loss=None)
         self.machine.set_cutoffs(cutoffs)
+        self.pages.forget()
         self.options = options
 
     def set_thresholds(self, thresholds: tuple[float, ...]) -> None:
@@ -177,6 +194,7 @@ class Engine:
         if self.options.mode != "predicted":
             raise UserError(f"mode {self.options.mode} has no predictors whose thresholds could be set")
         self.machine.set_thresholds(thresholds)
+        self.pages.forget()
 
     def close(self) -> None:
         """Give back threads, memory and mappings."""
@@ -196,76 +214,65 @@ class Engine:
     def _traced(self, kind: StepKind) -> contextlib.AbstractContextManager[Trace | None]:
         return contextlib.nullcontext() if self.trace is None else self.trace.step(kind)
 
-    def _schedule(self, prefill: bool) -> list[Planned]:
-        if prefill:
-            chosen, limit = self.waiting[:1], self.machine.prefill_tokens
-        else:
-            chosen, limit = self.running, 1
-        return [Planned(s, *s.next_span(limit, self.allocator)) for s in chosen]
+    def _pass(
+        self, parts: list[Part[TokenSequence]], sampled: list[TokenSequence], trace: Trace | None, began: float
+    ) -> float:
+        """Compute parts together; when that was done. Its time counts from when what was before was done."""
+        step, activity = _step(parts), Activity()
+        ends = accumulate(part.count for part in parts)
+        wanted = [end - 1 for part, end in zip(parts, ends, strict=True) if part.is_last]
+        logits = self.passes.next_logits(step, wanted, activity, trace)
+        self._take(parts, logits, sampled)
+        ended = time.perf_counter()
+        activity.seconds = ended - began
+        if trace is None:  # which slows a step down
+            self.batcher.costs.observe(work_of(parts), activity.seconds)
+        prompts = _step([part for part in parts if not part.decodes])
+        self.ledger.divide(activity, len(prompts.token_ids), prompts.attended)
+        return ended
 
-    @torch.inference_mode()
-    def _run(self, token_ids: list[int], parts: list[Span], activity: Activity) -> torch.Tensor:
-        """fp32 `[tokens, hidden]` that the head reads, where the head is."""
-        step, recorded = self._started(token_ids, parts, activity), self._recorded(len(token_ids))
-        with explained(len(token_ids), self.machine.units.get("gpu")):
-            return self._computed(step, activity, None) if recorded is None else recorded.run(step, activity)
+    def _advance(
+        self,
+        part: Part[TokenSequence],
+        sampled: list[TokenSequence],
+        seconds: float | None,
+        trace: Trace | None,
+        began: float,
+    ) -> float:
+        """Go on with a piece of a prompt that takes a pass of its own; when that was done."""
+        if self._long is None or self._long[0] is not part:
+            self._long = part, self.passes.begin(_step([part]), self.ledger.prefill, trace)
+        try:
+            logits = self.passes.advance(self._long[1], seconds, part.is_last)
+        except BaseException:
+            self._long = None
+            raise
+        if logits is not None:
+            self._long = None
+            self._take([part], logits, sampled)
+        ended = time.perf_counter()
+        self.ledger.prefill.seconds += ended - began
+        return ended
 
-    @torch.inference_mode()
-    def _next_logits(self, planned: list[Planned], activity: Activity, spans: Spans | None) -> torch.Tensor:
-        """fp32 `[sequences, vocab]` on the host, of those whose tokens are all computed with this step."""
-        step = self._started([i for p in planned for i in p.token_ids], [p.span for p in planned], activity)
-        ends = accumulate(p.span.count for p in planned)
-        wanted = [end - 1 for p, end in zip(planned, ends, strict=True) if p.is_last]
-        recorded = self._recorded(len(step.token_ids))
-        with explained(len(step.token_ids), self.machine.units.get("gpu")):
-            if recorded is not None:
-                return recorded.next_logits(step, wanted, activity, spans)
-            last = self._computed(step, activity, spans)[wanted]
-            return self._logits(last, activity, spans) if wanted else torch.empty(0, self.directory.spec.vocab_size)
-
-    def _logits(self, last: torch.Tensor, activity: Activity, spans: Spans | None) -> torch.Tensor:
-        recorded = self.machine.recorded
-        if recorded is not None and len(last) <= MAX_TOKENS:
-            return recorded.logits(last, activity, spans)
-        times = StepTimes()
-        with times.span(self.decoder.outer.head_unit, None, "linear"):
-            logits = self.decoder.logits(last)
-        times.settle(activity.overlap, spans)
-        return logits.cpu()
-
-    def _recorded(self, tokens: int) -> Recorded | None:
-        """The recorded step, where it serves one of so many tokens."""
-        few = tokens <= MAX_TOKENS and self.machine.scheduler.tap is None
-        return self.machine.recorded if few else None
-
-    def _started(self, token_ids: list[int], parts: list[Span], activity: Activity) -> Step:
-        if self.machine.closed:
-            raise RuntimeError(CLOSED)
-        step = Step(token_ids, parts)
-        activity.tokens += len(step.token_ids)
-        activity.positions += sum(s.count * (s.first_position + s.end + 1) // 2 for s in parts)
-        return step
-
-    def _computed(self, step: Step, activity: Activity, spans: Spans | None) -> torch.Tensor:
-        if self.machine.lane is not None:
-            self.machine.lane.check()
-        scheduler, times = self.machine.scheduler, StepTimes()
-        scheduler.activity, scheduler.times = activity, times
-        eager = EagerOperators(self.directory.spec, step, scheduler.feed_forward)
-        hidden = self.decoder.forward(eager if spans is None else TimedOperators(eager, times))
-        times.settle(activity.overlap, spans)
-        return hidden
-
-    def _sample(self, planned: list[Planned], logits: torch.Tensor) -> list[TokenSequence]:
-        ready = [p.sequence for p in planned if p.is_last]
-        for p in planned:
-            p.sequence.advance(p.span)
-        for sequence, row in zip(ready, logits, strict=True):
-            sequence.append(sequence.sampler.pick(row), self.context)
+    def _take(self, parts: list[Part[TokenSequence]], logits: torch.Tensor, sampled: list[TokenSequence]) -> None:
+        """Parts are computed: a token follows for those of which nothing else is left."""
+        rows = iter(logits)
+        for part in parts:
+            sequence = part.request
+            if part.is_last:
+                self._sample(sequence, next(rows))
+                sampled.append(sequence)
+            self.batcher.done(part)
+            if sequence.failure is not None:
+                self.pages.forget(sequence.blocks)  # what is no number there would be found again
             if sequence.finish_reason is not None:
-                self.running.remove(sequence)
-                sequence.release(self.allocator)
-        return ready
+                self.batcher.remove(sequence)
+
+    def _sample(self, sequence: TokenSequence, logits: torch.Tensor) -> None:
+        try:
+            sequence.append(sequence.sampler.pick(logits), self.context)
+        except UserError as error:
+            sequence.end("error", error)
 
     def _check_ids(self, token_ids: Sequence[int]) -> None:
         vocab = self.directory.spec.vocab_size
@@ -274,3 +281,8 @@ class Engine:
         wrong = next((i for i in token_ids if not 0 <= i < vocab), None)
         if wrong is not None:
             raise UserError(f"token id {wrong} is out of range: the model's vocabulary has ids 0 to {vocab - 1}")
+
+
+def _step(parts: Sequence[Part[TokenSequence]]) -> Step:
+    ids = [i for part in parts for i in part.request.ids(part.first, part.count)]
+    return Step(ids, [Span(part.request.blocks, part.first, part.count) for part in parts])

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid.model.decoder import Decoder
-from hybrid.model.pages import KV_FORMATS, pages_for
+from hybrid.model.pages import KV_FORMATS
 from hybrid.ops import cpu
 from hybrid.ops.bank import RowBank
 from hybrid.runtime.buffers import reserve_buffers
+from hybrid.runtime.cache_room import CacheRoom, choose_room
 from hybrid.runtime.choices import check_same_model, choose_context
 from hybrid.runtime.cores import require_cores, shared_cores, usable_cores
 from hybrid.runtime.cuda_memory import device_memory
@@ -26,7 +27,7 @@ from hybrid.runtime.prefill import row_stream
 from hybrid.runtime.recorded import RecordedStep
 from hybrid.runtime.recording import Recorded, record
 from hybrid.runtime.scheduler import Scheduler
-from hybrid.runtime.sizes import PREFILL_TOKENS, cache_bytes
+from hybrid.runtime.sizes import PREFILL_TOKENS
 from hybrid.runtime.unit import Unit, cuda_unit, host_unit, interpreted_unit, stand_in_unit
 from hybrid.runtime.vram import fit
 from hybrid.spec import ModelSpec
@@ -50,6 +51,7 @@ class Machine:
     lane: Lane | None
     banks: list[RowBank]
     context: int
+    room: CacheRoom
     prefill_tokens: int
     guards: list[int]
     predictors: PredictorSet | None  # their mapping lasts as long as its guards
@@ -117,8 +119,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
     if not options.mmap:
         hold(directory, options)
     layers = plan.layers if plan is not None else whole_on_host(spec.n_layers, spec.n_neurons)
-    if options.context is not None:
-        check_cache(spec, options, sum(layer.attention == "cpu" for layer in layers))
+    room = choose_room(spec, options, context, sum(layer.attention == "cpu" for layer in layers))
     with contextlib.ExitStack() as opened:
         units = make_units(options, directory.path, tell)
         for unit in units.values():
@@ -130,7 +131,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         predictors = options.predictors
         guards = [] if predictors is None else guard(predictors.mappings())
         opened.callback(unguard, guards)
-        placer = Placer(directory, options, units, pages_for(context) * options.max_sequences)
+        placer = Placer(directory, options, units, room.pages)
         outer = placer.outer()
         parts = [placer.attention(i, layer.attention) for i, layer in enumerate(layers)]
         split = [placer.ffn(i, layer) for i, layer in enumerate(layers)]
@@ -168,6 +169,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         lane=lane,
         banks=placer.banks,
         context=context,
+        room=room,
         prefill_tokens=prefill,
         guards=guards,
         predictors=predictors,
@@ -188,27 +190,6 @@ def check_plan(directory: ModelDirectory, plan: Plan) -> None:
     mend = f"make one with: hybrid plan {directory.path} --vram SIZE"
     if any(s.streamed for layer in plan.layers for s in layer.segments):
         raise UserError(f"the plan streams rows to the GPU for every token, which only simulation knows; {mend}")
-
-
-def check_cache(spec: ModelSpec, options: EngineOptions, layers: int) -> None:
-    """Refuse a context that was asked for, and whose keys and values do not fit the host's memory once it is used.
-
-    Their pages are taken as texts grow, so that nothing else would fail before a text is long. The context that a model
-    has by default is not held against memory: most texts never fill it.
-
-    Raises:
-        UserError: `layers` layers on the host take more for all sequences than is free.
-    """
-    assert options.context is not None
-    sequences = options.max_sequences
-    needed = layers * sequences * cache_bytes(spec, options.context, options.kv_format)
-    free = available_memory()
-    if needed > free:
-        texts, fewer = ("", "") if sequences == 1 else (f" for {sequences} sequences", ", or for fewer sequences")
-        raise UserError(
-            f"keys and values of {options.context} tokens{texts} take {format_size(needed)}, and {format_size(free)} "
-            f"are free; ask for a smaller --context{fewer}, or close what uses memory"
-        )
 
 
 def larger_than_memory(directory: ModelDirectory, options: EngineOptions) -> bool:

@@ -18,6 +18,8 @@ from profiler.thresholds import MEND as THRESHOLDS_MEND
 
 Device = Literal["cuda", "cpu", "interpreter"]
 PrefillRows = Literal["auto", "computed", "streamed"]
+PACE = 2.0
+MOST_PACE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,25 @@ class EngineOptions:
 
     mode: what is computed. plan: where; None puts everything on the host. second_device: what a plan's GPU is here,
     `cuda` or `cpu` (a stand-in made of ordinary memory), or for tests `interpreter` (a CUDA device's operators, by
-    Triton's interpreter). context: tokens of one sequence, prompt and output; None takes the plan's, else the
-    model's own up to 4096. threads: of the CPU; None takes one for each performance core within the process's affinity
-    and CPU quota. prefill_tokens: tokens of a prompt that are computed together: up to 16 by the native operators where
-    all of the model is in host memory, more by torch's matrix products; None takes what is faster. mmap: the model's
-    files are used in place and read when they are used; else all is read into memory at once.
-    cutoffs: of mode threshold, for each layer the magnitude up to which its activations count as zero; loss: what is
-    known of what that costs. slowdown: of a stand-in and its host, how many times as long everything takes that a unit
-    computes, so that two equal halves of a machine stand for unequal units; results stay the same to the last bit.
+    Triton's interpreter). context: tokens of one sequence, prompt and output; None takes the plan's, else the model's
+    own up to 4096. max_sequences: that are in steps at once; others wait. kv_pages: of 16 tokens each, for keys and
+    values of all of them; None has room for `max_sequences` texts of the whole context. Where fewer are left than are
+    needed, the youngest sequences give theirs up for a while. pace: while others decode, a step that reads prompts
+    takes about so many times a step's usual time. reuse_prefixes: texts that begin with the same pages share them, and
+    pages are remembered until their room is needed. threads: of the CPU; None takes one for each performance core
+    within the process's affinity and CPU quota. prefill_tokens: tokens of a prompt that are computed together: up to 16
+    by the native operators where all of the model is in host memory, more by torch's matrix products; None takes what
+    is faster. mmap: the model's files are used in place and read when they are used; else all is read into memory at
+    once. cutoffs: of mode threshold, for each layer the magnitude up to which its activations count as zero; loss: what
+    is known of what that costs. slowdown: of a stand-in and its host, how many times as long everything takes that a
+    unit computes, so that two equal halves of a machine stand for unequal units; results stay the same to the last bit.
     cores: numbers of the CPUs that a unit computes on, with as many threads; a thread that calls the engine is there
     while it computes, and back where it was when a step ends. overlap: both units of a split layer compute at the same
     time; without, one after the other, to the same bits. prefetch: where a model in mode predicted is larger than
-    memory, rows that are named are asked for together, not read when they are touched; the same bits too.
-    prefill_rows: where many tokens are computed together, a layer's rows in host memory are computed there, or streamed
-    to the GPU and computed there, or what takes less time by the figures of the machine; results are the same up to the
-    order of sums. memory: of the second device; None asks it.
+    memory, rows that are named are asked for together, not read when they are touched; the same bits too. prefill_rows:
+    where many tokens are computed together, a layer's rows in host memory are computed there, or streamed to the GPU
+    and computed there, or what takes less time by the figures of the machine; results are the same up to the order of
+    sums. memory: of the second device; None asks it.
     """
 
     mode: Mode
@@ -49,6 +55,9 @@ class EngineOptions:
     predictors: PredictorSet | None = None
     context: int | None = None
     max_sequences: int = 1
+    kv_pages: int | None = None
+    pace: float = PACE
+    reuse_prefixes: bool = True
     kv_format: str = "f16"
     threads: int | None = None
     prefill_tokens: int | None = None
@@ -67,6 +76,14 @@ class EngineOptions:
         check_kv_format(self.kv_format)
         if self.second_device is not None and self.plan is None:
             raise UserError("a second device needs a plan that says what it holds: hybrid plan DIR --vram SIZE")
+        if self.max_sequences < 1:
+            raise UserError(f"{self.max_sequences} sequences at once make no sense; give 1 or more")
+        if self.kv_pages is not None and self.kv_pages < 1:
+            raise UserError(f"{self.kv_pages} pages for keys and values make no sense; give 1 or more")
+        if not 1 <= self.pace <= MOST_PACE:
+            raise UserError(
+                f"a step with a prompt takes 1 to {MOST_PACE:g} times as long as one without, not {self.pace:g}"
+            )
         if self.prefill_tokens is not None and not 1 <= self.prefill_tokens <= PREFILL_TOKENS:
             raise UserError(f"{self.prefill_tokens} prompt tokens together make no sense; give 1 to {PREFILL_TOKENS}")
         if self.prefill_rows not in get_args(PrefillRows):

@@ -69,7 +69,7 @@ class Scheduler:
         self.tap: Tap | None = None
         self.stream: RowStream | None = None  # by which rows of host memory may pass through the GPU
         self._lane = lane
-        self._ahead = torch.empty(0, dtype=torch.bool)  # what the layer before named for the one that comes
+        self.ahead = torch.empty(0, dtype=torch.bool)  # what the layer before named for the one that comes; of one pass
 
     def feed_forward(self, index: int, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         """fp32 `[tokens, hidden]`: the FFN of layer `index` for the normalised states `x`, of states `residual`."""
@@ -90,14 +90,14 @@ class Scheduler:
         assert layer.predictor is not None, "predicted mode has predictors"
         reads = layer.predictor.predictor.reads
         if reads == "previous_ffn_input":
-            named = self._ahead.to(x.device)
+            named = self.ahead.to(x.device)
         else:
             with self.times.span(layer.near, index, "predictors"):
                 named = layer.predictor.named(x if reads == "ffn_input" else residual)
         following = self.ahead_of(index)
         if following is not None:
             with self.times.span(self.layers[index + 1].near, index, "predictors"):
-                self._ahead = following.named(x.to(following.neuron_ids.device))
+                self.ahead = following.named(x.to(following.neuron_ids.device))
         return named
 
     def ahead_of(self, index: int) -> RowPredictor | None:

@@ -3,59 +3,33 @@
 from __future__ import annotations
 
 import time
-from array import array
 from typing import Literal
 
-from hybrid.model.kv_cache import BlockAllocator, Span
-from hybrid.model.pages import pages_for
+from hybrid.runtime.paged_tokens import PagedTokens
 from hybrid.runtime.sampler import Sampler, SamplingParams
 from hybrid.tokenizer import TextStream, Tokenizer
+from profiler.artifacts import UserError
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
-class Sequence:
-    """The state of one request between steps. `computed` tokens of it are in the KV cache."""
+class Sequence(PagedTokens):
+    """The state of one request between steps.
+
+    finish_reason: `stop` (end token or stop string), `length`, `cancelled`, or `error`: then `failure` says which.
+    """
 
     def __init__(self, prompt_ids: list[int], params: SamplingParams, tokenizer: Tokenizer) -> None:
-        self.prompt_ids = prompt_ids
-        self.output_ids: list[int] = []
+        super().__init__(prompt_ids)
         self.params = params
         self.sampler = Sampler(params)
         self.text = ""
         self.finish_reason: FinishReason | None = None
-        self.computed = 0
-        self.blocks = array("q")
+        self.failure: UserError | None = None
         self.began = time.perf_counter()
         self.first_token_seconds: float | None = None
         self._stream: TextStream = tokenizer.stream()
         self._eos_ids = tokenizer.eos_ids
-
-    @property
-    def token_ids(self) -> list[int]:
-        """Prompt and output."""
-        return self.prompt_ids + self.output_ids
-
-    @property
-    def pending(self) -> int:
-        """Tokens that are known but not yet in the KV cache."""
-        return len(self.prompt_ids) + len(self.output_ids) - self.computed
-
-    def next_span(self, limit: int, allocator: BlockAllocator) -> tuple[list[int], Span]:
-        """The next tokens to compute, at most `limit`, with pages for them."""
-        count = min(limit, self.pending)
-        end = self.computed + count
-        while len(self.blocks) < pages_for(end):
-            self.blocks.append(allocator.take())
-        known = len(self.prompt_ids)
-        ids = self.prompt_ids[self.computed : end]
-        if end > known:
-            ids = ids + self.output_ids[max(self.computed - known, 0) : end - known]
-        return ids, Span(self.blocks, self.computed, count)
-
-    def advance(self, span: Span) -> None:
-        """The span's tokens are in the cache now."""
-        self.computed = span.end
 
     def append(self, token_id: int, context: int) -> None:
         """Take a sampled token, extend the text, and end the sequence where it has to end."""
@@ -68,13 +42,12 @@ class Sequence:
         self.text += self._stream.push(token_id)
         if self._cut_at_stop():
             self._finish("stop", flush=False)
-        elif len(self.output_ids) >= self.params.max_tokens or len(self.token_ids) >= context:
+        elif len(self.output_ids) >= self.params.max_tokens or len(self) >= context:
             self._finish("length")
 
-    def release(self, allocator: BlockAllocator) -> None:
-        """Give the pages back, once."""
-        blocks, self.blocks = self.blocks, array("q")
-        allocator.give_back(blocks)
+    def end(self, reason: FinishReason, failure: UserError | None = None) -> None:
+        """Nothing comes any more."""
+        self.finish_reason, self.failure = reason, failure
 
     def visible_text(self) -> str:
         """What may be shown already: text that could still become a stop string is held back."""

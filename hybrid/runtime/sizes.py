@@ -87,6 +87,11 @@ def cache_bytes(spec: ModelSpec, context: int, kv_format: str) -> int:
     return pages_for(context) * PAGE_TOKENS * 2 * spec.kv_size * KV_FORMATS[kv_format]
 
 
+def page_bytes(spec: ModelSpec, kv_format: str) -> int:
+    """Bytes of a page of keys and values in all layers."""
+    return spec.n_layers * cache_bytes(spec, PAGE_TOKENS, kv_format)
+
+
 def prefill_within(spec: ModelSpec, size: int, context: int, row_bytes: int) -> int:
     """Tokens of the largest prefill step whose buffers fit `size` bytes; at least one."""
     return next((t for t in PREFILL_CHOICES if buffer_bytes(spec, t, context, row_bytes) <= size), 1)
@@ -99,11 +104,12 @@ def model_sizes(
     vram: int,
     kv_format: str,
     gpu_context: int = 0,
+    kv_pages: int | None = None,
 ) -> ModelSizes:
     """Everything placement has to know of a model, in bytes.
 
     context: tokens of a sequence. vram: the budget of GPU memory. gpu_context: what a process takes of it by being
-    there (`Hardware.context`).
+    there (`Hardware.context`). kv_pages: see `EngineOptions`.
     """
     spec, weight_format = files.spec, files.weight_format
     norm = spec.hidden_size * FP32 * (2 if spec.norm == "layer" else 1)
@@ -140,4 +146,5 @@ def model_sizes(
         kv_page_tokens=PAGE_TOKENS,
         buffer_bytes=buffers,
         context_bytes=gpu_context,
+        kv_pages=kv_pages,
     )

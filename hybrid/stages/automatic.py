@@ -38,6 +38,7 @@ class Use:
     kv_format: str
     profile: str
     thresholds: str
+    kv_pages: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def plan_within(files: ModelFiles, use: Use, device: Device, vram: int) -> Plan:
         profile=use.profile,
         thresholds=use.thresholds,
         kv_format=use.kv_format,
+        kv_pages=use.kv_pages,
     )
     return solve(files, settings, replace(given, hardware=replace(given.hardware, context_bytes=cost)))[1]
 
@@ -135,7 +137,7 @@ def opened_fit(files: ModelFiles, plan: Plan, use: Use, device: Device) -> Fit:
     """
     context = choose_context(use.context, plan.budgets.context, files.spec.max_positions)
     predictors = find_outlines(files, use.profile) if use.mode == "predicted" else None
-    sizes = model_sizes(files, predictors, context, plan.budgets.vram, use.kv_format)
+    sizes = model_sizes(files, predictors, context, plan.budgets.vram, use.kv_format, kv_pages=use.kv_pages)
     placement = replace(at(plan, use.sequences, context), mode=use.mode, sparse=plan.sparse or use.mode != "dense")
     taken, planned = account(sizes, placement)["gpu"], plan.bytes["gpu"]
     taken |= {"buffers": min(taken["buffers"], planned["buffers"]), CONTEXT: planned[CONTEXT]}

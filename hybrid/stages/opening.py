@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 
+from hybrid.runtime.choices import check_kv_format
 from hybrid.runtime.cuda_memory import device_memory
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.loader import Tell
-from hybrid.runtime.options import EngineOptions, PrefillRows
+from hybrid.runtime.options import PACE, EngineOptions, PrefillRows
+from hybrid.runtime.sizes import page_bytes
 from hybrid.runtime.this_machine import SecondDevice
 from hybrid.runtime.vram import DeviceMemory
 from hybrid.stages.automatic import Device, Note, Use, automatic_plan, choose_plan, plan_within
@@ -37,6 +39,9 @@ def open_engine(
     context: int | None = None,
     max_sequences: int = 1,
     kv_format: str = "f16",
+    kv_memory: int | None = None,
+    pace: float = PACE,
+    reuse_prefixes: bool = True,
     threads: int | None = None,
     mmap: bool = True,
     profile: str = "default",
@@ -56,10 +61,10 @@ def open_engine(
 ) -> Engine:
     """Open an engine; see `hybrid.LLM` for the arguments.
 
-    cutoffs: of mode threshold, in the place of those on disk. prefill_tokens, prefill_rows, slowdown, cores, overlap
-    and prefetch are those of `EngineOptions`. automatic: where neither a plan nor a budget is named, have one chosen
-    (`automatic_plan`), and not the CPU alone. memory: of the second device; None asks it. note: hears what users should
-    know of a choice. tell: hears of `(done, total)` bytes that are copied to the second device.
+    cutoffs: of mode threshold, in the place of those on disk. reuse_prefixes, prefill_tokens, prefill_rows, slowdown,
+    cores, overlap and prefetch are those of `EngineOptions`. automatic: where neither a plan nor a budget is named,
+    have one chosen (`automatic_plan`), and not the CPU alone. memory: of the second device; None asks it. note: hears
+    what users should know of a choice. tell: hears of `(done, total)` bytes that are copied to the second device.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
@@ -69,8 +74,10 @@ def open_engine(
         predictors = find_predictors(directory, profile)
         chosen = choose_mode(mode, directory, predictors)
         found = choose_plan(directory, plan, vram)
+        check_kv_format(kv_format)
+        pages = None if kv_memory is None else kv_memory // page_bytes(directory.spec, kv_format)
         if found is None and (vram or (automatic and vram is None)):
-            use = Use(chosen, context, max_sequences, kv_format, profile, thresholds)
+            use = Use(chosen, context, max_sequences, kv_format, profile, thresholds, pages)
             found = _plan_now(directory, use, device, memory, vram, note)
         elif found is None and device == "cuda" and vram is None:
             raise UserError(f"a GPU needs a plan that says what it holds: hybrid plan {directory.path} --vram SIZE")
@@ -86,6 +93,9 @@ def open_engine(
             context=context,
             max_sequences=max_sequences,
             kv_format=kv_format,
+            kv_pages=pages,
+            pace=pace,
+            reuse_prefixes=reuse_prefixes,
             threads=threads,
             mmap=mmap,
             prefill_tokens=prefill_tokens,

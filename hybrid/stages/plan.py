@@ -47,6 +47,7 @@ class PlanSettings:
     profile: str = "default"
     thresholds: str = "default"
     kv_format: str = "f16"
+    kv_pages: int | None = None
     solver: SolverName | None = None
     time_limit: float = 10.0
     explain: bool = False
@@ -130,7 +131,15 @@ def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) ->
     context = choose_context(settings.context, None, directory.spec.max_positions)
     row_orders = directory.row_orders()
     request = Request(
-        sizes=model_sizes(directory, predictors, context, given.vram, settings.kv_format, given.hardware.context),
+        sizes=model_sizes(
+            directory,
+            predictors,
+            context,
+            given.vram,
+            settings.kv_format,
+            given.hardware.context,
+            settings.kv_pages,
+        ),
         frequencies=Frequencies.in_row_order(profile, row_orders),
         hardware=given.hardware,
         mode=mode,

@@ -134,13 +134,16 @@ def measure(
 
 
 def _open(worker: Worker, cases: Sequence[Case], models: Models, settings: Settings) -> str:
-    longest = max(case.context for case in cases)
+    longest, most = max(case.context for case in cases), max(case.batch for case in cases)
+    room = longest + settings.tokens + 1
+    if most > 1:
+        room += PROMPT * most  # the first decode while the last prompts are read
     isa, opened = "", set()
     paths = {case: models.directory(case.sparsity, case.weight_format, (1.0, case.overshoot)) for case in cases}
     size = sum(f.stat().st_size for path in set(paths.values()) for f in path.rglob("*") if f.is_file())
-    if size > (room := psutil.virtual_memory().available):
+    if size > (free := psutil.virtual_memory().available):
         raise UserError(
-            f"the models of one table take {format_size(size)}, and {format_size(room)} of memory are free: "
+            f"the models of one table take {format_size(size)}, and {format_size(free)} of memory are free: "
             "the disk would be measured; give fewer --layers or --sparsities"
         )
     for case, path in paths.items():
@@ -154,8 +157,8 @@ def _open(worker: Worker, cases: Sequence[Case], models: Models, settings: Setti
             mode=case.mode,
             predictors=predictors_name(case.overshoot),
             threads=settings.threads,
-            context=-(-(longest + settings.tokens + 1) // PAGE_TOKENS) * PAGE_TOKENS,
-            sequences=max(other.batch for other in cases),
+            context=-(-room // PAGE_TOKENS) * PAGE_TOKENS,
+            sequences=most,
         )
         isa = answer["isa"]
     if longest > PROMPT:

@@ -25,7 +25,13 @@ class Engines:
     ) -> dict[str, Any]:
         """Open a model directory. context: tokens of each of at most `sequences` at a time."""
         self._engines[name] = open_engine(
-            path, mode=mode, profile=predictors, context=context, max_sequences=sequences, threads=threads
+            path,
+            mode=mode,
+            profile=predictors,
+            context=context,
+            max_sequences=sequences,
+            threads=threads,
+            reuse_prefixes=False,  # texts of other rounds are computed too, and pages are taken in one order
         )
         return {"isa": cpu.isa()}
 
@@ -50,22 +56,25 @@ class Engines:
         sums were finished, by token; read: share whose first product was computed.
         """
         engine = self._engines[name]
-        params = SamplingParams(max_tokens=tokens + 1, ignore_eos=True)
+        params = SamplingParams(max_tokens=engine.context, ignore_eos=True)
         sequences = [TokenSequence(list(prompt), params, engine.tokenizer) for prompt in prompts]
         if filled:
             (sequence,) = sequences
             sequence.computed = len(sequence.prompt_ids) - 1
+        steps, seconds = engine.run(sequences), []
+        while not all(sequence.output_ids for sequence in sequences):
+            next(steps)
         rows = engine.ledger.decode.cpu
         gated, finished = rows.gated, rows.finished
-        seconds = []
-        began = time.perf_counter()
-        for _ in engine.run(sequences):
-            seconds.append(time.perf_counter() - began)
+        for _ in range(tokens):
             began = time.perf_counter()
+            next(steps)
+            seconds.append(time.perf_counter() - began)
+        steps.close()
         computed = len(prompts) * tokens * engine.directory.spec.n_layers * engine.directory.spec.n_neurons
         return {
-            "seconds": seconds[-tokens:],
-            "ids": [sequence.output_ids for sequence in sequences],
+            "seconds": seconds,
+            "ids": [sequence.output_ids[: tokens + 1] for sequence in sequences],
             "read": (rows.gated - gated) / computed,
             "active": (rows.finished - finished) / computed,
         }

@@ -51,11 +51,11 @@ def test_a_stop_string_ends_the_text_before_it_and_is_never_shown(llm):
 
 
 def test_an_abandoned_stream_gives_its_pages_back(llm):
-    before = llm._engine.allocator.free
+    before = llm._engine.pages.free
     stream = llm.stream("import ", SamplingParams(max_tokens=30))
     next(stream)
     stream.close()
-    assert llm._engine.allocator.free == before
+    assert llm._engine.pages.free == before
     assert llm.generate("import ", SamplingParams(max_tokens=2))
 
 

@@ -54,6 +54,7 @@ class ThisEngine:
             slowdown=slowdown,
             overlap=overlap,
             prefill_tokens=prefill_tokens,
+            reuse_prefixes=False,  # a prompt that is timed twice is computed twice
         )
         return {"isa": cpu.isa(), "context": self._engine.context}
 

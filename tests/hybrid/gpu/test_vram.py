@@ -135,7 +135,7 @@ def test_rows_on_the_device_are_not_in_host_memory(model, plan):
 
 def test_running_out_of_memory_in_a_step_is_survived(model, plan):
     with open_engine(model, mode="dense", plan=plan, device="cuda", context=CONTEXT) as engine:
-        expected, free = generated(engine), engine.allocator.free
+        expected, free = generated(engine), engine.pages.free
         ballast = []
         torch.cuda.empty_cache()
         for size in (64 * MIB, 4 * MIB, MIB, 64 << 10):  # until the limit leaves nothing
@@ -146,7 +146,7 @@ def test_running_out_of_memory_in_a_step_is_survived(model, plan):
                 continue
         with pytest.raises(UserError, match=r"(ran out of|has no) memory"):
             engine.hidden_states(IDS * 1)
-        assert engine.allocator.free == free
+        assert engine.pages.free == free
         ballast.clear()
         torch.cuda.empty_cache()
         assert generated(engine) == expected

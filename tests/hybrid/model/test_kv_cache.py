@@ -2,14 +2,12 @@
 
 from array import array
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid.model.kv_cache import KV_DTYPES, BlockAllocator, LayerPages, Span
+from hybrid.model.kv_cache import KV_DTYPES, LayerPages, Span
 from hybrid.model.pages import KV_FORMATS, PAGE_TOKENS, pages_for
-from profiler.artifacts import UserError
 
 
 @settings(deadline=None, max_examples=40)
@@ -45,18 +43,6 @@ def test_two_sequences_do_not_meet():
     pages.write(two, torch.full((20, 1, 2), 2.0), torch.full((20, 1, 2), 2.0))
     assert pages.read(one)[0].unique().tolist() == [1.0]
     assert pages.read(two)[0].unique().tolist() == [2.0]
-
-
-def test_blocks_are_taken_once_and_come_back():
-    allocator = BlockAllocator(3)
-    taken = [allocator.take() for _ in range(3)]
-    assert sorted(taken) == [0, 1, 2]
-    with pytest.raises(UserError, match="--context"):
-        allocator.take()
-    allocator.give_back(taken[:2])
-    assert allocator.free == 2
-    with pytest.raises(AssertionError):
-        allocator.give_back(taken[:1])
 
 
 def test_formats_have_the_bytes_that_are_counted():

@@ -171,7 +171,7 @@ def test_running_out_of_memory_in_a_step_gives_pages_back_and_the_engine_goes_on
     device, ran_out = pretended_device(), r"ran out of memory in a step of 4 tokens: .* 3\.0 MiB of the device are free"
     with open_one(plan=plan, memory=device) as engine:
         device.free_bytes = 3 * MIB
-        free, tap = engine.allocator.free, FullOnce(3, error)
+        free, tap = engine.pages.free, FullOnce(3, error)
         engine.machine.scheduler.tap = tap
         with pytest.raises(
             UserError, match=r"ran out of memory in a step of 4 tokens: .* 3\.0 MiB of the device"
@@ -180,15 +180,15 @@ def test_running_out_of_memory_in_a_step_gives_pages_back_and_the_engine_goes_on
         assert caught.value.__cause__ is None
         left = [frame.f_locals for frame in frames_of(error) if frame.f_code.co_name == "ffn"]
         assert left == [{}], "what the step held is let go, though its error is still there"
-        assert engine.allocator.free == free
+        assert engine.pages.free == free
         assert device.returned == 1
-        assert engine.waiting == engine.running == []
+        assert not engine.busy
         engine.machine.scheduler.tap = None
         assert generated(engine) == expected[1]
         tap.error = error
         with pytest.raises(UserError, match=ran_out):
             engine.hidden_states(IDS, tap=tap)
-        assert engine.allocator.free == free
+        assert engine.pages.free == free
 
 
 def frames_of(error):
@@ -212,9 +212,9 @@ def test_a_step_that_failed_can_be_tried_again(open_one, plan, expected):
         engine.machine.scheduler.tap = FullOnce(5, torch.OutOfMemoryError("CUDA out of memory"))
         with pytest.raises(UserError, match="ran out of memory"):
             engine.step()
-        assert (engine.waiting, engine.running) == ([sequence], [])
+        assert engine.busy
         engine.machine.scheduler.tap = None
-        while engine.waiting or engine.running:
+        while engine.busy:
             engine.step()
         assert sequence.output_ids == expected[1]
 

@@ -68,14 +68,14 @@ def test_a_trace_is_told_what_each_unit_does_one_after_the_other(engine, complet
 @pytest.mark.parametrize(("number", "error"), [(1, RuntimeError), (2, MemoryError)])
 def test_a_failure_of_the_host_is_raised_once_and_the_next_request_works(engine, complete, number, error):
     """Of the far side of the first layer, which is the first program that is called."""
-    expected, free, how = complete(engine, SHORT, 1), engine.allocator.free, array("q", [0])
+    expected, free, how = complete(engine, SHORT, 1), engine.pages.free, array("q", [0])
     engine.machine.recorded._recorder.programs[0]._fail(how.buffer_info()[0])
     for _ in range(2):
         how[0] = number
         for _ in range(2):
             with pytest.raises(error):
                 complete(engine, SHORT, 1)
-            assert engine.allocator.free == free
+            assert engine.pages.free == free
         how[0] = 0
         assert complete(engine, SHORT, 1) == expected
 
@@ -97,7 +97,7 @@ def test_a_failure_of_the_host_is_raised_once_and_the_next_request_works(engine,
 def test_a_failure_of_the_device_is_explained_and_what_it_took_is_given_back(
     engine, complete, monkeypatch, error, raised, message
 ):
-    expected, free = complete(engine, SHORT, 1), engine.allocator.free
+    expected, free = complete(engine, SHORT, 1), engine.pages.free
     with monkeypatch.context() as patched:
         calls = []
 
@@ -109,7 +109,7 @@ def test_a_failure_of_the_device_is_explained_and_what_it_took_is_given_back(
         with pytest.raises(raised, match=message):
             complete(engine, SHORT, 1)
         assert calls
-    assert engine.allocator.free == free
+    assert engine.pages.free == free
     assert complete(engine, SHORT, 1) == expected
 
 

@@ -57,9 +57,9 @@ def check_works(complete):
     """`check_works(engine, expected)`: the next request gives what it did, and all pages are free again."""
 
     def check(engine, expected):
-        assert engine.allocator.free == engine.allocator.blocks
+        assert engine.pages.free == engine.pages.total
         assert complete(engine, [PROMPT], TOKENS) == expected
-        assert engine.allocator.free == engine.allocator.blocks
+        assert engine.pages.free == engine.pages.total
 
     return check
 
@@ -186,7 +186,7 @@ def test_a_child_of_a_fork_is_told_that_the_other_units_thread_was_lost(open_den
                 try:
                     complete(engine, [PROMPT], TOKENS)
                 except RuntimeError as error:
-                    status = 0 if "fork" in str(error) and engine.allocator.free == engine.allocator.blocks else 2
+                    status = 0 if "fork" in str(error) and engine.pages.free == engine.pages.total else 2
             engine.close()
         finally:
             os._exit(status)

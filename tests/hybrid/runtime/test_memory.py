@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from hybrid.runtime import loader
+from hybrid.runtime import cache_room
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.sizes import cache_bytes
 from hybrid.stages.opening import open_engine
@@ -81,16 +81,16 @@ def test_a_context_is_held_against_what_is_free(long_model, monkeypatch):
         needed = 3 * cache_bytes(engine.directory.spec, 100, "f16")
         placed = [t for layer in engine.decoder.layers for t in (layer.pages.keys, layer.pages.values)]
         assert needed == sum(t.numel() * t.element_size() for t in placed)
-    monkeypatch.setattr(loader, "available_memory", lambda: needed - 1)
+    monkeypatch.setattr(cache_room, "available_memory", lambda: needed - 1)
     with pytest.raises(UserError, match=r"100 tokens take 26\.2 KiB, and 26\.2 KiB are free; .*--context"):
         open_engine(long_model, context=100)
     open_engine(long_model).close()  # the model's own context, which most texts never fill
-    monkeypatch.setattr(loader, "available_memory", lambda: needed)
+    monkeypatch.setattr(cache_room, "available_memory", lambda: needed)
     open_engine(long_model, context=100).close()
 
 
 def test_keys_and_values_on_a_second_device_take_nothing_of_the_host(demo, monkeypatch):
     placement = make_plan(demo, PlanSettings(vram=8 * MIB, context=256, name="kept-for-memory")).plan
     assert all(layer.attention == "gpu" for layer in placement.layers)
-    monkeypatch.setattr(loader, "available_memory", lambda: 0)
+    monkeypatch.setattr(cache_room, "available_memory", lambda: 0)
     open_engine(demo, mode="exact", plan=placement, device="cpu", context=256).close()

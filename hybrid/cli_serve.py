@@ -1,0 +1,155 @@
+"""`hybrid serve` on the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybrid import display
+from hybrid.cli_options import (
+    PLACED_AT_ONCE,
+    ContextOption,
+    DeviceOption,
+    KvFormat,
+    KvOption,
+    ModelArgument,
+    ModeOption,
+    NoMmapOption,
+    NoOverlapOption,
+    PlanOption,
+    ProfileOption,
+    SlowdownOption,
+    ThreadsOption,
+    ThresholdsOption,
+    VramOption,
+    device_name,
+    loading,
+    parse_slowdown,
+)
+from profiler.artifacts import UserError, format_size, parse_size
+
+if TYPE_CHECKING:
+    from hybrid.runtime.engine import Engine
+
+LIBRARIES = ("fastapi", "h11", "llguidance", "prometheus_client", "pydantic", "uvicorn")
+
+
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 is every one of this machine's.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8000,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What clients call the model; may be given several times. By default the directory's name.",
+        ),
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, max=256, help="Requests that are computed at once.")] = 8,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a slot; more are answered 429.")] = 64,
+    context: ContextOption = None,
+    mode: ModeOption = None,
+    profile: ProfileOption = "default",
+    thresholds: ThresholdsOption = "default",
+    plan: PlanOption = None,
+    vram: VramOption = None,
+    device: DeviceOption = None,
+    slowdown: SlowdownOption = None,
+    kv_format: KvOption = KvFormat.f16,
+    kv_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory for keys and values of all slots; by default enough for every slot's whole context. Where it "
+            "runs out, the youngest requests wait and are read again.",
+        ),
+    ] = None,
+    pace: Annotated[
+        float,
+        typer.Option(min=1.0, help="While others get tokens, a step with part of a prompt takes so many times as long."),
+    ] = 2.0,
+    threads: ThreadsOption = None,
+    no_mmap: NoMmapOption = False,
+    no_overlap: NoOverlapOption = False,
+    keep_alive: Annotated[
+        float, typer.Option("--keep-alive-seconds", min=0.1, help="Silence in a stream before a comment is sent.")
+    ] = 15.0,
+    drain: Annotated[
+        float, typer.Option("--drain-seconds", min=0.0, help="Time for what runs to end, once told to stop.")
+    ] = 30.0,
+) -> None:
+    """Serve a model to programs that speak OpenAI's protocol.
+
+    Point a client at http://127.0.0.1:8000/v1 with any API key. Ctrl-C finishes what runs, a second one ends at once.
+
+    Example: hybrid serve demo --port 8000
+
+    Example: curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json'
+    -d '{"model": "demo", "prompt": "def parse_args("}'
+    """
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"serving needs {', '.join(missing)}: pip install 'hybrid-inference[serve]'")
+    with loading():
+        from hybrid.serving.app import create_app
+        from hybrid.serving.run import address_of, bind
+        from hybrid.serving.run import serve as run_server
+        from hybrid.serving.service import EngineService
+        from hybrid.serving.settings import ServeSettings
+        from hybrid.stages.opening import open_engine
+
+    settings = ServeSettings(
+        model_names=tuple(served_model_name or [Path(model).resolve().name]),
+        host=host,
+        port=port,
+        queue=queue,
+        keep_alive_seconds=keep_alive,
+        drain_seconds=drain,
+    )
+    with contextlib.ExitStack() as stack:
+        bound = stack.enter_context(bind(settings))
+        with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
+            opened = open_engine(
+                model,
+                mode=None if mode is None else mode.value,
+                plan=plan,
+                vram=None if vram is None else parse_size(vram),
+                device=device_name(device),
+                context=context,
+                max_sequences=slots,
+                kv_format=kv_format.value,
+                kv_memory=None if kv_memory is None else parse_size(kv_memory),
+                pace=pace,
+                threads=threads,
+                mmap=not no_mmap,
+                profile=profile,
+                thresholds=thresholds,
+                slowdown=parse_slowdown(slowdown),
+                overlap=not no_overlap,
+                automatic=True,
+                note=lambda line: display.note(f"warning: {line}"),
+                tell=tell,
+            )
+        engine = stack.enter_context(opened)
+        service = EngineService(engine, queue)
+        stack.callback(service.close)
+        app = create_app(service, settings)
+        if app.state.served.chat.note is not None:
+            display.note(f"warning: {app.state.served.chat.note}")
+        display.note(f"{address_of(bound)}/v1 serves {settings.model_name}: {opened_line(engine)}")
+        run_server(app, service, settings, bound)
+
+
+def opened_line(engine: Engine) -> str:
+    """Mode, slots, context and the memory of keys and values."""
+    load = engine.load()
+    return (
+        f"{engine.options.mode} mode, {load.slots} slots of {engine.context:,} tokens, "
+        f"{format_size(load.pages_total * load.page_bytes)} for keys and values"
+    )
