@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hybrid.llm import LLM, Completion, SamplingParams
+    from hybrid.llm import LLM, Completion, Grammar, SamplingParams, TokenLogprob
 
-__all__ = ["LLM", "Completion", "SamplingParams"]
+__all__ = ["LLM", "Completion", "Grammar", "SamplingParams", "TokenLogprob"]
 __version__ = "0.1.0"
 
 

@@ -19,6 +19,8 @@ from typing import Literal
 import torch
 
 from hybrid.runtime.engine import Engine
+from hybrid.runtime.grammar import Grammar
+from hybrid.runtime.logprobs import TokenLogprob
 from hybrid.runtime.options import PACE
 from hybrid.runtime.sampler import SamplingParams
 from hybrid.runtime.sequence import FinishReason
@@ -27,16 +29,17 @@ from hybrid.runtime.summary import RunSummary, summarise
 from hybrid.runtime.trace import STEPS, Trace
 from hybrid.stages.opening import open_engine
 from hybrid.tokenizer import Tokenizer
-from profiler.artifacts import parse_size
+from profiler.artifacts import UserError, parse_size
 
-__all__ = ["LLM", "Completion", "SamplingParams"]
+__all__ = ["LLM", "Completion", "Grammar", "SamplingParams", "TokenLogprob"]
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a prompt became. `finish_reason` is `stop` (end token or stop string) or `length`.
+    """What a prompt became. `finish_reason` is `stop` (end token, stop string or end of the grammar) or `length`.
 
-    first_token_seconds: from the request to its first token, waiting for other prompts included.
+    token_ids: all that were sampled but an end token; a stop string's are among them. first_token_seconds: from the
+    request to its first token, waiting for other prompts included. logprobs: of each of the token_ids, where asked for.
     """
 
     text: str
@@ -44,6 +47,7 @@ class Completion:
     finish_reason: FinishReason
     prompt_token_ids: list[int]
     first_token_seconds: float
+    logprobs: list[TokenLogprob] | None = None
 
 
 class LLM:
@@ -140,16 +144,28 @@ class LLM:
         return self._engine.options.mode
 
     def generate(self, prompts: str | Sequence[str], params: SamplingParams | None = None) -> list[Completion]:
-        """Complete the prompts, decoding them together; one `Completion` each, in order."""
+        """Complete the prompts, decoding them together; `params.n` completions of each, one after the other, in order.
+
+        Raises:
+            UserError: a prompt or what is asked for cannot be computed; the message says how to mend it.
+        """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        sequences = [self._sequence(text, params) for text in texts]
+        params = params or SamplingParams()
+        sequences = [self._sequence(text, params, index) for text in texts for index in range(params.n)]
         for _ in self._engine.run(sequences):
             pass
         return [_completion(sequence) for sequence in sequences]
 
     def stream(self, prompt: str, params: SamplingParams | None = None) -> Iterator[str]:
-        """The completion's text, piece by piece, as soon as it is certain; all of it is in `last_completion` then."""
-        sequence = self._sequence(prompt, params)
+        """The completion's text, piece by piece, as soon as it is certain; all of it is in `last_completion` then.
+
+        Raises:
+            UserError: as `generate`, or several completions are asked for.
+        """
+        params = params or SamplingParams()
+        if params.n != 1:
+            raise UserError(f"n is {params.n}; a stream gives one text")
+        sequence = self._sequence(prompt, params, 0)
         self._engine.check(sequence)  # now, not when the first piece is asked for
         return self._pieces(sequence)
 
@@ -210,13 +226,18 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _sequence(self, text: str, params: SamplingParams | None) -> TokenSequence:
+    def _sequence(self, text: str, params: SamplingParams, index: int) -> TokenSequence:
         tokenizer = self._engine.tokenizer
-        return TokenSequence(tokenizer.encode(text), params or SamplingParams(), tokenizer)
+        return TokenSequence(tokenizer.encode(text), params, tokenizer, index)
 
 
 def _completion(sequence: TokenSequence) -> Completion:
     assert sequence.finish_reason is not None and sequence.first_token_seconds is not None
     return Completion(
-        sequence.text, sequence.output_ids, sequence.finish_reason, sequence.prompt_ids, sequence.first_token_seconds
+        sequence.text,
+        sequence.output_ids,
+        sequence.finish_reason,
+        sequence.prompt_ids,
+        sequence.first_token_seconds,
+        None if sequence.params.logprobs is None else sequence.logprobs,
     )

@@ -92,9 +92,9 @@ class TextStream:
         self._tokenizer = tokenizer
         self._window: list[int] = []
         self._given = 0  # characters of the window's text that have been given out
-        before = list(after[-4:])  # enough to have a letter in it, after which spaces are spaces
+        before = [i for i in after[-8:] if not tokenizer.is_silent(i)]  # two characters at least, of four bytes each
         text = tokenizer.decode(before)
-        if text and not tokenizer.is_byte(before[-1]) and not text.endswith(REPLACEMENT):
+        if not text.endswith(REPLACEMENT):
             self._window, self._given = before, len(text)
 
     def push(self, token_id: int) -> str:

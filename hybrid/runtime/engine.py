@@ -81,11 +81,12 @@ class Engine:
         """Refuse a request that cannot be computed; from any thread.
 
         Raises:
-            UserError: the prompt is empty, does not fit the context, or has ids that the model does not know;
-                or a file of the model was cut or grown since it was opened.
+            UserError: the prompt is empty, does not fit the context, or it or its logit_bias has ids that the model
+                does not know; or a file of the model was cut or grown since it was opened.
         """
         self.directory.check_unchanged()
         self._check_ids(sequence.prompt_ids)
+        sequence.params.check_vocabulary(self.directory.spec.vocab_size)
         if len(sequence.prompt_ids) >= self.context:
             raise UserError(
                 f"the prompt has {len(sequence.prompt_ids)} tokens, and the context of {self.context} leaves room for "

@@ -3,123 +3,138 @@
 from __future__ import annotations
 
 import functools
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from hybrid.ops.cpu import greatest
+from hybrid.runtime.distribution import draw, kept_tokens, scratch
+from hybrid.runtime.grammar import Matcher
+from hybrid.runtime.logprobs import token_logprob
+from hybrid.runtime.penalties import Penalties
+from hybrid.runtime.sampling_params import SamplingParams
 from profiler.artifacts import UserError
+
+__all__ = ["NumericalError", "Picked", "Sampler", "SamplingParams"]
 
 NOT_FINITE = (
     "the model's logits are not finite numbers: its files are damaged or its weights overflow; "
     "pack the checkpoint again, and compare with --mode dense"
 )
-Logits = torch.Tensor | npt.NDArray[np.floating]
+Logits = npt.NDArray[np.float32]
 
 
 class NumericalError(UserError):
     """The model computed something that is not a number."""
 
 
-@dataclass(frozen=True)
-class SamplingParams:
-    """How a text is continued.
+class Picked(NamedTuple):
+    """A token, and where logprobs were asked for what `TokenLogprob` says of it."""
 
-    max_tokens: at most so many new tokens. temperature: 0 takes the likeliest token; 1 samples the model's own
-    distribution. top_k: only the k likeliest tokens; 0 is all. top_p: only the fewest tokens whose probabilities reach
-    p (nucleus sampling, Holtzman et al., 2020). seed: repeats a text; None draws another one each time. stop: strings
-    that end the text and are not part of it. ignore_eos: go on after an end-of-sequence token.
-    """
-
-    max_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        _require_whole("max_tokens", self.max_tokens, 1)
-        _require_whole("top_k", self.top_k, 0)
-        if self.seed is not None:
-            _require_whole("seed", self.seed, 0)
-        if not (_is_number(self.temperature) and 0 <= self.temperature <= 100):
-            raise UserError(
-                f"temperature is {self.temperature!r}; a number from 0 (always the likeliest) to 100 is meant"
-            )
-        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise UserError(f"top_p is {self.top_p!r}; a number above 0 and at most 1 is meant")
-        if not isinstance(self.stop, tuple) or not all(isinstance(s, str) and s for s in self.stop):
-            raise UserError(f"stop is {self.stop!r}; a tuple of strings, none of them empty, is meant")
+    token_id: int
+    logprob: float | None = None
+    alternatives: tuple[tuple[int, float], ...] = ()
 
 
 class Sampler:
-    """Picks tokens of one request. Draws depend on its seed and its own logits, never on the rest of a batch."""
+    """Picks tokens of one sequence. Draws depend on its seed and its own logits, never on the rest of a batch.
 
-    def __init__(self, params: SamplingParams) -> None:
+    Args:
+        params: what was asked for.
+        prompt_ids: what the repetition penalty counts as seen.
+        matcher: of the grammar, at its beginning.
+        index: which of `n` texts of the same seed it is; each has its own random numbers, the first those of n = 1.
+
+    """
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_ids: Sequence[int] = (),
+        matcher: Matcher | None = None,
+        index: int = 0,
+    ) -> None:
         self.params = params
+        self._prompt_ids, self._matcher, self._index = prompt_ids, matcher, index
+
+    @property
+    def ended(self) -> bool:
+        """Whether the grammar lets nothing follow."""
+        return self._matcher is not None and self._matcher.ended
+
+    def pick(self, row: torch.Tensor | npt.NDArray[np.floating]) -> Picked:
+        """A token for `[vocab]` logits, which are left as they are. Of equally likely ones, greedy takes the lowest id.
+
+        Raises:
+            NumericalError: a logit is NaN or infinite.
+            GrammarError: no token may follow, or finding out took more than is allowed.
+        """
+        tensor = torch.from_numpy(row) if isinstance(row, np.ndarray) else row
+        tensor = tensor.float().cpu().contiguous()
+        likeliest = greatest(tensor)
+        if likeliest is None:
+            raise NumericalError(NOT_FINITE)
+        logits: Logits = tensor.numpy()
+        token_id = likeliest if self._is_plain else self._choose(logits)
+        if self._penalties.wanted:
+            self._penalties.note(token_id)
+        if self._matcher is not None:
+            self._matcher.take(token_id)
+        if self.params.logprobs is None:
+            return Picked(token_id)
+        return Picked(*token_logprob(logits, token_id, self.params.logprobs))
+
+    def distribution(self, logits: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Token ids that may be drawn at a temperature above 0, and their probabilities."""
+        ids, adjusted = self._adjusted(np.asarray(logits, dtype=np.float32))
+        places, weights = kept_tokens(adjusted, self.params)
+        found = np.flatnonzero(weights)
+        weights = weights[found] / weights.sum()
+        found = found if places is None else places[found]
+        return found if ids is None else ids[found], weights
+
+    @functools.cached_property
+    def _penalties(self) -> Penalties:
+        return Penalties(self.params, self._prompt_ids)
+
+    @functools.cached_property
+    def _is_plain(self) -> bool:
+        return self.params.temperature == 0 and self._matcher is None and not self._penalties.wanted
 
     @functools.cached_property
     def _random(self) -> np.random.Generator:
         """Made for the first draw: greedy decoding has none, and numpy loads generators only when asked for them."""
-        return np.random.Generator(np.random.Philox(self.params.seed))
+        stream = np.random.SeedSequence(self.params.seed, spawn_key=(self._index,) if self._index else ())
+        return np.random.Generator(np.random.Philox(stream))
 
-    def pick(self, logits: Logits) -> int:
-        """A token id from `[vocab]` logits. Of equally likely tokens, greedy decoding takes the lowest id.
-
-        Raises:
-            NumericalError: a logit is NaN or infinite.
-        """
-        if self.params.temperature == 0 and isinstance(logits, torch.Tensor):
-            place = greatest(logits.float().cpu().contiguous())
-            if place is None:
-                raise NumericalError(NOT_FINITE)
-            return place
-        values = np.asarray(logits.float().cpu() if isinstance(logits, torch.Tensor) else logits, dtype=np.float64)
-        assert values.ndim == 1, "one row of logits"
-        assert values.size, "at least one token"
-        if not np.isfinite(values).all():
-            raise NumericalError(NOT_FINITE)
+    def _choose(self, logits: Logits) -> int:
+        ids, adjusted = self._adjusted(logits)
         if self.params.temperature == 0:
-            return int(values.argmax())
-        ids, probabilities = self.distribution(values)
-        cumulative = probabilities.cumsum()
-        drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return int(ids[min(int(drawn), len(ids) - 1)])
+            place = int(adjusted.argmax())
+        else:
+            places, weights = kept_tokens(adjusted, self.params)
+            place = draw(weights, self._random.random())
+            place = place if places is None else int(places[place])
+        return place if ids is None else int(ids[place])
 
-    def distribution(self, logits: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Token ids that may be drawn and their probabilities: temperature, then top_k, then top_p. Ties go by id.
-
-        With a cut (`top_k` or `top_p`) the likeliest token stands first, without one the ids are in order.
-        """
-        scaled = (logits - logits.max()) / max(self.params.temperature, np.finfo(np.float32).tiny)
-        weights = np.exp(scaled)
-        ids = np.arange(logits.size)
-        top_k, top_p = self.params.top_k, self.params.top_p
-        if 0 < top_k < ids.size:
-            smallest = np.partition(logits, -top_k)[-top_k]
-            ids = ids[logits >= smallest]
-            ids = ids[np.argsort(-logits[ids], kind="stable")][:top_k]
-        probabilities = weights[ids] / weights[ids].sum()
-        if top_p < 1:
-            # All tokens below (1 - p) / n weigh less than 1 - p together, so that the nucleus needs none of them.
-            kept = probabilities >= (1 - top_p) / ids.size
-            ids, probabilities = ids[kept], probabilities[kept]
-            order = np.argsort(-probabilities, kind="stable")
-            count = int(np.searchsorted(probabilities[order].cumsum(), top_p)) + 1
-            ids, probabilities = ids[order[:count]], probabilities[order[:count]]
-            probabilities = probabilities / probabilities.sum()
-        return ids, probabilities
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require_whole(name: str, value: object, lowest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise UserError(f"{name} is {value!r}; a whole number from {lowest} up is meant")
+    def _adjusted(self, logits: Logits) -> tuple[npt.NDArray[np.int64] | None, Logits]:
+        """Logits after penalties and biases, of the ids that the grammar allows; None for all, in order."""
+        if self._penalties.wanted:
+            changed = scratch.take("adjusted", logits.size)
+            np.copyto(changed, logits)
+            self._penalties.apply(changed)
+            logits = changed
+        if self._matcher is None:
+            return None, logits
+        allowed = self._matcher.allowed()[: logits.size]
+        logits = logits[: allowed.size]
+        ids = np.flatnonzero(allowed)
+        if 2 * ids.size < allowed.size:
+            return ids, logits[ids]
+        masked = scratch.take("masked", logits.size)
+        np.copyto(masked, logits)
+        masked[np.flatnonzero(~allowed)] = -np.inf
+        return None, masked

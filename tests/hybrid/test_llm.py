@@ -85,6 +85,6 @@ def test_what_cannot_be_opened_says_why(demo):
 
 
 def test_the_package_offers_what_it_says():
-    assert set(hybrid.__all__) == {"LLM", "Completion", "SamplingParams"}
+    assert set(hybrid.__all__) == {"LLM", "Completion", "Grammar", "SamplingParams", "TokenLogprob"}
     with pytest.raises(AttributeError):
         _ = hybrid.LLMs
