@@ -10,7 +10,6 @@ namespace hybrid {
 namespace {
 
 constexpr int64_t least_rows_named = 1024;
-constexpr int64_t least_rows_shared = 32;  // of which several tokens take their own
 constexpr int64_t cached_bytes = 256 << 10;  // of records whose parts are multiplied one after the other
 constexpr int64_t least_attention_tasks = 4;  // for each thread
 constexpr int64_t least_bytes = 16 << 10;  // of weights in one task: long enough to pay for claiming it
@@ -144,8 +143,7 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
 
   // Each task writes its active rows over its own named ones; then they are moved together. Every product and every
   // sum below is of one row or one column alone, so that the cuts change no result.
-  const int64_t least = std::max(least_rows(bank.stride_bytes), tokens == 1 ? 0 : least_rows_shared);
-  const Cuts cuts(size, least, team.threads());
+  const Cuts cuts(size, least_rows(bank.stride_bytes), team.threads());
   const int64_t cached_rows = std::clamp<int64_t>(cached_bytes / bank.stride_bytes / 4 * 4, 8, max_chunk_rows);
   const int64_t rows_at_once = tokens == 1 ? cached_rows : max_chunk_rows;
   struct Part {

@@ -14,8 +14,6 @@ using hybrid::FfnCall;
 using hybrid::max_chunk_rows;
 using hybrid::max_tokens;
 
-constexpr int window = 64;  // rows that stay at hand while token after token takes its own of them
-
 // Named rows lie anywhere: several at once even for one token, so that memory has several to bring.
 constexpr int named_together = 4;
 
@@ -29,28 +27,6 @@ inline float activate(hybrid::Activation activation, float v) {
 }
 
 inline float cut(float a, float cutoff) { return fabsf(a) <= cutoff ? 0 : a; }  // a NaN stays one
-
-// Vectors that are read later and asked for piece by piece, so that memory and arithmetic take their time together.
-class Requests {
- public:
-  explicit Requests(int64_t size) : size_(size) {}
-  void clear() { count_ = 0, row_ = 0, at_ = 0; }
-  void add(Bytes vector) { vectors_[count_++] = vector; }
-  int64_t lines() const { return count_ * divide_up(size_, line); }
-  void ask(int64_t lines) {
-    while (lines > 0 && row_ < count_) {
-      const int64_t end = smaller(at_ + lines * line, size_);
-      lines -= divide_up(end - at_, line);
-      for (; at_ < end; at_ += line) __builtin_prefetch(vectors_[row_] + at_);
-      if (at_ >= size_) ++row_, at_ = 0;
-    }
-  }
-
- private:
-  Bytes vectors_[window];
-  int count_ = 0, row_ = 0;
-  int64_t size_, at_ = 0;
-};
 
 // Some named rows: a value for each pair of row and token, and in the end those that are active.
 template <class Simd, Format format>
@@ -105,35 +81,14 @@ class Chunk {
     }
     constexpr int R = rows_together<Simd, format>(), most = tokens_together<Simd, format>();
     const int turns = static_cast<int>(divide_up(call_.in.tokens, most));
-    int few[max_chunk_rows], count = 0;
     for (int i = 0; i < size_; i += R) {
       const int end = static_cast<int>(smaller(i + R, size_));
       if (2 * pairs(i, end) > (end - i) * call_.in.tokens) {  // all pairs cost less than picking the needed
         by_tokens<most>(call_.in.tokens,
                         [&](auto T, int t) { project_rows<R, T>(i, part, t, t / most, turns, multiply); });
       } else {
-        for (int k = i; k < end; ++k) few[count++] = k;
+        for (int k = i; k < end; ++k) project_scattered(k, part, multiply);
       }
-    }
-    Requests later(call_.vector_bytes);
-    for (int k = 0; k < smaller(count, window); ++k) later.add(vector(few[k], part));
-    later.ask(later.lines());
-    for (int first = 0; first < count; first += window) {
-      const int size = static_cast<int>(smaller(window, count - first));
-      after(few + first + size, count - first - size, part, later);
-      project_window(few + first, size, part, later, multiply);
-    }
-  }
-
-  // What is read after a window: the rest of the part, then the rows' next part or, after the last, the rows to come.
-  void after(const int* rest, int count, int part, Requests& later) const {
-    later.clear();
-    for (int k = 0; k < smaller(count, window); ++k) later.add(vector(rest[k], part));
-    if (count) return;
-    if (part == 0 && call_.gated) {
-      for (int i = 0; i < smaller(size_, window); ++i) later.add(vector(i, 1));
-    } else {
-      for (int i = 0; i < smaller(later_, window); ++i) later.add(call_.rows + later_rows_[i] * call_.stride_bytes);
     }
   }
 
@@ -151,34 +106,28 @@ class Chunk {
       for (int k = 0; k < T && t + k < call_.in.tokens; ++k) put(i + r, t + k, dots[r][k], multiply);
   }
 
-  // Some rows that few tokens need: token after token takes its own, four at a time.
-  void project_window(const int* rows, int size, int part, Requests& later, bool multiply) {
-    constexpr int R = named_together;
-    int wanted = 0;
-    for (int k = 0; k < size; ++k) wanted += __builtin_popcount(sets_[rows[k]]);
-    const int64_t share = divide_up(later.lines() * R, greater(wanted, 1));
-    for (int t = 0; t < call_.in.tokens; ++t) {
-      int own[window + R], count = 0;
-      for (int k = 0; k < size; ++k) {  // without a branch, which nobody could foresee
-        own[count] = rows[k];
-        count += sets_[rows[k]] >> t & 1;
-      }
-      for (int k = count; count && k < count + R; ++k) own[k] = own[count - 1];
-      for (int k = 0; k < count; k += R) {
-        later.ask(share);
-        project_own(own + k, static_cast<int>(smaller(R, count - k)), part, t, multiply);
-      }
-    }
+  // One row for the tokens of its set alone.
+  void project_scattered(int i, int part, bool multiply) {
+    constexpr int most = tokens_together<Simd, format>();
+    int tokens[max_tokens + most], count = 0;
+    for (uint32_t left = sets_[i]; left; left &= left - 1) tokens[count++] = __builtin_ctz(left);
+    for (int k = 0; k < most; ++k) tokens[count + k] = tokens[count - 1];
+    const int turns = static_cast<int>(divide_up(count, most));
+    const Bytes w[1] = {vector(i, part)}, next[1] = {upcoming(i + rows_ahead(call_.vector_bytes, 2), part)};
+    by_tokens<most>(count, [&](auto T, int k) {
+      project_some<T>(w, tokens + k, Ahead(w, next, call_.vector_bytes, k / most, turns), i, smaller(T, count - k), multiply);
+    });
   }
 
-  // Some of four rows for one token. In a function of its own, whose sums compilers keep in registers.
-  [[gnu::noinline]] void project_own(const int* rows, int count, int part, int t, bool multiply) {
-    Bytes w[named_together];
-    const int token[1] = {t};
-    float dots[named_together][1];
-    for (int r = 0; r < named_together; ++r) w[r] = vector(rows[r], part);
-    dot<Simd, format, named_together, 1>(w, call_.in, token, NotAhead(), dots);
-    for (int r = 0; r < count; ++r) put(rows[r], t, dots[r][0], multiply);
+  // Some tokens of a row. In a function of its own, whose sums compilers keep in registers.
+  template <int T>
+  [[gnu::noinline]] void project_some(const Bytes (&w)[1], const int* tokens, const Ahead& later, int i, int64_t count,
+                                      bool multiply) {
+    int some[T];
+    float dots[1][T];
+    for (int k = 0; k < T; ++k) some[k] = tokens[k];
+    dot<Simd, format, 1, T>(w, call_.in, some, later, dots);
+    for (int k = 0; k < count; ++k) put(i, some[k], dots[0][k], multiply);
   }
 
   // Applies f to the values and keeps the pairs that go on, in order. The value of every other pair becomes zero.

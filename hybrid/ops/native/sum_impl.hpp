@@ -12,6 +12,7 @@ namespace {
 
 using hybrid::unit_columns;
 
+constexpr int window = 64;  // rows that stay at hand while token after token takes its own of them
 constexpr int tile = 16;  // rows added in one pass over the sums of several tokens
 
 template <int T>
