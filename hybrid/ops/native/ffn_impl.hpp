@@ -35,18 +35,20 @@ class Window {
     for (int i = 0; i < size_; ++i) {
       rows_[i] = call.rows + active.rows[first + i] * call.stride_bytes + down;
       next_[i] = call.rows + active.rows[smaller(first + window + i, count - 1)] * call.stride_bytes + down;
+      for (int t = 0; t < max_tokens; ++t) own_[t] |= static_cast<uint64_t>(active.sets[first + i] >> t & 1) << i;
     }
   }
 
   void fill(int t, Tile<1>& out) {
     int n = 0;
-    for (int i = 0; i < size_; ++i) {  // without a branch, which nobody could foresee
+    for (uint64_t left = own_[t]; left; left &= left - 1, ++n) {
+      const int i = __builtin_ctzll(left);
       out.rows[n] = rows_[i];
       out.factors[n][0] = active_.values[(first_ + i) * tokens_ + t];
-      n += active_.sets[first_ + i] >> t & 1;
+      out.next[n] = next_[asked_];
+      asked_ = asked_ + 1 < size_ ? asked_ + 1 : 0;
     }
     out.count = n;
-    for (int k = 0; k < n; ++k, asked_ = asked_ + 1 < size_ ? asked_ + 1 : 0) out.next[k] = next_[asked_];
   }
 
  private:
@@ -56,6 +58,7 @@ class Window {
   int size_;
   int asked_ = 0;
   Bytes rows_[window], next_[window];
+  uint64_t own_[max_tokens] = {};  // of each token its rows, a bit for each
 };
 
 // Whether tokens have most rows in common, so that a row is widened once for several of them. Else each takes its own.
