@@ -133,6 +133,11 @@ class Program {
     operators_.push_back({kind, layer_, pool, pool ? pool : unit_, std::move(run)});
   }
   void count(Kind kind, Clock::time_point began, Clock::time_point ended);
+  template <class Body>
+  void by_tokens(const Step& step, const Body& body) {  // shared among the unit's threads, where the unit is known
+    if (team_) return team_->by_tokens(step.tokens, body);
+    for (int64_t t = 0; t < step.tokens; ++t) body(t);
+  }
 
   std::vector<Operator> operators_;
   std::vector<Program*> others_;  // that are handed over
