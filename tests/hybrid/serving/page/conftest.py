@@ -22,7 +22,7 @@ from hybrid.stages.opening import open_engine
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PATIENCE = 120_000.0  # milliseconds, for a machine that stands still for a while
-SLOWER = 12.0
+SLOWER = 24.0
 OpenPage = Callable[..., Page]
 expect.set_options(timeout=PATIENCE)
 

@@ -6,17 +6,23 @@ from playwright.sync_api import expect
 
 
 def generate(page, tokens):
-    """Have the model write, in the background."""
+    """Have the model write, in the background, until it is `stopped`."""
     page.evaluate(
         """(tokens) => {
+          window.writing = new AbortController();
           fetch("/v1/completions", {
+            signal: window.writing.signal,
             method: "POST",
             headers: { "Content-Type": "application/json" },
             body: JSON.stringify({ model: "demo", prompt: "import os\\n", max_tokens: tokens, ignore_eos: true }),
-          }).then((answer) => answer.text());
+          }).then((answer) => answer.text()).catch(() => {});
         }""",
         tokens,
     )
+
+
+def stopped(page):
+    page.evaluate("window.writing.abort()")
 
 
 def colours(page):
@@ -42,7 +48,7 @@ def test_the_map_shows_which_neurons_fire_and_where_they_lie(open_page, until, s
     expect(page.locator("#legend li")).to_have_text(["GPU", "RAM", "none to all of them fired"])
     resting = colours(page)
     before = site.service.engine.firing()
-    generate(page, 400)
+    generate(page, 480)
     expect(page.locator("#state")).to_have_text("live, 1 request")
     expect(page.locator("#slots i.running")).to_have_count(1)
     until(page, "Number(document.getElementById('speed').textContent.replace(',', '')) > 0")
@@ -61,6 +67,7 @@ def test_the_map_shows_which_neurons_fire_and_where_they_lie(open_page, until, s
     assert int(facts["Rows a token, GPU"].replace(",", "")) > 50
     assert int(facts["Rows a token, CPU"].replace(",", "")) > 50
     assert "MiB" in facts["Bytes a token"]
+    stopped(page)
     settled(site.service)
     expect(page.locator("#state")).to_have_text("live, idle")
     expect(page.locator("#speed")).to_have_text("0")
@@ -82,10 +89,11 @@ def test_a_cell_says_what_it_is(open_page, until, site):
     expect(readout).to_contain_text("Layer 5, rows 1,020 to 1,023, in RAM")
     page.keyboard.press("Home")
     page.keyboard.press("PageUp")
-    generate(page, 300)
+    generate(page, 480)
     until(page, "/: [1-9].* % fired/.test(document.getElementById('map-readout').textContent)")
     share = float(re.search(r"([\d.]+) % fired", readout.text_content())[1]) / 100
     assert abs(share - site.service.engine.firing().shares()[0, 0]) < 0.35
+    stopped(page)
     box = page.locator("#map").bounding_box()
     page.mouse.move(box["x"] + box["width"] - 0.5, box["y"] + 3)
     expect(readout).to_contain_text("Layer 0, rows 1,020 to 1,023")
