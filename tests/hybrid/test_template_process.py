@@ -82,6 +82,7 @@ def test_ctrl_c_is_for_the_parent_and_its_end_is_the_process_s(processes):
     process = processes(HELLO)
     pid = pid_of(process)
     os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGTERM)
     assert process.render("default", {"name": "still"}) == "hello still"
     child = psutil.Process(pid)
     process.close()
