@@ -28,7 +28,35 @@ import httpx
 import psutil
 from rich.console import Console
 
-WORDS = ["def", "return", "self", "value", "import", "for", "in", "range", "(", ")", ":", "=", "list", "dict", "the", "and", "or", "not", "None", "True", "+", "-", "*", "[", "]", "path", "name"]
+WORDS = [
+    "def",
+    "return",
+    "self",
+    "value",
+    "import",
+    "for",
+    "in",
+    "range",
+    "(",
+    ")",
+    ":",
+    "=",
+    "list",
+    "dict",
+    "the",
+    "and",
+    "or",
+    "not",
+    "None",
+    "True",
+    "+",
+    "-",
+    "*",
+    "[",
+    "]",
+    "path",
+    "name",
+]
 PATIENCE = 300.0  # seconds without a byte
 READINGS = 5  # of memory, evenly over the requests
 

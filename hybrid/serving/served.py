@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybrid.chat_prompt import ChatFormat
-from hybrid.recommended import sampling_defaults
+from hybrid.recommended import OPENAI_DEFAULTS, sampling_defaults
 from hybrid.runtime.engine import Engine
 from hybrid.serving.errors import ApiError, invalid
 from hybrid.tokenizer import Tokenizer
