@@ -166,6 +166,7 @@ def serve(
                 slowdown=parse_slowdown(slowdown),
                 overlap=not no_overlap,
                 automatic=True,
+                tally=True,
                 note=lambda line: display.note(f"warning: {line}"),
                 tell=tell,
             )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hybrid.model.pages import PAGE_TOKENS, pages_for
-from hybrid.runtime.pace import PassCosts, Work
+from hybrid.runtime.pace import NOTHING, PassCosts, Work
 from hybrid.runtime.page_pool import PagePool
 from hybrid.runtime.paged_tokens import PagedTokens
 
@@ -220,5 +220,7 @@ class Batcher(Generic[R]):
 
 def work_of(parts: list[Part[R]]) -> Work:
     """What a pass of these parts has to do."""
-    positions = sum(part.count * (2 * part.first + part.count + 1) // 2 for part in parts)
-    return Work(sum(part.count for part in parts), positions)
+    work = NOTHING
+    for part in parts:
+        work = work.with_part(part.first, part.count)
+    return work

@@ -14,8 +14,10 @@ from hybrid.serving.completions import completions_router
 from hybrid.serving.errors import ApiError, error_response, invalid
 from hybrid.serving.generate import Generator
 from hybrid.serving.limits import add_limits
+from hybrid.serving.live import LiveView, live_router
 from hybrid.serving.metrics import Metrics, add_metrics, metrics_router
 from hybrid.serving.models import health_router, models_router
+from hybrid.serving.page import page_router
 from hybrid.serving.security import add_security, is_public
 from hybrid.serving.served import ServedModel
 from hybrid.serving.service import EngineService
@@ -37,12 +39,15 @@ def create_app(service: EngineService, settings: ServeSettings) -> FastAPI:
     served = ServedModel.of(service.engine, settings.model_names)
     generator = Generator(service, served, settings)
     app.state.served = served
+    app.state.live = LiveView(service, settings.model_name)
     for router in (
         chat_router(generator),
         completions_router(generator),
         models_router(served),
         tokens_router(generator),
         health_router(service),
+        live_router(app.state.live),
+        page_router(),
     ):
         app.include_router(router)
     metrics = app.state.metrics = Metrics(service)
