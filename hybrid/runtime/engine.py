@@ -22,6 +22,7 @@ from hybrid.model.pages import pages_for
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
 from hybrid.runtime.batcher import Batcher, Part, work_of
+from hybrid.runtime.fresh_pages import FreshPages
 from hybrid.runtime.load import EngineLoad
 from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
@@ -47,6 +48,7 @@ class Engine:
         self.context = self.machine.context
         self.pages = PagePool(self.machine.room.pages, self.machine.room.keep)
         self.decoder: Decoder = self.machine.decoder
+        self._fresh = FreshPages(self.pages, [layer.pages for layer in self.decoder.layers])
         self.ledger = Ledger()
         self.trace: Trace | None = None  # that steps are added to
         self.passes = Passes(self.machine)
@@ -112,6 +114,7 @@ class Engine:
                 began = self._advance(plan.long, sampled, plan.seconds, trace, began)
             for parts in plan.passes:
                 began = self._pass(parts, sampled, trace, began)
+                self._fresh.step(sum(part.count for part in parts))
             if trace is not None:
                 for sequence in sampled:
                     trace.token(len(sequence.output_ids))

@@ -20,7 +20,7 @@ class PagePool:
     def __init__(self, pages: int, keep: int | None = None) -> None:
         self.total = pages
         self._keep = pages if keep is None else min(keep, pages)
-        self._touched = 0  # pages below were taken before
+        self.touched = 0  # pages below were taken before, the others never
         self._empty: list[int] = []  # of those, what holds nothing
         self._users: dict[int, int] = {}  # by page in use
         self._digests: dict[int, bytes] = {}  # by page whose content is known
@@ -46,9 +46,9 @@ class PagePool:
         """A page for one user, whatever it holds; None where all are in use."""
         if self._empty:
             page = self._empty.pop()
-        elif self._touched < self._keep or (not self._idle and self._touched < self.total):
-            page = self._touched
-            self._touched += 1
+        elif self.touched < self._keep or (not self._idle and self.touched < self.total):
+            page = self.touched
+            self.touched += 1
         elif self._idle:
             page, _ = self._idle.popitem(last=False)
             del self._known[self._digests.pop(page)]
