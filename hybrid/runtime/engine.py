@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, chain
@@ -30,6 +29,7 @@ from hybrid.runtime.page_pool import PagePool
 from hybrid.runtime.passes import LongPass, Passes
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS, page_bytes
+from hybrid.runtime.tally import Firing
 from hybrid.runtime.trace import StepKind, Trace
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
@@ -118,6 +118,7 @@ class Engine:
             if trace is not None:
                 for sequence in sampled:
                     trace.token(len(sequence.output_ids))
+        self.machine.publish()
         return sampled
 
     def run(self, sequences: Sequence[TokenSequence]) -> Iterator[list[TokenSequence]]:
@@ -154,19 +155,12 @@ class Engine:
         self._check_ids(token_ids)
         if len(token_ids) > self.context:
             raise UserError(f"{len(token_ids)} tokens do not fit the context of {self.context}")
-        blocks = array("q")
         usual = self.machine.prefill_tokens
         if tap is not None and "gpu" not in self.machine.units:  # where a plan counts buffers, they stay as they are
             usual = PREFILL_TOKENS  # a tap is shown torch's activations
         piece = 1 if one_by_one else usual
+        blocks = self.pages.take_many(pages_for(len(token_ids)))
         try:
-            while len(blocks) < pages_for(len(token_ids)):
-                page = self.pages.take()
-                if page is None:
-                    raise UserError(
-                        f"all {self.pages.total} pages of the KV cache are in use; try again when a request is done"
-                    )
-                blocks.append(page)
             self.machine.scheduler.tap = tap
             pieces = []
             for at in range(0, len(token_ids), piece):
@@ -176,6 +170,7 @@ class Engine:
         finally:
             self.machine.scheduler.tap = None
             self.pages.give_back(blocks)
+            self.machine.publish()
         return torch.cat(pieces)
 
     def set_cutoffs(self, cutoffs: tuple[float, ...]) -> None:
@@ -201,6 +196,14 @@ class Engine:
             raise UserError(f"mode {self.options.mode} has no predictors whose thresholds could be set")
         self.machine.set_thresholds(thresholds)
         self.pages.forget()
+
+    def firing(self) -> Firing:
+        """Which neurons fired since the engine was opened, as of the end of the last step; from any thread.
+
+        Raises:
+            UserError: the engine was opened without `EngineOptions.tally`.
+        """
+        return self.machine.firing()
 
     def close(self) -> None:
         """Give back threads, memory and mappings."""

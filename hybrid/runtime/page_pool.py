@@ -6,8 +6,11 @@ tokens shares it. What nobody uses any more stays until its room is wanted, leas
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+
+from profiler.artifacts import UserError
 
 
 class PagePool:
@@ -56,6 +59,20 @@ class PagePool:
             return None
         self._users[page] = 1
         return page
+
+    def take_many(self, count: int) -> array[int]:
+        """So many pages for one user, int64.
+
+        Raises:
+            UserError: fewer are left.
+        """
+        pages = array("q", (page for _ in range(min(count, self.free)) if (page := self.take()) is not None))
+        if len(pages) < count:
+            self.give_back(pages)
+            raise UserError(
+                f"{self.used} of {self.total} pages of the KV cache are in use; wait until a request is done"
+            )
+        return pages
 
     def share(self, digest: bytes) -> int | None:
         """The page of this content, for one more user; None where it is not known."""

@@ -6,25 +6,15 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hybrid.chat_prompt import ChatFormat
+from hybrid.recommended import OPENAI_DEFAULTS, sampling_defaults
 from hybrid.runtime.engine import Engine
 from hybrid.serving.errors import ApiError, invalid
 from hybrid.tokenizer import Tokenizer
-from hybrid.tokenizer_settings import read_optional
 
-# Fields that a model's generation_config.json may recommend, by the range that makes sense, and OpenAI's defaults.
-RANGES = {"temperature": (0.0, 2.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "repetition_penalty": (0.01, 10.0)}
 LONG_TOKEN = 16  # characters: tokens of a text have fewer on average
-OPENAI_DEFAULTS: dict[str, Any] = {
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-}
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,11 @@ class ServedModel:
             defaults=sampling_defaults(directory.path),
             fingerprint="fp_" + hashlib.sha256("/".join(parts).encode()).hexdigest()[:12],
         )
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """The defaults that are the model's own."""
+        return {name: value for name, value in self.defaults.items() if value != OPENAI_DEFAULTS[name]}
 
     def require(self, name: str) -> None:
         """Refuse another model's name.
@@ -115,17 +110,3 @@ class ServedModel:
             param,
             "context_length_exceeded",
         )
-
-
-def sampling_defaults(directory: Path) -> dict[str, Any]:
-    """What the model's generation_config.json recommends, where that makes sense; else OpenAI's defaults."""
-    recommended = read_optional(directory / "generation_config.json")
-    found = dict(OPENAI_DEFAULTS)
-    for name, (least, most) in RANGES.items():
-        value = recommended.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most:
-            found[name] = float(value)
-    top_k = recommended.get("top_k")
-    if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 0:
-        found["top_k"] = top_k
-    return found
