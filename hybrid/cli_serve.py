@@ -166,6 +166,7 @@ def serve(
                 slowdown=parse_slowdown(slowdown),
                 overlap=not no_overlap,
                 automatic=True,
+                tally=True,
                 note=lambda line: display.note(f"warning: {line}"),
                 tell=tell,
             )
@@ -173,8 +174,11 @@ def serve(
         service = EngineService(engine, queue)
         stack.callback(service.close)
         app = create_app(service, settings)
-        if app.state.served.chat.note is not None:
-            display.note(f"warning: {app.state.served.chat.note}")
+        served = app.state.served
+        if served.chat.note is not None:
+            display.note(f"warning: {served.chat.note}")
+        if recommended := ", ".join(f"{name} {value:g}" for name, value in served.recommended.items()):
+            display.note(f"where requests do not say it, as the model's makers recommend: {recommended}")
         if (warning := exposed(settings)) is not None:
             display.note(f"warning: {warning}")
         display.note(f"{address_of(bound)}/v1 serves {settings.model_name}: {opened_line(engine)}")

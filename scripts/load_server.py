@@ -20,7 +20,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ import httpx
 import psutil
 from rich.console import Console
 
-WORDS = "def return self value import for in range ( ) : = list dict the and or not None True + - * [ ] path name".split()
+WORDS = (
+    "def return self value import for in range ( ) : = list dict the and or not None True + - * [ ] path name".split()  # noqa: SIM905
+)
 PATIENCE = 300.0  # seconds without a byte
 READINGS = 5  # of memory, evenly over the requests
 
@@ -219,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = asyncio.run(load(url, **options))
     show(report, Console(highlight=False))
     if file is not None:
-        file.write_text(json.dumps(asdict(report)))
+        file.write_text(json.dumps(vars(report)))
     return 0 if report.clean else 1
 
 

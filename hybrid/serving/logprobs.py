@@ -41,7 +41,10 @@ class TextOffsets:
 
 
 def legacy_logprobs(tokens: Sequence[TokenLogprob], offsets: TextOffsets, tokenizer: Tokenizer) -> Json:
-    """The tokens' parts as lists; offsets are characters of the text that was generated."""
+    """The tokens' parts as lists; offsets are characters of the text that was generated.
+
+    The token that was taken is among the likeliest ones, even if it is not one of them.
+    """
 
     def text(token_id: int) -> str:
         return tokenizer.token_bytes(token_id).decode("utf-8", "replace")
@@ -49,6 +52,8 @@ def legacy_logprobs(tokens: Sequence[TokenLogprob], offsets: TextOffsets, tokeni
     return {
         "tokens": [text(token.token_id) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{text(token_id): logprob for token_id, logprob in token.alternatives} for token in tokens],
+        "top_logprobs": [
+            {text(token_id): logprob for token_id, logprob in (*token.alternatives, token[:2])} for token in tokens
+        ],
         "text_offset": [offsets.next(tokenizer.token_bytes(token.token_id)) for token in tokens],
     }

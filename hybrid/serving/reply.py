@@ -11,6 +11,7 @@ from typing import ClassVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from hybrid.runtime.grammar import GrammarError
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.serving.errors import ApiError, invalid, to_json, unavailable
 from hybrid.serving.service import BusyError, EngineService, StoppedError, UnavailableError
@@ -120,6 +121,8 @@ def failure_of(ticket: Ticket) -> ApiError | None:
         return None
     if isinstance(error, StoppedError):
         return unavailable(str(error), "unavailable")
+    if isinstance(error, GrammarError):
+        return invalid(str(error))  # it turned out only with the tokens to be too large
     if isinstance(error, UserError):
         return ApiError(500, str(error), kind="server_error", code="computation_failed")
     return ApiError(500, f"the engine failed: {error}", kind="server_error", code="engine_failed")

@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.05  # between looks at whether what runs has ended
 
 
 def bind(settings: ServeSettings) -> socket.socket:
-    """A socket at the server's address, taken before a model is opened for minutes; it does not listen yet.
+    """A socket at the server's address, taken before a model is opened for minutes; who connects meanwhile waits.
 
     Raises:
         UserError: the address is taken, or is none of this machine's.
@@ -30,7 +30,7 @@ def bind(settings: ServeSettings) -> socket.socket:
     where = f"{settings.host} port {settings.port}"
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
+        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # of `localhost`
         bound = socket.socket(family, kind, protocol)
     except OSError as error:
         raise UserError(f"{where} cannot be listened at: {error.strerror or error}; give another --host") from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybrid.chat_prompt import ChatFormat
-from hybrid.recommended import sampling_defaults
+from hybrid.recommended import OPENAI_DEFAULTS, sampling_defaults
 from hybrid.runtime.engine import Engine
 from hybrid.serving.errors import ApiError, invalid
 from hybrid.tokenizer import Tokenizer
@@ -52,6 +52,11 @@ class ServedModel:
             defaults=sampling_defaults(directory.path),
             fingerprint="fp_" + hashlib.sha256("/".join(parts).encode()).hexdigest()[:12],
         )
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """The defaults that are the model's own."""
+        return {name: value for name, value in self.defaults.items() if value != OPENAI_DEFAULTS[name]}
 
     def require(self, name: str) -> None:
         """Refuse another model's name.

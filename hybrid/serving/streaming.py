@@ -71,7 +71,7 @@ class StreamReply(Reply):
         shape = self.shape
         for index, (sequence, now) in enumerate(zip(self.sequences, ticket.states, strict=True)):
             before = self._seen[index]
-            if now is before or now is NOTHING or now.finish_reason in ("cancelled", "error"):
+            if now is before or now is NOTHING:
                 continue
             if before is None:
                 before = NOTHING
@@ -80,7 +80,7 @@ class StreamReply(Reply):
             self._seen[index] = now
             if len(now.text) > len(before.text) or (shape.with_logprobs and now.shown > before.shown):
                 yield shape.delta(index, sequence, before, now)
-            if now.finish_reason is not None:
+            if now.finish_reason in ("stop", "length"):  # of others an error tells
                 yield shape.ending(index, now)
 
     def _event(self, choice: Json) -> bytes:

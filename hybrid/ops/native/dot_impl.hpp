@@ -71,20 +71,26 @@ class Ahead {
   int left_, turns_;
 };
 
+struct NotAhead {  // asks for nothing
+  template <int R> void step(int64_t, int64_t) {}
+};
+
 // How many rows further on the row lies that is asked for while a row of so many bytes is multiplied.
 inline int64_t rows_ahead(int64_t size, int together) { return ((ahead - 1) / (together * size) + 1) * together; }
 
 template <class Simd, int R, int T>
 inline void sum_lanes(const typename Simd::V (&sums)[R][T], float (&out)[R][T]) {
-  for (int r = 0; r < R; ++r) {
-    if constexpr (T == 4) Simd::sum4(sums[r], out[r]);
-    else for (int t = 0; t < T; ++t) out[r][t] = Simd::sum(sums[r][t]);
-  }
+  constexpr int count = R * T;
+  typename Simd::V all[count];
+  for (int i = 0; i < count; ++i) all[i] = sums[i / T][i % T];
+  float* const to = &out[0][0];
+  for (int i = 0; i + 4 <= count; i += 4) Simd::sum4({all[i], all[i + 1], all[i + 2], all[i + 3]}, to + i);
+  for (int i = count / 4 * 4; i < count; ++i) to[i] = Simd::sum(all[i]);
 }
 
 // out[r][t] = w[r] . x[t] for 16-bit weights.
-template <class Simd, Format format, int R, int T>
-[[gnu::always_inline]] inline void dot_halves(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Ahead later,
+template <class Simd, Format format, int R, int T, class Later>
+[[gnu::always_inline]] inline void dot_halves(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Later later,
                                               float (&out)[R][T]) {
   typename Simd::V sums[R][T][chains];
   const float* x[T];
@@ -96,7 +102,7 @@ template <class Simd, Format format, int R, int T>
   const int64_t n = in.width;
   int64_t j = 0;
   for (; j + step <= n; j += step) {
-    later.step<R>(2 * j, line);
+    later.template step<R>(2 * j, line);
     for (int k = 0; k < step / Simd::lanes; ++k) {
       const int64_t at = j + k * Simd::lanes;
       typename Simd::V wide[R];
@@ -125,6 +131,13 @@ template <class Simd, Format format, int R, int T>
 // Some tokens' inputs, rounded to blocks.
 template <int T>
 struct Rounded {
+  Rounded(const Input& in, const int (&tokens)[T]) {
+    for (int t = 0; t < T; ++t) {
+      codes[t] = in.codes + tokens[t] * in.width;
+      scales[t] = in.scales + tokens[t] * (in.width / hybrid::block);
+      sums[t] = in.sums + tokens[t] * (in.width / hybrid::block);
+    }
+  }
   const int8_t* codes[T];
   const float* scales[T];
   const int32_t* sums[T];
@@ -132,28 +145,42 @@ struct Rounded {
 
 // The blocks `first` to `first + n` (at most a vector's lanes), which begin at place `at` of a group of `in_group`: their
 // words are multiplied and added up as integers, a lane for each block, then scaled. `known` is n where it is known when
-// compiled: all lanes or half of them; else 0, and loads are masked, which can be several times slower.
-template <class Simd, Format format, int R, int T, int known>
-[[gnu::always_inline]] inline void dot_lanes(const Bytes (&w)[R], int64_t scales, const Rounded<T>& x, int64_t first,
+// compiled: all lanes or half of them; else 0, and loads are masked, which can be several times slower. Of half as many
+// blocks as lanes, a vector takes P = 2 rows.
+template <class Simd, Format format, int R, int T, int known, int P = 1>
+[[gnu::always_inline]] inline void dot_lanes(const Bytes (&w)[P * R], int64_t scales, const Rounded<T>& x, int64_t first,
                                              int64_t n, int64_t at, int64_t in_group, typename Simd::V (&sums)[R][T]) {
   const auto words = [n](const void* p) {
-    if constexpr (known == Simd::lanes) return Simd::words(p);
+    if constexpr (P == 2) return Simd::words_twice(p);
+    else if constexpr (known == Simd::lanes) return Simd::words(p);
     else if constexpr (known != 0) return Simd::half_words(p);
     else return Simd::words(p, n);
   };
-  const auto floats = [n](const float* p) { return known == Simd::lanes ? Simd::load(p) : Simd::load(p, n); };
+  const auto weights = [&](int r, int64_t offset) {
+    if constexpr (P == 2) return Simd::words_of_two(w[2 * r] + offset, w[2 * r + 1] + offset);
+    else return words(w[r] + offset);
+  };
+  const auto floats = [n](const float* p) {
+    if constexpr (P == 2) return Simd::load_twice(p);
+    else return known == Simd::lanes ? Simd::load(p) : Simd::load(p, n);
+  };
   constexpr int steps = words_per_block(format);
   constexpr int offset = format == hybrid::b1 ? 1 : format == hybrid::q4_0 ? 8 : Simd::signed_offset;
   const int64_t quants = (first - at) * 4 * steps + 4 * at, codes = (first - at) * hybrid::block + 4 * at;
+  const auto less = [&](int t) { return Simd::times(words(x.sums[t] + first), -offset); };
+  constexpr bool begun = Simd::whole_words && offset != 0 && format != hybrid::b1;  // with what is taken off
   typename Simd::I products[R][T];
-  for (int r = 0; r < R; ++r)
-    for (int t = 0; t < T; ++t) products[r][t] = Simd::zero_words();
+  for (int t = 0; t < T; ++t) {
+    if constexpr (begun) products[0][t] = less(t);
+    else products[0][t] = Simd::zero_words();
+    for (int r = 1; r < R; ++r) products[r][t] = products[0][t];
+  }
   for (int s = 0; s < steps; ++s) {
     const int64_t step = s * in_group * 4;
     if constexpr (format == hybrid::q4_0) {
       typename Simd::I low[R], high[R];
       for (int r = 0; r < R; ++r) {
-        const typename Simd::I v = words(w[r] + quants + step);
+        const typename Simd::I v = weights(r, quants + step);
         low[r] = Simd::low(v), high[r] = Simd::high(v);
       }
       for (int t = 0; t < T; ++t) {
@@ -164,7 +191,7 @@ template <class Simd, Format format, int R, int T, int known>
       }
     } else if constexpr (format == hybrid::b1) {
       typename Simd::I bits[R];
-      for (int r = 0; r < R; ++r) bits[r] = words(w[r] + quants);
+      for (int r = 0; r < R; ++r) bits[r] = weights(r, quants);
       for (int k = 0; k < 8; ++k) {  // the lowest bit of each byte is a weight of the input's word k
         typename Simd::I ones[R];
         for (int r = 0; r < R; ++r) ones[r] = Simd::lowest_bits(bits[r]), bits[r] = Simd::next_bits(bits[r]);
@@ -176,7 +203,7 @@ template <class Simd, Format format, int R, int T, int known>
       }
     } else {
       typename Simd::I v[R];
-      for (int r = 0; r < R; ++r) v[r] = Simd::as_signed(words(w[r] + quants + step));
+      for (int r = 0; r < R; ++r) v[r] = Simd::as_signed(weights(r, quants + step));
       for (int t = 0; t < T; ++t) {
         typename Simd::I xs = words(x.codes[t] + codes + step);
         if constexpr (R > 1) xs = held(xs);
@@ -185,42 +212,40 @@ template <class Simd, Format format, int R, int T, int known>
     }
   }
   typename Simd::V factors[R];
-  for (int r = 0; r < R; ++r) factors[r] = Simd::halves(w[r] + scales + 2 * first, known ? known : n);
+  for (int r = 0; r < R; ++r) {
+    const int64_t from = scales + 2 * first;
+    if constexpr (P == 2) factors[r] = Simd::halves_of_two(w[2 * r] + from, w[2 * r + 1] + from);
+    else factors[r] = Simd::halves(w[r] + from, known ? known : n);
+  }
   for (int t = 0; t < T; ++t) {
     const typename Simd::V xs = floats(x.scales[t] + first);
-    [[maybe_unused]] typename Simd::I less;
-    if constexpr (offset != 0) less = Simd::times(words(x.sums[t] + first), -offset);
     for (int r = 0; r < R; ++r) {
       typename Simd::I sum = format == hybrid::q8_0 ? products[r][t] : Simd::whole(products[r][t]);
       if constexpr (format == hybrid::b1) sum = Simd::add_words(sum, sum);  // a weight is 2 bit - 1
-      if constexpr (offset != 0) sum = Simd::add_words(sum, less);
+      if constexpr (offset != 0 && !begun) sum = Simd::add_words(sum, less(t));
       sums[r][t] = Simd::fma(Simd::to_float(sum), Simd::mul(factors[r], xs), sums[r][t]);
     }
   }
 }
 
 // out[r][t] = w[r] . x[t] for block formats.
-template <class Simd, Format format, int R, int T>
-[[gnu::always_inline]] inline void dot_blocks(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Ahead later,
+template <class Simd, Format format, int R, int T, class Later>
+[[gnu::always_inline]] inline void dot_blocks(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Later later,
                                               float (&out)[R][T]) {
   constexpr int64_t block_bytes = hybrid::vector_bytes(format, hybrid::block), G = hybrid::group_blocks;
   const int64_t blocks = in.width / hybrid::block, scales = quant_bytes(format, in.width);
   typename Simd::V sums[R][T];
-  Rounded<T> x;
-  for (int t = 0; t < T; ++t) {
-    x.codes[t] = in.codes + tokens[t] * in.width;
-    x.scales[t] = in.scales + tokens[t] * blocks;
-    x.sums[t] = in.sums + tokens[t] * blocks;
-    for (int r = 0; r < R; ++r) sums[r][t] = Simd::zero();
-  }
+  const Rounded<T> x(in, tokens);
+  for (auto& of_row : sums)
+    for (auto& sum : of_row) sum = Simd::zero();
   int64_t g = 0;
   for (; g + G <= blocks; g += G) {
-    later.step<R>(g * block_bytes, G * block_bytes);
+    later.template step<R>(g * block_bytes, G * block_bytes);
     for (int64_t l = 0; l < G; l += Simd::lanes)
       dot_lanes<Simd, format, R, T, Simd::lanes>(w, scales, x, g + l, Simd::lanes, l, G, sums);
   }
   if (const int64_t n = blocks - g) {
-    later.step<R>(g * block_bytes, n * block_bytes);
+    later.template step<R>(g * block_bytes, n * block_bytes);
     int64_t l = 0;
     for (; l + Simd::lanes <= n; l += Simd::lanes)
       dot_lanes<Simd, format, R, T, Simd::lanes>(w, scales, x, g + l, Simd::lanes, l, n, sums);
@@ -231,9 +256,32 @@ template <class Simd, Format format, int R, int T>
   sum_lanes<Simd>(sums, out);
 }
 
+// Whether rows of so many weights are half as long as a vector has lanes, so that two of them fill one.
+template <class Simd, Format format>
+constexpr bool two_fill_a_vector(int64_t width) {
+  return in_blocks(format) && Simd::pairs_rows && width == Simd::lanes / 2 * hybrid::block;
+}
+
+// The same for such rows.
+template <class Simd, Format format, int R, int T, class Later>
+[[gnu::always_inline]] inline void dot_pairs(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Later later,
+                                             float (&out)[R][T]) {
+  constexpr int half = Simd::lanes / 2;
+  typename Simd::V sums[R / 2][T];
+  for (int r = 0; r < R / 2; ++r)
+    for (int t = 0; t < T; ++t) sums[r][t] = Simd::zero();
+  later.template step<R>(0, hybrid::vector_bytes(format, half * hybrid::block));
+  dot_lanes<Simd, format, R / 2, T, half, 2>(w, quant_bytes(format, in.width), Rounded<T>(in, tokens), 0, half, 0, half, sums);
+  for (int r = 0; r < R / 2; ++r) {
+    float both[8];  // of the first row for four tokens, then of the second
+    Simd::sum4_halves({sums[r][0], sums[r][T > 1], sums[r][T > 2 ? 2 : 0], sums[r][T > 3 ? 3 : 0]}, both);
+    for (int t = 0; t < T; ++t) out[2 * r][t] = both[t], out[2 * r + 1][t] = both[4 + t];
+  }
+}
+
 // out[r][t] = w[r] . x[tokens[t]].
-template <class Simd, Format format, int R, int T>
-[[gnu::always_inline]] inline void dot(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Ahead& later,
+template <class Simd, Format format, int R, int T, class Later>
+[[gnu::always_inline]] inline void dot(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], const Later& later,
                                        float (&out)[R][T]) {
   if constexpr (in_blocks(format)) dot_blocks<Simd, format, R, T>(w, in, tokens, later, out);
   else dot_halves<Simd, format, R, T>(w, in, tokens, later, out);

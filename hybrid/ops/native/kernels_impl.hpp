@@ -11,8 +11,10 @@ namespace {
 
 using hybrid::LinearCall;
 
+constexpr int short_together = 8;  // rows of which two fill a vector
+
 // R outputs from o on (at most to last) of T tokens from t on.
-template <class Simd, Format format, int R, int T>
+template <class Simd, Format format, int R, int T, bool pairs = false>
 void linear_group(const LinearCall& call, int64_t o, int64_t last, int t, int turn, int turns) {
   Bytes w[R], next[R];
   int tokens[T];
@@ -23,8 +25,9 @@ void linear_group(const LinearCall& call, int64_t o, int64_t last, int t, int tu
     next[r] = call.weight + smaller(here + rows_ahead(call.stride_bytes, R), last - 1) * call.stride_bytes;
   }
   for (int k = 0; k < T; ++k) tokens[k] = static_cast<int>(smaller(t + k, call.in.tokens - 1));
-  const int64_t size = hybrid::vector_bytes(format, call.in.width);
-  dot<Simd, format, R, T>(w, call.in, tokens, Ahead(w, next, size, turn, turns), dots);
+  const Ahead later(w, next, hybrid::vector_bytes(format, call.in.width), turn, turns);
+  if constexpr (pairs) dot_pairs<Simd, format, R, T>(w, call.in, tokens, later, dots);
+  else dot<Simd, format, R, T>(w, call.in, tokens, later, dots);
   for (int k = 0; k < T && t + k < call.in.tokens; ++k)
     for (int r = 0; r < R && o + r < last; ++r)
       call.y[(t + k) * call.out_features + o + r] = dots[r][k] + (call.bias ? call.bias[o + r] : 0);
@@ -40,6 +43,15 @@ void linear_rows(const LinearCall& call, int64_t first, int64_t last) {
     return;
   }
   const int turns = static_cast<int>(divide_up(call.in.tokens, most));
+  if constexpr (Simd::pairs_rows && in_blocks(format)) {
+    if (two_fill_a_vector<Simd, format>(call.in.width)) {
+      constexpr int S = short_together;
+      for (int64_t o = first; o < last; o += S)
+        by_tokens<most>(call.in.tokens,
+                        [&](auto T, int t) { linear_group<Simd, format, S, T, true>(call, o, last, t, t / most, turns); });
+      return;
+    }
+  }
   for (int64_t o = first; o < last; o += R)
     by_tokens<most>(call.in.tokens,
                     [&](auto T, int t) { linear_group<Simd, format, R, T>(call, o, last, t, t / most, turns); });

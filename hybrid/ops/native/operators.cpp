@@ -42,33 +42,65 @@ LinearCall linear_call(const Matrix& m, const Input& in) {
   return {m.weight, m.stride_bytes, m.out_features, m.bias, in, m.y};
 }
 
-// Rows that some token names, and for which tokens; all rows where `named` is null. Most are not named, so eight are
-// looked at together.
+// Rows that some token names, and for which tokens; all rows where `named` is null. Eight rows at a time: the bytes of a
+// token, each 0 or 1, become one bit of each row's set.
 int64_t collect(const uint8_t* named, int64_t stride, int tokens, int64_t n_rows, int32_t* rows, uint16_t* sets) {
   int64_t count = 0;
-  const auto push = [&](int64_t row, uint32_t set) {
-    rows[count] = static_cast<int32_t>(row);
-    sets[count++] = static_cast<uint16_t>(set);
-  };
   for (int64_t first = 0; first < n_rows; first += 8) {
     const int64_t some = std::min<int64_t>(8, n_rows - first);
-    if (!named) {
-      for (int64_t r = 0; r < some; ++r) push(first + r, (1u << tokens) - 1);
-      continue;
-    }
-    uint64_t any = 0;
-    for (int t = 0; t < tokens; ++t) {
+    uint64_t low = 0, high = 0;  // tokens 0 to 7, and the others
+    for (int t = 0; named && t < tokens; ++t) {
       uint64_t eight = 0;
-      std::memcpy(&eight, named + t * stride + first, some);
-      any |= eight;
+      if (some == 8) std::memcpy(&eight, named + t * stride + first, 8);
+      else std::memcpy(&eight, named + t * stride + first, some);
+      (t < 8 ? low : high) |= eight << t % 8;
     }
-    for (int64_t r = 0; any && r < some; ++r) {
-      uint32_t set = 0;
-      for (int t = 0; t < tokens; ++t) set |= static_cast<uint32_t>(named[t * stride + first + r] != 0) << t;
-      if (set) push(first + r, set);
+    for (int64_t r = 0; r < some; ++r) {
+      const uint64_t set = (low >> 8 * r & 0xff) | (high >> 8 * r & 0xff) << 8;
+      rows[count] = static_cast<int32_t>(first + r);
+      sets[count] = static_cast<uint16_t>(named ? set : (1u << tokens) - 1);
+      count += sets[count] != 0;
     }
   }
   return count;
+}
+
+// Active rows lie in rising order: a bucket's are counted before they are added.
+void count(const Tally& tally, const int32_t* rows, const uint16_t* sets, int64_t active, int tokens) {
+  for (int64_t i = 0; i < active;) {
+    const int64_t bucket = (tally.first + rows[i]) >> tally.shift, end = ((bucket + 1) << tally.shift) - tally.first;
+    int64_t pairs = 0;
+    for (; i < active && rows[i] < end; ++i) pairs += tokens == 1 ? 1 : __builtin_popcount(sets[i]);
+    tally.counts[bucket] += pairs;
+  }
+}
+
+// The reverse: bytes [tokens, stride] of rows first..last-1 from the sets of their neurons.
+void spread(const uint16_t* sets, const int32_t* neuron_ids, int tokens, int64_t first, int64_t last, uint8_t* named,
+            int64_t stride) {
+  constexpr uint64_t ones = 0x0101010101010101;
+  for (; first < last; first += 8) {
+    const int64_t some = std::min<int64_t>(8, last - first);
+    uint64_t low = 0, high = 0;
+    for (int64_t r = 0; r < some; ++r) {
+      const uint64_t set = sets[neuron_ids[first + r]];
+      low |= (set & 0xff) << 8 * r, high |= set >> 8 << 8 * r;
+    }
+    for (int t = 0; t < tokens; ++t) {
+      const uint64_t eight = (t < 8 ? low : high) >> t % 8 & ones;
+      if (some == 8) std::memcpy(named + t * stride + first, &eight, 8);
+      else std::memcpy(named + t * stride + first, &eight, some);
+    }
+  }
+}
+
+// Of outputs first..last-1 the tokens whose logit is above the threshold.
+void above(const float* logits, int64_t stride, int tokens, float threshold, int64_t first, int64_t last, uint16_t* sets) {
+  std::fill(sets + first, sets + last, uint16_t{0});
+  for (int t = 0; t < tokens; ++t) {
+    const float* const from = logits + t * stride;
+    for (int64_t o = first; o < last; ++o) sets[o] |= static_cast<uint16_t>((from[o] > threshold) << t);
+  }
 }
 
 }  // namespace
@@ -78,21 +110,22 @@ int64_t column_units(Format format, int64_t n) {
   return divide_up(n / block, group_blocks) * words_per_block(format);
 }
 
-Input make_input(Workspace& workspace, const float* x, int64_t width, int tokens, bool rounded) {
+Input make_input(Team& team, Workspace& workspace, const float* x, int64_t width, int tokens, bool rounded) {
   if (!rounded) return {x, width, tokens, nullptr, nullptr, nullptr};
   const int64_t blocks = width / block;
   int8_t* codes = workspace.get<int8_t>(Workspace::codes, tokens * width);
   float* scales = workspace.get<float>(Workspace::scales, tokens * blocks);
   int32_t* sums = workspace.get<int32_t>(Workspace::sums, tokens * blocks);
-  for (int t = 0; t < tokens; ++t)
+  team.by_tokens(tokens, [&](int64_t t) {
     kernels().round_to_blocks(x + t * width, width, codes + t * width, scales + t * blocks, sums + t * blocks);
+  });
   return {x, width, tokens, codes, scales, sums};
 }
 
 void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int tokens, const Matrix* matrices,
             int count) {
   const bool rounded = std::any_of(matrices, matrices + count, [](const Matrix& m) { return in_blocks(m.format); });
-  const Input in = make_input(workspace, x, width, tokens, rounded);
+  const Input in = make_input(team, workspace, x, width, tokens, rounded);
   int64_t outputs = 0;
   for (int m = 0; m < count; ++m) outputs += matrices[m].out_features;
   const Cuts cuts(outputs, least_rows(matrices[0].stride_bytes), team.threads());
@@ -107,9 +140,9 @@ void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int
 }
 
 Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const float* x, int tokens,
-                  const uint8_t* named, int64_t named_stride, float* y, Shown shown) {
+                  const uint8_t* named, int64_t named_stride, float* y, Shown shown, Tally tally) {
   using W = Workspace;
-  const Input in = make_input(workspace, x, bank.hidden, tokens, in_blocks(bank.format));
+  const Input in = make_input(team, workspace, x, bank.hidden, tokens, in_blocks(bank.format));
   const FfnCall call = {bank.rows,       bank.stride_bytes, vector_bytes(bank.format, bank.hidden), bank.gated,
                         bank.activation, bank.cutoff,       bank.skip_inactive,                     bank.bias,
                         in};
@@ -161,6 +194,8 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
     });
   }
 
+  if (tally.counts) count(tally, rows, sets, active, tokens);
+
   const int64_t units = column_units(bank.format, bank.hidden);
   const int64_t per_task = std::max<int64_t>(units / (2 * team.threads()), 1);
   team.run(divide_up(units, per_task), [&](int64_t task) {
@@ -184,18 +219,18 @@ void predict(Team& team, Workspace& workspace, const Predictor& predictor, const
       for (int64_t i = 0; i < tokens * rank; ++i) middle[i] = middle[i] <= 0 ? 0 : middle[i];  // a NaN stays one
     x = middle, hidden = rank;
   }
-  const Input in = make_input(workspace, x, hidden, tokens, in_blocks(second.format));
+  const Input in = make_input(team, workspace, x, hidden, tokens, in_blocks(second.format));
   const Cuts cuts(rows, least_rows(second.stride_bytes), team.threads());
+  uint16_t* sets = workspace.get<uint16_t>(Workspace::sets, rows);  // of neurons: a thread reads little of what others wrote
   team.run(cuts.count(), [&](int64_t task) {
     const int64_t begin = cuts.first(task), end = cuts.last(task);
     kernels().linear_rows[second.format](linear_call(second, in), begin, end);
+    above(logits, rows, tokens, predictor.threshold, begin, end, sets);
   });
   // By rows, so that no two threads write into the same cache line.
   const Cuts row_cuts(rows, least_rows_named, team.threads());
   team.run(row_cuts.count(), [&](int64_t task) {
-    for (int t = 0; t < tokens; ++t)
-      for (int64_t r = row_cuts.first(task); r < row_cuts.last(task); ++r)
-        named[t * rows + r] = logits[t * rows + predictor.neuron_ids[r]] > predictor.threshold;
+    spread(sets, predictor.neuron_ids, tokens, row_cuts.first(task), row_cuts.last(task), named, rows);
   });
 }
 

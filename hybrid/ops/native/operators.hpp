@@ -14,8 +14,16 @@ class Team {
   int threads() const { return threads_; }
   template <class Body>
   void run(int64_t tasks, const Body& body) { turn_.run(tasks, body); }
+  // What is done to each token by itself: by one thread where that is over before another one notices.
+  template <class Body>
+  void by_tokens(int tokens, const Body& body) {
+    if (tokens >= least_tokens_shared) return run(tokens, body);
+    for (int64_t t = 0; t < tokens; ++t) body(t);
+  }
 
  private:
+  static constexpr int least_tokens_shared = 4;
+
   Pool::Turn turn_;
   int threads_;
 };
@@ -53,7 +61,7 @@ struct Predictor {
 };
 
 // An input as operators need it, for block formats `rounded` to blocks as well.
-Input make_input(Workspace& workspace, const float* x, int64_t width, int tokens, bool rounded);
+Input make_input(Team& team, Workspace& workspace, const float* x, int64_t width, int tokens, bool rounded);
 
 // All of `matrices` times the same input, in one parallel region.
 void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int tokens, const Matrix* matrices,
@@ -65,9 +73,17 @@ struct Shown {
   int64_t stride = 0;
 };
 
+// How often rows were added up, by buckets of 1 << shift rows of the layer, whose row `first` is the bank's first: every
+// pair of token and row counts once. One thread adds to it at a time.
+struct Tally {
+  int64_t* counts = nullptr;
+  int shift = 0;
+  int64_t first = 0;
+};
+
 // y [tokens, hidden] = the bank's rows, summed; `named` [tokens, n_rows], null names every row.
 Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const float* x, int tokens,
-                  const uint8_t* named, int64_t named_stride, float* y, Shown shown = {});
+                  const uint8_t* named, int64_t named_stride, float* y, Shown shown = {}, Tally tally = {});
 
 // named [tokens, rows]: the rows whose logit is above the threshold.
 void predict(Team& team, Workspace& workspace, const Predictor& predictor, const float* x, int64_t hidden,

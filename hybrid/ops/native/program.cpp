@@ -39,13 +39,15 @@ void Program::angles(const float* frequencies, int64_t half, float* cosines, flo
 }
 
 void Program::norm(const NormCall& call) {
-  append(Kind::norms, unit_, [=](const Step& step) {
-    for (int64_t i = 0; i < step.tokens * call.vectors; ++i) {
-      const float* x = call.x + i * call.width;
-      float* y = call.y + i * call.width;
-      if (call.centred) kernels().layer_norm(x, call.weight, call.bias, call.width, call.eps, y);
-      else kernels().rms_norm(x, call.weight, call.width, call.eps, y);
-    }
+  append(Kind::norms, unit_, [this, call](const Step& step) {
+    by_tokens(step, [&](int64_t t) {
+      for (int64_t i = t * call.vectors; i < (t + 1) * call.vectors; ++i) {
+        const float* x = call.x + i * call.width;
+        float* y = call.y + i * call.width;
+        if (call.centred) kernels().layer_norm(x, call.weight, call.bias, call.width, call.eps, y);
+        else kernels().rms_norm(x, call.weight, call.width, call.eps, y);
+      }
+    });
   });
 }
 
@@ -58,17 +60,17 @@ void Program::linear(Pool& pool, const float* x, int64_t width, std::vector<Matr
 void Program::rotate(float* x, int64_t heads, int64_t head_dim, int64_t rotary, const float* cosines,
                      const float* sines) {
   append(Kind::positions, unit_, [=](const Step& step) {
-    for (int t = 0; t < step.tokens; ++t) {
+    by_tokens(step, [&](int64_t t) {
       const int64_t at = t * (rotary / 2);
       kernels().rotate(x + t * heads * head_dim, cosines + at, sines + at, heads, head_dim, rotary);
-    }
+    });
   });
 }
 
 void Program::store(const float* k, const float* v, const Pages& pages) {
   append(Kind::pages, unit_, [=](const Step& step) {
     const int64_t bytes = pages.head_dim * element_bytes(pages.format);
-    for (int t = 0; t < step.tokens; ++t)
+    by_tokens(step, [&](int64_t t) {
       for (int64_t h = 0; h < pages.kv_heads; ++h) {
         const int64_t position = step.positions[t], block = step.blocks[t][position / page_tokens];
         const int64_t at = ((block * pages.kv_heads + h) * page_tokens + position % page_tokens) * bytes;
@@ -76,6 +78,7 @@ void Program::store(const float* k, const float* v, const Pages& pages) {
         kernels().narrow[pages.format](k + from, pages.head_dim, static_cast<char*>(pages.keys) + at);
         kernels().narrow[pages.format](v + from, pages.head_dim, static_cast<char*>(pages.values) + at);
       }
+    });
   });
 }
 
@@ -88,7 +91,9 @@ void Program::attention(Pool& pool, const float* q, const Pages& pages, int64_t 
 }
 
 void Program::add(const float* a, const float* b, int64_t width, float* y) {
-  append(Kind::sums, unit_, [=](const Step& step) { kernels().add(a, b, step.tokens * width, y); });
+  append(Kind::sums, unit_, [=](const Step& step) {
+    by_tokens(step, [&](int64_t t) { kernels().add(a + t * width, b + t * width, width, y + t * width); });
+  });
 }
 
 void Program::add_vector(const float* vector, int64_t width, float* y) {
@@ -104,12 +109,12 @@ void Program::predict(Pool& pool, const Predictor& predictor, const float* x, in
 }
 
 void Program::sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uint8_t* named, int64_t named_stride,
-                         bool more, float* y, int64_t* counts, Shown shown) {
+                         bool more, float* y, int64_t* counts, Shown shown, Tally tally) {
   append(Kind::feed_forwards, &pool, [=](const Step& step) {
     const int64_t size = step.tokens * bank.hidden;
     float* out = more ? workspace_->get<float>(Workspace::other, size) : y;
     const Counts found =
-        hybrid::sparse_ffn(*team_, *workspace_, bank, x, step.tokens, named, named_stride, out, shown);
+        hybrid::sparse_ffn(*team_, *workspace_, bank, x, step.tokens, named, named_stride, out, shown, tally);
     if (more) kernels().add(y, out, size, y);
     counts[0] += found.gated;
     counts[1] += found.finished;

@@ -18,10 +18,13 @@ struct Simd {
   static constexpr int tokens_of_sums = 2, sums_held = 8;  // whose sums are formed together, in so many vectors
 #if defined(__AVXVNNI__)
   static constexpr int signed_offset = 128;
+  static constexpr bool whole_words = true;  // what dot_nibbles adds to, as it does
 #else
   static constexpr int signed_offset = 0;
+  static constexpr bool whole_words = false;
 #endif
   static constexpr int nibble_offset = 8;
+  static constexpr bool pairs_rows = false;  // short ones share a vector
 
   static V zero() { return _mm256_setzero_ps(); }
   static V broadcast(float value) { return _mm256_set1_ps(value); }

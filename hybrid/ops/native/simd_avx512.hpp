@@ -17,7 +17,9 @@ struct Simd {
   static constexpr int rows_of_blocks = 3, tokens_of_blocks = 4;
   static constexpr int tokens_of_sums = 4, sums_held = 16;  // whose sums are formed together, in so many vectors
   static constexpr int signed_offset = 128;
+  static constexpr bool whole_words = true;  // what dot_nibbles adds to, as it does
   static constexpr int nibble_offset = 0;
+  static constexpr bool pairs_rows = true;  // short ones share a vector
 
   static V zero() { return _mm512_setzero_ps(); }
   static V broadcast(float value) { return _mm512_set1_ps(value); }
@@ -37,6 +39,14 @@ struct Simd {
     s = add(s, _mm512_permute_ps(s, 0xb1));
     const I firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, s)));
+  }
+  // Of four vectors the sums of the first half, then those of the second, each in the order of `sum`.
+  static void sum4_halves(const V (&v)[4], float* out) {
+    V ab = add_quarters<0x88, 0xdd>(v[0], v[1]), cd = add_quarters<0x88, 0xdd>(v[2], v[3]);
+    ab = add(ab, _mm512_permute_ps(ab, 0x4e)), cd = add(cd, _mm512_permute_ps(cd, 0x4e));
+    ab = add(ab, _mm512_permute_ps(ab, 0xb1)), cd = add(cd, _mm512_permute_ps(cd, 0xb1));
+    const I firsts = _mm512_setr_epi32(0, 8, 16, 24, 4, 12, 20, 28, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm256_storeu_ps(out, _mm512_castps512_ps256(_mm512_permutex2var_ps(ab, firsts, cd)));
   }
   static float greatest(V v) { return _mm512_reduce_max_ps(v); }
 
@@ -63,6 +73,15 @@ struct Simd {
   static I words(const void* p) { return _mm512_loadu_si512(p); }
   static I half_words(const void* p) {
     return _mm512_zextsi256_si512(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  }
+  static I words_twice(const void* p) { return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+  static I words_of_two(const void* p, const void* q) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(static_cast<const __m256i*>(p))),
+                              _mm256_loadu_si256(static_cast<const __m256i*>(q)), 1);
+  }
+  static V load_twice(const float* p) { return _mm512_broadcast_f32x8(_mm256_loadu_ps(p)); }
+  static V halves_of_two(const unsigned char* p, const unsigned char* q) {
+    return _mm512_cvtph_ps(_mm256_loadu2_m128i(reinterpret_cast<const __m128i*>(q), reinterpret_cast<const __m128i*>(p)));
   }
   static I words(const void* p, int64_t n) { return _mm512_maskz_loadu_epi32(mask(n), p); }
   static I times(I a, int factor) { return _mm512_mullo_epi32(a, _mm512_set1_epi32(factor)); }

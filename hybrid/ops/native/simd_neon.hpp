@@ -17,7 +17,9 @@ struct Simd {
   static constexpr int rows_of_blocks = 2, tokens_of_blocks = 4;
   static constexpr int tokens_of_sums = 4, sums_held = 16;  // whose sums are formed together, in so many vectors
   static constexpr int signed_offset = 0;
+  static constexpr bool whole_words = true;  // what dot_nibbles adds to, as it does
   static constexpr int nibble_offset = 8;
+  static constexpr bool pairs_rows = false;  // short ones share a vector
 
   static V zero() { return vdupq_n_f32(0); }
   static V broadcast(float value) { return vdupq_n_f32(value); }

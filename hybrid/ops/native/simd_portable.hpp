@@ -24,7 +24,9 @@ struct Simd {
   static constexpr int rows_of_halves = 2, rows_of_blocks = 2;  // whose products are formed together, with so many tokens
   static constexpr int sums_held = 8;
   static constexpr int signed_offset = 0;
+  static constexpr bool whole_words = true;  // what dot_nibbles adds to, as it does
   static constexpr int nibble_offset = 8;
+  static constexpr bool pairs_rows = false;  // short ones share a vector
 
   static V zero() { return V{0, 0, 0, 0}; }
   static V broadcast(float value) { return V{value, value, value, value}; }

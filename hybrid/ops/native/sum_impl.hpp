@@ -6,21 +6,25 @@
 
 #include <string.h>
 
-#include "dot_impl.hpp"
+#include "products_impl.hpp"
 
 namespace {
 
 using hybrid::unit_columns;
 
-constexpr int tile = 16;  // rows added in one pass over the sums
+constexpr int window = 64;  // rows that stay at hand while token after token takes its own of them
+constexpr int tile = 16;  // rows added in one pass over the sums of several tokens
+
+template <int T>
+constexpr int rows_at_most() { return T == 1 ? window : tile; }
 
 // The vectors that some of T tokens need of a tile, and the factor of each for each token; `next` are asked for meanwhile,
 // piece by piece, so that memory and arithmetic take their time together.
 template <int T>
 struct Tile {
-  Bytes rows[tile];
-  Bytes next[tile];
-  float factors[tile][T];
+  Bytes rows[rows_at_most<T>()];
+  Bytes next[rows_at_most<T>()];
+  float factors[rows_at_most<T>()][T];
   int count;
 };
 

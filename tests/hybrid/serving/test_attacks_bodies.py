@@ -1,5 +1,6 @@
 """Bodies that mean no good: whatever is sent is answered with an error object of 4xx, and the server lives."""
 
+import itertools
 import json
 
 import httpx
@@ -71,17 +72,16 @@ def test_what_is_no_json_object_is_refused(http, path):
     alive(http)
 
 
-@pytest.mark.parametrize(
-    "number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "9" * 400, "9" * 5000, "-1", "1.5"]
-)
-@pytest.mark.parametrize(
-    "field", ["temperature", "top_p", "max_tokens", "n", "seed", "top_k", "min_p", "presence_penalty", "logprobs"]
-)
-def test_numbers_that_make_no_sense_are_refused_or_mean_what_they_say(http, field, number):
-    for path in POSTS[:2]:
+NUMBERS = ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "9" * 400, "9" * 5000, "-1", "1.5"]
+NUMERIC = ["temperature", "top_p", "max_tokens", "n", "seed", "top_k", "min_p", "presence_penalty", "logprobs"]
+
+
+@pytest.mark.parametrize("field", NUMERIC)
+def test_numbers_that_make_no_sense_are_refused_or_mean_what_they_say(http, field):
+    for number, path in itertools.product(NUMBERS, POSTS[:2]):
         text = json.dumps({**GOOD[path], field: "@"}).replace('"@"', number)
-        answer = http.post(path, content=text, headers={"Content-Type": "application/json"})
-        if answer.status_code != 200:
+        answer = send(http, path, text)
+        if answer.status_code != 200 or number[-1].isalpha():
             refused(answer, range(400, 430))
 
 

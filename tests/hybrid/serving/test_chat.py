@@ -1,9 +1,11 @@
 """Chats as openai's client has them, unmodified."""
 
 import json
+from typing import Literal
 
 import pytest
 from langchain_openai import ChatOpenAI
+from pydantic import BaseModel
 
 TALK = [{"role": "system", "content": "Write Python."}, {"role": "user", "content": "def add("}]
 
@@ -118,6 +120,23 @@ def test_an_answer_obeys_a_schema(client):
     answer = json.loads(choice.message.content)
     assert answer["name"] in ("add", "sub") and 0 <= answer["count"] <= 99
     assert choice.finish_reason == "stop"
+
+
+class Call(BaseModel):
+    """What `parse` of openai's client asks for, and gives back."""
+
+    name: Literal["add", "sub"]
+    count: Literal[1, 2, 3]
+
+
+def test_openais_helpers_parse_and_accumulate(client):
+    talk = {"model": "demo", "messages": TALK, "max_tokens": 200, "temperature": 0}
+    parsed = client.chat.completions.parse(**talk, response_format=Call).choices[0].message.parsed
+    assert isinstance(parsed, Call)
+    with client.chat.completions.stream(**talk, response_format=Call) as stream:
+        pieces = [event.delta for event in stream if event.type == "content.delta"]
+        final = stream.get_final_completion().choices[0].message
+    assert "".join(pieces) == final.content and final.parsed == parsed
 
 
 def test_an_answer_obeys_a_regular_expression(client):

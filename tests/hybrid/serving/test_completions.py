@@ -70,6 +70,13 @@ def test_log_probabilities_have_the_older_form(client, stream):
             assert len(likely) == 2
 
 
+def test_the_token_that_was_taken_is_always_among_the_likely_ones(client):
+    [choice] = complete(client, temperature=2, logprobs=1, seed=3, max_tokens=20).choices
+    told = choice.logprobs
+    assert all(token in likely for token, likely in zip(told.tokens, told.top_logprobs, strict=True))
+    assert {len(likely) for likely in told.top_logprobs} <= {1, 2}
+
+
 def test_sampling_fields_reach_the_sampler(client, http):
     [token] = http.post("/tokenize", json={"prompt": "print", "add_special_tokens": False}).json()["tokens"]
     biased = complete(client, temperature=0, logit_bias={str(token): 100}, max_tokens=3)

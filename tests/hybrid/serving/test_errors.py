@@ -108,7 +108,7 @@ def test_another_model_is_not_found(client):
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/v2/nothing", 404), ("PUT", "/v1/completions", 405), ("DELETE", "/health", 405), ("GET", "//", 404)],
+    [("GET", "/v2/nothing", 404), ("PUT", "/v1/completions", 405), ("DELETE", "/health", 405), ("GET", "/v1//", 404)],
 )
 def test_paths_and_methods_that_are_not_there(http, method, path, status):
     answer = http.request(method, path)
@@ -144,7 +144,7 @@ def test_bodies_that_are_no_request(http, body):
 
 def test_json_that_is_not_called_json_is_told_so(http):
     answer = http.post("/tokenize", content=b'{"prompt": "x"}', headers={"Content-Type": "text/plain"})
-    assert answer.status_code == 400 and "application/json" in answer.json()["error"]["message"]
+    assert answer.status_code == 415 and "application/json" in answer.json()["error"]["message"]
 
 
 def test_reasons_are_given_for_what_is_known_and_not_supported():
@@ -158,4 +158,4 @@ def test_tokens_need_one_of_prompt_and_messages(http):
     assert http.post("/tokenize", json={"prompt": "x", "messages": TALK}).status_code == 400
     assert http.post("/tokenize", json={"prompt": "x", "model": "gpt-9"}).status_code == 404
     assert http.post("/detokenize", json={"tokens": [-1]}).status_code == 400
-    assert http.post("/detokenize", json={"tokens": [10**30]}).json() == {"prompt": ""}
+    assert http.post("/detokenize", json={"tokens": [10**30]}).json()["error"]["param"] == "tokens"

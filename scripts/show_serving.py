@@ -1,0 +1,115 @@
+"""Print what `bench_serving.py` wrote as Markdown tables.
+
+python scripts/show_serving.py benchmarks/serving-llama-1b.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from serving.latency import quantile
+
+KINDS = ("linear", "head", "feed-forward", "predictors", "attention")
+
+
+def batching_rows(formats: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """A line for each format, mode and number of requests at once."""
+    for name, parts in formats.items():
+        for mode, figures in parts.get("batching", {}).items():
+            together = figures["together"]
+            one = next(iter(together.values()))
+            for count, of in together.items():
+                spent = {kind: statistics.median(r[kind] for r in of["operators"]) for kind in of["operators"][0]}
+                outside = statistics.median(of["outside"])
+                shares = [spent.get(kind, 0.0) for kind in KINDS]
+                rest = sum(spent.values()) - sum(shares)
+                yield (
+                    f"| {name} | {mode} | {count} | {statistics.median(of['rate']):.1f} | "
+                    f"{over(of['rate'], one['rate']):.2f}x | {statistics.median(of['decode_rate']):.1f} | "
+                    f"{over(of['decode_rate'], one['decode_rate']):.2f}x | "
+                    + " | ".join(f"{value:.2f}" for value in (*shares, rest, outside))
+                    + " |"
+                )
+
+
+def latency_rows(formats: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """A line for each format: gaps of all rounds."""
+    for name, parts in formats.items():
+        if rounds := parts.get("latency"):
+            alone = [gap for of in rounds for gap in of["alone"]]
+            beside = [gap for of in rounds for gap in of["beside"]]
+            median = quantile(alone, 0.5)
+            cells = [median, quantile(alone, 0.99), quantile(beside, 0.5), quantile(beside, 0.99), max(beside)]
+            yield (
+                f"| {name} | {' | '.join(f'{1e3 * cell:.1f}' for cell in cells)} | "
+                f"{quantile(beside, 0.99) / median:.2f}x | {statistics.median(of['seconds'] for of in rounds):.1f} |"
+            )
+
+
+def http_rows(formats: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """A line for each format and number of clients; ratios are medians over rounds."""
+    for name, parts in formats.items():
+        for count, of in parts.get("http", {}).items():
+            rates = {way: [r["tokens"] / r["seconds"] for r in rounds] for way, rounds in of.items()}
+            pairs = zip(of["library"], of["http"], strict=True)
+            cost = statistics.median(h["seconds"] / h["tokens"] - lib["seconds"] / lib["tokens"] for lib, h in pairs)
+            cells = [name, count, f"{statistics.median(rates['library']):.1f}", f"{statistics.median(rates['http']):.1f}"]
+            cells += [f"{1e3 * cost:+.2f} ms", f"{over(rates['library'], rates['http']) - 1:+.1%}"]
+            firsts = [f"{statistics.median(r['first_seconds'] for r in of['http']):.2f}"]
+            if "peer" in rates:
+                cells += [f"{statistics.median(rates['peer']):.1f}", f"{over(rates['http'], rates['peer']):.2f}x"]
+                firsts += [f"{statistics.median(r['first_seconds'] for r in of['peer']):.2f}"]
+            else:
+                cells, firsts = [*cells, "", ""], [*firsts, ""]
+            yield f"| {' | '.join([*cells, *firsts])} |"
+
+
+def over(some: list[float], others: list[float]) -> float:
+    """Median over the rounds of one over the other."""
+    return statistics.median(a / b for a, b in zip(some, others, strict=True))
+
+
+def tables(body: dict[str, Any]) -> Iterator[str]:
+    """All lines."""
+    formats = {name: parts for name, parts in body.items() if name != "machine"}
+    machine = body["machine"]
+    options = machine["options"]
+    if rows := list(batching_rows(formats)):
+        yield "Requests at once through `LLM.generate`: generated tokens/s of the whole call, and of decoding alone"
+        yield "(prompts left out), each over one request's; milliseconds behind each generated token by native operator:\n"
+        yield f"| weights | mode | requests | tokens/s | over one | decoding | over one | {' | '.join(KINDS)} | rest | outside |"
+        yield "|---|---|--:|--:|--:|--:|--:|" + "--:|" * (len(KINDS) + 2)
+        yield from rows
+    if rows := list(latency_rows(formats)):
+        yield f"\nMilliseconds between two tokens of {options['decoding']} requests that decode, alone and while a prompt of"
+        yield f"{options['long']:,} tokens is read beside them; *over*: the last p99 over the first median:\n"
+        yield "| weights | median alone | p99 alone | median beside | p99 beside | longest | over | prompt, s |"
+        yield "|---|" + "--:|" * 7
+        yield from rows
+    if rows := list(http_rows(formats)):
+        yield "\nThe same requests through `LLM.generate`, over HTTP to `hybrid serve`, and over HTTP to llama_cpp.server,"
+        yield "tokens/s of all clients; what HTTP costs a token; seconds until the first piece of text, on average:\n"
+        yield "| weights | clients | library | HTTP | cost of a token | | llama_cpp.server | HTTP over it | first, s | its first, s |"
+        yield "|---|" + "--:|" * 9
+        yield from rows
+    yield (
+        f"\n{options['preset'] if options['model'] is None else options['model']}, {options['threads']} threads, "
+        f"{machine['isa']}; medians of rounds in turn; prompts of {options['prompt']} tokens, "
+        f"{options['tokens']} generated, {options['http_tokens']} over HTTP"
+    )
+
+
+def main() -> None:
+    """The tables of one file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    print("\n".join(tables(json.loads(parser.parse_args().file.read_text()))))
+
+
+if __name__ == "__main__":
+    main()
