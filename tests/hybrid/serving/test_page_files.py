@@ -67,7 +67,9 @@ def test_files_name_no_other_host_and_hold_no_script_in_markup():
         text = (page.FOLDER / name).read_text()
         addresses = set(re.findall(r"https?://[^\s\"')]+", text)) - {"http://www.w3.org/2000/svg"}
         assert not addresses, name
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            name
+        )
     markup = (page.FOLDER / "index.html").read_text()
     assert not re.search(r"\son\w+=|style=|<style|<script(?![^>]*\ssrc=)", markup)
     for reference in re.findall(r'(?:src|href)="([^"#]+)"', markup):

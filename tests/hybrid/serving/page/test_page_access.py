@@ -49,7 +49,9 @@ def test_everything_is_reached_and_used_by_keyboard_alone(open_page):
     seen = []
     for _ in range(30):
         page.keyboard.press("Tab")
-        here = page.evaluate("document.activeElement.id || document.activeElement.className || document.activeElement.tagName")
+        here = page.evaluate(
+            "document.activeElement.id || document.activeElement.className || document.activeElement.tagName"
+        )
         if here in seen:
             break
         seen.append(here)
@@ -82,7 +84,17 @@ def test_both_schemes_can_be_read_and_chosen(open_page, scheme):
     expect(page.locator("#state")).to_contain_text("idle")
     dark = scheme == "dark"
     assert (luminance(page, "body", "backgroundColor") < 0.1) == dark
-    for selector in ("body", ".model", ".hint", "#token-facts dt", ".purposes", "#state", "#send", ".empty", ".readout"):
+    for selector in (
+        "body",
+        ".model",
+        ".hint",
+        "#token-facts dt",
+        ".purposes",
+        "#state",
+        "#send",
+        ".empty",
+        ".readout",
+    ):
         assert contrast(page, selector) >= 4.5, selector
     button = page.locator("#theme")
     expect(button).to_have_accessible_name("Colour scheme: auto; change it")
