@@ -20,10 +20,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from hybrid.runtime.engine import Engine
 from hybrid.stages.opening import open_engine
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-PATIENCE = 60_000.0  # milliseconds, for a machine that stands still for a while
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PATIENCE = 120_000.0  # milliseconds, for a machine that stands still for a while
 SLOWER = 12.0
 OpenPage = Callable[..., Page]
 expect.set_options(timeout=PATIENCE)
