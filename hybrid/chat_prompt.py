@@ -56,7 +56,7 @@ class ChatFormat:
 
         Args:
             messages: each a `role` and a `content`: a text, None, or a list of parts `{"type": "text", "text": ...}`,
-                which are joined by line ends.
+                which are joined by line ends. `developer` is `system` where the template does not know the word.
             tools: JSON schemas of functions, for the template.
 
         Raises:
@@ -66,6 +66,8 @@ class ChatFormat:
             raise UserError("messages is empty; give at least one")
         plain = [{**message, "content": _text(message.get("content"), at)} for at, message in enumerate(messages)]
         if self.template is not None:
+            if not self.template.mentions("developer"):  # OpenAI's newer name for what such templates call system
+                plain = [{**m, "role": "system"} if m.get("role") == "developer" else m for m in plain]
             return self.template.render(plain, add_generation_prompt=True, tools=tools)
         if tools:
             raise UserError("tools need a chat template, and this model has none")

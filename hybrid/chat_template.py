@@ -1,34 +1,26 @@
 """Chat templates: messages to the text that a model was tuned on, as transformers renders it.
 
-A template is code of others: it runs in jinja2's sandbox, sees only the messages and the names of special tokens, and
-what it may give out is bounded.
+A template is code of others: it runs in jinja2's sandbox and in a process of its own, sees only the messages and the
+names of special tokens, and its time, its memory and what it may give out are bounded (`template_sandbox`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from hybrid.template_process import TemplateProcess, TemplateRefused
 from hybrid.tokenizer_settings import read_optional, read_settings
 from profiler.artifacts import UserError, format_size
 
 TEMPLATE_LIMIT = 1 << 20  # bytes of a template
-RENDERED_LIMIT = 64 << 20  # characters that one conversation may become
 DEFAULT, WITH_TOOLS = "default", "tool_use"
 Message = Mapping[str, Any]
 
 
 class ChatTemplate:
-    """The compiled templates of one model.
+    """The compiled templates of one model. Any thread may use them; they take turns.
 
     Args:
         sources: template by name; the one for plain conversations is called `default`.
@@ -44,11 +36,16 @@ class ChatTemplate:
         if DEFAULT not in sources:
             raise UserError(f"{origin} has no template named {DEFAULT!r}, only {', '.join(sorted(sources)) or 'none'}")
         self._special, self._origin = dict(special), origin
-        environment = _environment()
+        self._names = frozenset(sources)
+        self._words = "\n".join(sources.values())
         try:
-            self._templates = {name: environment.from_string(source) for name, source in sources.items()}
-        except (jinja2.TemplateError, RecursionError) as error:
+            self._process = TemplateProcess(sources)
+        except TemplateRefused as error:
             raise UserError(f"the chat template in {origin} cannot be read: {error}") from error
+
+    def mentions(self, word: str) -> bool:
+        """Whether a template has the word: one that does not name a role does not know it."""
+        return word in self._words
 
     def render(
         self,
@@ -65,20 +62,21 @@ class ChatTemplate:
             tools: JSON schemas of functions that the model may call.
 
         Raises:
-            UserError: the template refuses these messages, fails, or gives out more than 64 Mi characters.
+            UserError: the template refuses these messages, fails, computes for more than 5 s, or takes more than 1 GiB
+                of memory or 64 Mi characters.
         """
-        template = self._templates[WITH_TOOLS if tools is not None and WITH_TOOLS in self._templates else DEFAULT]
-        values = {"messages": messages, "tools": tools, "documents": None}
-        parts, length = [], 0
+        name = WITH_TOOLS if tools is not None and WITH_TOOLS in self._names else DEFAULT
+        values = {"messages": list(messages), "tools": None if tools is None else list(tools), "documents": None}
         try:
-            for part in template.generate(**values, add_generation_prompt=add_generation_prompt, **self._special):
-                length += len(part)
-                if length > RENDERED_LIMIT:
-                    raise UserError(f"the chat template in {self._origin} makes over {format_size(RENDERED_LIMIT)}")
-                parts.append(part)
-        except (jinja2.TemplateError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+            return self._process.render(
+                name, {**values, "add_generation_prompt": add_generation_prompt, **self._special}
+            )
+        except TemplateRefused as error:
             raise UserError(f"the chat template in {self._origin} refuses this conversation: {error}") from error
-        return "".join(parts)
+
+    def close(self) -> None:
+        """End the process in which templates run; it ends with this object too, and starts again when it is needed."""
+        self._process.close()
 
 
 def load_chat_template(directory: Path) -> ChatTemplate | None:
@@ -116,43 +114,3 @@ def _sources(path: Path, value: object) -> dict[str, str]:
     if sum(map(len, value.values())) > TEMPLATE_LIMIT:
         raise UserError(f"{path}: a chat template has at most 1 MiB")
     return value
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """As transformers sets it up, so that a template means the same here as there."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-class _Generation(jinja2.ext.Extension):
-    """`{% generation %}`, which marks the assistant's words for training: here its content, as it stands."""
-
-    tags = {"generation"}  # noqa: RUF012 - as the base class declares it
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
-
-    def _content(self, caller: Callable[[], str]) -> str:
-        return caller()
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes what HTML would read."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

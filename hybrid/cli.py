@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -17,36 +16,16 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_calibrate import calibrate
+from hybrid.cli_chat import chat
 from hybrid.cli_compare import compare
 from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
-from hybrid.cli_options import (
-    PLACED_AT_ONCE,
-    ContextOption,
-    DeviceOption,
-    JsonOption,
-    KvFormat,
-    KvOption,
-    ModelArgument,
-    ModeOption,
-    NoMmapOption,
-    NoOverlapOption,
-    PlanOption,
-    ProfileOption,
-    SlowdownOption,
-    ThreadsOption,
-    ThresholdsOption,
-    VramOption,
-    WeightFormat,
-    device_name,
-    loading,
-    model_directory,
-    parse_slowdown,
-)
+from hybrid.cli_options import JsonOption, ModelArgument, WeightFormat, model_directory
 from hybrid.cli_plan import plan
 from hybrid.cli_profile import profile_app
 from hybrid.cli_quality import evaluate
 from hybrid.cli_report import report
+from hybrid.cli_run import run
 from hybrid.cli_serve import serve
 from hybrid.cli_simulate import simulate
 from profiler.artifacts import UserError
@@ -94,99 +73,8 @@ app.command()(hardware)
 app.command()(plan)
 
 
-@app.command()
-def run(
-    model: ModelArgument,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to complete.", show_default=False)],
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Tokens to generate.")] = 64,
-    mode: ModeOption = None,
-    profile: ProfileOption = "default",
-    thresholds: ThresholdsOption = "default",
-    plan: PlanOption = None,
-    vram: VramOption = None,
-    device: DeviceOption = None,
-    slowdown: SlowdownOption = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the likeliest tokens that hold this probability.")] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample from so many likeliest tokens; 0 for all.")] = 0,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be given several times.")] = None,
-    context: ContextOption = None,
-    kv_format: KvOption = KvFormat.f16,
-    threads: ThreadsOption = None,
-    no_mmap: NoMmapOption = False,
-    no_overlap: NoOverlapOption = False,
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write what each unit does when, for ui.perfetto.dev or chrome://tracing, as JSON."
-        ),
-    ] = None,
-    trace_steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trace so many of the steps that read the prompt, and as many that decode."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Complete a prompt, streaming the text; a line of figures follows on stderr.
-
-    Where there is a GPU, the plan `default` is used, or one is made for what is free of its memory. --vram makes one
-    for a budget, which bounds all that this process takes of the GPU; --vram 0 leaves the GPU alone.
-
-    Example: hybrid run demo "def parse_args(" -n 64
-
-    Example: hybrid run demo "def parse_args(" --vram 7MiB --second-device cpu
-    """
-    with loading():
-        from hybrid.llm import LLM, SamplingParams
-
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        stop=tuple(stop or ()),
-    )
-    chosen = None if mode is None else mode.value
-    with contextlib.ExitStack() as stack:
-        with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
-            opened = LLM(
-                model,
-                mode=chosen,
-                plan=plan,
-                vram=vram,
-                device=device_name(device),
-                context=context,
-                max_sequences=1,
-                kv_format=kv_format.value,
-                threads=threads,
-                mmap=not no_mmap,
-                profile=profile,
-                thresholds=thresholds,
-                slowdown=parse_slowdown(slowdown),
-                overlap=not no_overlap,
-                note=lambda line: display.note(f"warning: {line}"),
-                tell=tell,
-            )
-        llm = stack.enter_context(opened)
-        traced = None if trace is None else stack.enter_context(llm.trace(trace, trace_steps))
-        show = (lambda text: None) if as_json else display.write
-        pieces = llm.stream(prompt, params)
-        show(prompt)
-        for piece in pieces:
-            show(piece)
-        figures, completion = llm.summary(), llm.last_completion
-    if as_json:
-        display.write_json({"prompt": prompt, **asdict(completion), "summary": asdict(figures)})
-        return
-    display.write("\n")
-    for line in reports.run_lines(figures, completion.first_token_seconds):
-        display.note(line)
-    if trace is not None and traced is not None:
-        display.note(reports.trace_line(traced, trace))
-
-
+app.command()(run)
+app.command()(chat)
 app.command()(serve)
 app.command()(compare)
 app.command("eval")(evaluate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,31 @@ def serve(
     ] = None,
     slots: Annotated[int, typer.Option(min=1, max=256, help="Requests that are computed at once.")] = 8,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a slot; more are answered 429.")] = 64,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Clients have to show one of these keys; may be given several times. Others who use this machine see "
+            "a command's options: a file, or HYBRID_API_KEYS (with commas between keys), keeps them to yourself.",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file with API keys, one on each line.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Pages of this origin may call, beside those of this machine; may be given several times, * is all.",
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name that clients may call the server by, beside localhost; for proxies that pass on their own.",
+        ),
+    ] = None,
     context: ContextOption = None,
     mode: ModeOption = None,
     profile: ProfileOption = "default",
@@ -72,7 +98,9 @@ def serve(
     ] = None,
     pace: Annotated[
         float,
-        typer.Option(min=1.0, help="While others get tokens, a step with part of a prompt takes so many times as long."),
+        typer.Option(
+            min=1.0, help="While others get tokens, a step with part of a prompt takes so many times as long."
+        ),
     ] = 2.0,
     threads: ThreadsOption = None,
     no_mmap: NoMmapOption = False,
@@ -100,6 +128,7 @@ def serve(
         from hybrid.serving.app import create_app
         from hybrid.serving.run import address_of, bind
         from hybrid.serving.run import serve as run_server
+        from hybrid.serving.security import exposed, read_keys
         from hybrid.serving.service import EngineService
         from hybrid.serving.settings import ServeSettings
         from hybrid.stages.opening import open_engine
@@ -108,12 +137,16 @@ def serve(
         model_names=tuple(served_model_name or [Path(model).resolve().name]),
         host=host,
         port=port,
+        api_keys=read_keys(api_key or (), api_key_file, os.environ),
+        cors_origins=tuple(origin.rstrip("/").lower() for origin in cors_origin or ()),
+        allowed_hosts=tuple(name.lower() for name in allowed_host or ()),
         queue=queue,
         keep_alive_seconds=keep_alive,
         drain_seconds=drain,
     )
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(bind(settings))
+        display.note(f"opening {model}")
         with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
             opened = open_engine(
                 model,
@@ -133,6 +166,7 @@ def serve(
                 slowdown=parse_slowdown(slowdown),
                 overlap=not no_overlap,
                 automatic=True,
+                tally=True,
                 note=lambda line: display.note(f"warning: {line}"),
                 tell=tell,
             )
@@ -140,8 +174,13 @@ def serve(
         service = EngineService(engine, queue)
         stack.callback(service.close)
         app = create_app(service, settings)
-        if app.state.served.chat.note is not None:
-            display.note(f"warning: {app.state.served.chat.note}")
+        served = app.state.served
+        if served.chat.note is not None:
+            display.note(f"warning: {served.chat.note}")
+        if recommended := ", ".join(f"{name} {value:g}" for name, value in served.recommended.items()):
+            display.note(f"where requests do not say it, as the model's makers recommend: {recommended}")
+        if (warning := exposed(settings)) is not None:
+            display.note(f"warning: {warning}")
         display.note(f"{address_of(bound)}/v1 serves {settings.model_name}: {opened_line(engine)}")
         run_server(app, service, settings, bound)
 

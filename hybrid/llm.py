@@ -36,17 +36,20 @@ __all__ = ["LLM", "Completion", "Grammar", "SamplingParams", "TokenLogprob"]
 
 @dataclass(frozen=True)
 class Completion:
-    """What a prompt became. `finish_reason` is `stop` (end token, stop string or end of the grammar) or `length`.
+    """What a prompt became. `finish_reason` is `stop` (end token, stop string or end of the grammar), `length`, or
+    `cancelled`, where a stream was told to end.
 
     token_ids: all that were sampled but an end token; a stop string's are among them. first_token_seconds: from the
-    request to its first token, waiting for other prompts included. logprobs: of each of the token_ids, where asked for.
+    request to its first token, waiting for other prompts included; None where it was cancelled before. cached_tokens:
+    of the prompt, found in pages that were computed before. logprobs: of each of the token_ids, where asked for.
     """
 
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
     prompt_token_ids: list[int]
-    first_token_seconds: float
+    first_token_seconds: float | None
+    cached_tokens: int
     logprobs: list[TokenLogprob] | None = None
 
 
@@ -139,6 +142,16 @@ class LLM:
         return self._engine.tokenizer
 
     @property
+    def directory(self) -> Path:
+        """The model directory."""
+        return self._engine.directory.path
+
+    @property
+    def context(self) -> int:
+        """Tokens of one text, prompt and output."""
+        return self._engine.context
+
+    @property
     def mode(self) -> str:
         """The mode that the model was opened in."""
         return self._engine.options.mode
@@ -156,8 +169,18 @@ class LLM:
             pass
         return [_completion(sequence) for sequence in sequences]
 
-    def stream(self, prompt: str, params: SamplingParams | None = None) -> Iterator[str]:
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[str]:
         """The completion's text, piece by piece, as soon as it is certain; all of it is in `last_completion` then.
+
+        Args:
+            prompt: a text, or its token ids.
+            params: as `generate`.
+            cancelled: asked after each step; True ends the text there.
 
         Raises:
             UserError: as `generate`, or several completions are asked for.
@@ -167,11 +190,13 @@ class LLM:
             raise UserError(f"n is {params.n}; a stream gives one text")
         sequence = self._sequence(prompt, params, 0)
         self._engine.check(sequence)  # now, not when the first piece is asked for
-        return self._pieces(sequence)
+        return self._pieces(sequence, cancelled)
 
-    def _pieces(self, sequence: TokenSequence) -> Iterator[str]:
+    def _pieces(self, sequence: TokenSequence, cancelled: Callable[[], bool]) -> Iterator[str]:
         shown = 0
         for _ in self._engine.run([sequence]):
+            if sequence.finish_reason is None and cancelled():
+                self._engine.cancel(sequence)
             text = sequence.visible_text()
             if len(text) > shown:
                 yield text[shown:]
@@ -226,18 +251,20 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _sequence(self, text: str, params: SamplingParams, index: int) -> TokenSequence:
+    def _sequence(self, prompt: str | Sequence[int], params: SamplingParams, index: int) -> TokenSequence:
         tokenizer = self._engine.tokenizer
-        return TokenSequence(tokenizer.encode(text), params, tokenizer, index)
+        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        return TokenSequence(ids, params, tokenizer, index)
 
 
 def _completion(sequence: TokenSequence) -> Completion:
-    assert sequence.finish_reason is not None and sequence.first_token_seconds is not None
+    assert sequence.finish_reason is not None
     return Completion(
         sequence.text,
         sequence.output_ids,
         sequence.finish_reason,
         sequence.prompt_ids,
         sequence.first_token_seconds,
+        sequence.cached_tokens,
         None if sequence.params.logprobs is None else sequence.logprobs,
     )

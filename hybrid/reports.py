@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from profiler.artifacts import format_size
 from profiler.thresholds import loss_label
 
 if TYPE_CHECKING:
+    from hybrid.runtime.logprobs import TokenLogprob
     from hybrid.runtime.summary import RunSummary
     from hybrid.runtime.trace import Trace
     from hybrid.stages.budget import BudgetReport
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hybrid.stages.profile_results import ProfileReport
     from hybrid.stages.report import ReportResult
     from hybrid.store.evaluation_file import ModeEvaluation
+    from hybrid.tokenizer import Tokenizer
     from profiler.quality import Quality
 
 FEW_LAYERS = 12  # that are shown without being asked for
@@ -132,6 +134,19 @@ def report_lines(result: ReportResult) -> list[str]:
         *(f"not shown yet, make it with: {command}" for command in commands),
         f"{result.path}: {result.pictures} pictures, {format_size(result.bytes)}{folder}",
     ]
+
+
+def logprob_lines(logprobs: Iterable[TokenLogprob], tokenizer: Tokenizer) -> list[str]:
+    """A token a line: its log probability, and those of the likeliest ones."""
+
+    def shown(token_id: int, logprob: float) -> str:
+        return f"{logprob:8.3f}  {tokenizer.token_bytes(token_id).decode(errors='replace')!r}"
+
+    lines = []
+    for token in logprobs:
+        others = "".join(f"   {shown(*other).strip()}" for other in token.alternatives)
+        lines.append(f"{shown(token.token_id, token.logprob)}{'   of' if others else ''}{others}")
+    return lines
 
 
 def run_lines(summary: RunSummary, first_token_seconds: float) -> list[str]:

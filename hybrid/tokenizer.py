@@ -249,7 +249,9 @@ class FastTokenizer(Tokenizer):
         return processors.TemplateProcessing(single=[bos, "$A"], special_tokens=[(bos, self.bos_id)])
 
     def _encode(self, text: str, add_bos: bool) -> list[int]:
-        return list(self._model.encode(text, add_special_tokens=add_bos).ids)
+        # The batch lets other threads go on meanwhile, which one text does not: a long prompt would hold up a server.
+        [encoding] = self._model.encode_batch_fast([text], add_special_tokens=add_bos)
+        return list(encoding.ids)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._model.decode(ids, skip_special_tokens=False))

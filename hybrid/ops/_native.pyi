@@ -140,6 +140,9 @@ class Program:
         counts: int,
         activations: int = 0,
         activations_stride: int = 0,
+        tally: int = 0,
+        bucket_rows: int = 1,
+        first_row: int = 0,
     ) -> None: ...
     def request(
         self,
@@ -268,6 +271,9 @@ def sparse_ffn(
     counts: int,
     activations: int = 0,
     activations_stride: int = 0,
+    tally: int = 0,
+    bucket_rows: int = 1,
+    first_row: int = 0,
 ) -> None: ...
 def linear(
     pool: Pool,

@@ -25,11 +25,23 @@ class Counts:
     finished: int
 
 
+@dataclass(frozen=True, eq=False)
+class Buckets:
+    """Where operators count how often a layer's rows are added up; see `hybrid.runtime.tally`.
+
+    counts: int64 `[buckets]`, of all rows of the layer, where the bank is. rows: of a bucket, a power of two.
+    """
+
+    counts: torch.Tensor
+    rows: int
+
+
 class RowBank:
     """Rows of one layer on one unit: a contiguous range, checked once and then used by address.
 
     The bank keeps its memory alive until `close`; an operator that is handed a closed bank raises RuntimeError. Its
-    sizes can still be read: `len(bank)` rows, `bytes` of rows and bias, padding between rows included.
+    sizes can still be read: `len(bank)` rows, `bytes` of rows and bias, padding between rows included. `buckets` may be
+    set before operators are recorded: they count there which rows they add up.
 
     Args:
         rows: `[n, stride]` on any device, 16-bit floats or, of a quantised format, bytes; each row is the vectors
@@ -90,6 +102,7 @@ class RowBank:
         self.activation = activation
         self.first_row = first_row
         self.cutoff = cutoff
+        self.buckets: Buckets | None = None
         self.device = rows.device
         self.stride_bytes = (rows.stride(0) if len(rows) > 1 else rows.shape[1]) * rows.element_size()
         self.bytes = len(rows) * (self.stride_bytes + (0 if bias is None else bias.element_size()))

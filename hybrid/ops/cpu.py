@@ -58,6 +58,7 @@ def sparse_ffn(
     activations: torch.Tensor | None = None,
     gates: torch.Tensor | None = None,
     cutoff: float | None = None,
+    fired: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Counts]:
     """What the bank's rows contribute; see `reference.sparse_ffn`.
 
@@ -71,6 +72,7 @@ def sparse_ffn(
             columns of a wider one.
         gates: the same for what the activation function gives.
         cutoff: of activations, in the place of the bank's; the reference takes it.
+        fired: int64 `[len(bank)]`, to which for each row the tokens are added that its down vector is added for.
 
     Raises:
         ValueError: shapes or dtypes do not fit the bank.
@@ -90,6 +92,13 @@ def sparse_ffn(
         and activations.stride(1) == 1
     ):
         raise ValueError(f"activations should be float32 [{tokens}, {len(bank)}] in host memory, token after token")
+    if fired is not None and not (
+        fired.shape == (len(bank),)
+        and fired.dtype == torch.int64
+        and fired.device == x.device
+        and fired.is_contiguous()
+    ):
+        raise ValueError(f"fired should be int64 [{len(bank)}] in host memory")
     if gates is not None or cutoff is not None or not 1 <= tokens <= MAX_TOKENS:
         cutoff = bank.cutoff if cutoff is None else cutoff
         _native.ask_for(
@@ -97,7 +106,7 @@ def sparse_ffn(
         )  # torch touches all rows, one page after the other
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
         with as_slow_as(pool):
-            return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
+            return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates, fired)
     y = torch.empty_like(x)
     counts = array("q", (0, 0))
     _native.sparse_ffn(
@@ -113,6 +122,7 @@ def sparse_ffn(
         counts.buffer_info()[0],
         0 if activations is None else activations.data_ptr(),
         0 if activations is None else activations.stride(0),
+        0 if fired is None else fired.data_ptr(),
     )
     return y, Counts(*counts)
 

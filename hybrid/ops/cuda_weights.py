@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 import triton
 
-from hybrid.ops.bank import RowBank
+from hybrid.ops.bank import Buckets, RowBank
 from hybrid.ops.kernels.feed_forward import down_kernel, join_kernel, open_kernel
 from hybrid.ops.kernels.projections import embed_kernel, linear_kernel, name_kernel
 from hybrid.ops.kernels.rounding import round_kernel
@@ -116,12 +116,13 @@ def sparse_ffn(
     counts: torch.Tensor,
     scratch: Scratch,
     add: bool = False,
+    buckets: Buckets | None = None,
 ) -> None:
     """What the bank's rows contribute into y, or added to it; see `reference.sparse_ffn`.
 
     x, y: fp32 `[tokens, hidden]`, contiguous; named: bool `[tokens, len(bank)]`, perhaps a slice of the columns of a
-    wider one, or None; counts: int64 `[2]`, to which the pairs gated and finished are added (`bank.Counts`). Three
-    launches, and one before where x is rounded.
+    wider one, or None; counts: int64 `[2]`, to which the pairs gated and finished are added (`bank.Counts`); buckets:
+    where pairs that are added up are counted, or None. Three launches, and one before where x is rounded.
 
     Raises:
         RuntimeError: the bank is closed.
@@ -154,6 +155,7 @@ def sparse_ffn(
     layout = {"STRIDE": stride, "FORMAT": weight_format, "UNIT": unit, "COLUMNS": hidden, "enable_fp_fusion": True}
     open_kernel[(programs,)](
         rows, n, bias, _rounded(x, weight_format, scratch), tokens, *flags, bank.cutoff, values, pairs,
+        None if buckets is None else buckets.counts, 1 if buckets is None else buckets.rows, bank.first_row,
         GATED=bank.gated, ACTIVATION=bank.activation, DEALT=dots.dealt, VECTOR=vector // unit,
         **dealt, **layout, **dots.arguments,
     )  # fmt: skip

@@ -12,6 +12,7 @@ SCORES_AT_ONCE = 1 << 24  # attention scores held together
 ATTENTION_HEADS = 8  # query heads of one key-value head that a program of the GPU takes together, at most
 ATTENTION_PROGRAMS = 256  # for one token, where its text is long enough: one to ten for each multiprocessor
 SPLIT_KEYS = 64  # that a program takes at least, so that what programs leave stays small beside what they read
+MOST_BUCKETS = 256  # of a layer's rows, in each of which those that fire are counted
 MOST_DEALING = 4096  # programs of a GPU that deal a bank's rows out among themselves
 CHUNK_ROWS = 128  # of a bank, that a GPU adds up by themselves at the least
 

@@ -61,6 +61,7 @@ def sparse_ffn(
     activations: torch.Tensor | None = None,
     cutoff: float = 0.0,
     gates: torch.Tensor | None = None,
+    fired: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Counts]:
     """The part of a feed-forward network that a bank of rows contributes, each token over the rows named for it.
 
@@ -87,6 +88,7 @@ def sparse_ffn(
         cutoff: an activation `act(...)` of at most this magnitude counts as exactly zero, whether or not it is skipped
             (FATReLU's threshold, ProSparse, Song et al. 2024; CATS, Lee et al. 2024, eq. 4); NaN stays NaN.
         gates: fp32 `[tokens, n]` to fill with `act(...)` of what is named, as it is before the cutoff; or None.
+        fired: int64 `[n]`, to which for each row the tokens are added that its down vector is added for; or None.
 
     Returns:
         y, fp32 `[tokens, hidden]`, and the counts of pairs.
@@ -123,6 +125,8 @@ def sparse_ffn(
             if skip_inactive:
                 block, values, wanted = _narrowed(block, values, wanted & (values != 0))
         values = torch.where(wanted, values, 0)
+        if fired is not None:
+            fired[block] += wanted.sum(0)
         if activations is not None:
             activations[:, block] = values
         y += values @ _widened(parts[-1], block)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hybrid.model.pages import PAGE_TOKENS, pages_for
-from hybrid.runtime.pace import PassCosts, Work
+from hybrid.runtime.pace import NOTHING, PassCosts, Work
 from hybrid.runtime.page_pool import PagePool
 from hybrid.runtime.paged_tokens import PagedTokens
 
@@ -93,7 +93,7 @@ class Batcher(Generic[R]):
             self.waiting.remove(request)
 
     def plan(self) -> StepPlan[R]:
-        """What to compute next; nothing where no request is left. The same again, as long as nothing of it is done."""
+        """What to compute next; nothing where no request is left. What was not done is planned again."""
         self._admit()
         planned: list[Part[R]] = []
         for request in [r for r in self.running if r.decoding]:
@@ -120,7 +120,7 @@ class Batcher(Generic[R]):
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.slots:
             request = self.waiting[0]
-            if self.running and not self._fits(request):
+            if not self._fits(request):
                 return
             self.running.append(self.waiting.popleft())
             self._share(request)
@@ -220,5 +220,7 @@ class Batcher(Generic[R]):
 
 def work_of(parts: list[Part[R]]) -> Work:
     """What a pass of these parts has to do."""
-    positions = sum(part.count * (2 * part.first + part.count + 1) // 2 for part in parts)
-    return Work(sum(part.count for part in parts), positions)
+    work = NOTHING
+    for part in parts:
+        work = work.with_part(part.first, part.count)
+    return work

@@ -41,6 +41,7 @@ class DeviceRecorder:
         self._skip_inactive, self._context = skip_inactive, context
         self._inputs, self._pieces = inputs, pieces
         self._buffers: dict[tuple[str, int], torch.Tensor] = {}
+        self._tallied: dict[int, torch.Tensor] = {}  # by address
         self._turned = False  # whether the step's angles are known
 
     def embed(self, outer: OuterParts) -> torch.Tensor:
@@ -128,10 +129,12 @@ class DeviceRecorder:
         y = self.buffer(buffer, x.shape[1])
         for i, bank in enumerate(banks):
             columns = slice(bank.first_row, bank.first_row + len(bank))
+            if bank.buckets is not None:
+                self._tallied[bank.buckets.counts.data_ptr()] = bank.buckets.counts
 
             def call(n: int, bank: RowBank = bank, columns: slice = columns, more: bool = i > 0) -> None:
                 here = None if named is None else named[:n, columns]
-                out = (y[:n], self.counts, self.scratch, more)
+                out = (y[:n], self.counts, self.scratch, more, bank.buckets)
                 cuda_weights.sparse_ffn(bank, x[:n], here, self._skip_inactive, *out)
 
             self._pieces.on_device("feed-forward", call)
@@ -146,7 +149,7 @@ class DeviceRecorder:
     @property
     def bytes(self) -> int:
         """Of all buffers and scratch so far, the step's inputs included."""
-        held = [*self._buffers.values(), self.counts]
+        held = [*self._buffers.values(), *self._tallied.values(), self.counts]
         return sum(t.numel() * t.element_size() for t in held) + self.scratch.bytes + self._inputs.bytes
 
     def _norm(self, x: torch.Tensor, norm: NormWeights, centred: bool, y: torch.Tensor) -> None:

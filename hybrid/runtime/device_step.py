@@ -50,7 +50,7 @@ class DeviceStep:
         self._picked = recorder.picked(decoder.outer)
         self._head, _ = recorder.head(decoder.outer, self._picked)
         self._recorder: StepRecorder | None = recorder
-        self._streams = streams
+        self._streams, self._tally = streams, scheduler.tally
         self._warm = False
 
     @property
@@ -115,6 +115,8 @@ class DeviceStep:
         head = head or not self._warm  # the first step has all operators run: what is captured later makes no memory
         pieces = [*self.pieces, *self._next] if head else self.pieces
         together = self._launch(("step", tokens, head), pieces, tokens, activity, spans)
+        if self._tally is not None:
+            self._tally.tokens += tokens
         for unit, counts in (("gpu", recorder.device_counts.tolist()), ("cpu", host_counts)):
             rows = activity.rows(unit)
             rows.gated += counts[0]

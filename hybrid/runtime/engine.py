@@ -10,7 +10,7 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from types import TracebackType
 
 import torch
@@ -29,6 +29,7 @@ from hybrid.runtime.page_pool import PagePool
 from hybrid.runtime.passes import LongPass, Passes
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.runtime.sizes import PREFILL_TOKENS, page_bytes
+from hybrid.runtime.tally import Firing
 from hybrid.runtime.trace import StepKind, Trace
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
@@ -104,6 +105,8 @@ class Engine:
         """
         plan, began = self.batcher.plan(), time.perf_counter()
         sampled: list[TokenSequence] = []
+        for part in chain(*plan.passes, () if plan.long is None else [plan.long]):
+            part.request.join(began)
         prompts = plan.long is not None or not all(part.decodes for parts in plan.passes for part in parts)
         with self._traced("prompt" if prompts else "decode") as trace:
             if plan.long is not None:
@@ -113,6 +116,7 @@ class Engine:
             if trace is not None:
                 for sequence in sampled:
                     trace.token(len(sequence.output_ids))
+        self.machine.publish()
         return sampled
 
     def run(self, sequences: Sequence[TokenSequence]) -> Iterator[list[TokenSequence]]:
@@ -171,6 +175,7 @@ class Engine:
         finally:
             self.machine.scheduler.tap = None
             self.pages.give_back(blocks)
+            self.machine.publish()
         return torch.cat(pieces)
 
     def set_cutoffs(self, cutoffs: tuple[float, ...]) -> None:
@@ -196,6 +201,14 @@ class Engine:
             raise UserError(f"mode {self.options.mode} has no predictors whose thresholds could be set")
         self.machine.set_thresholds(thresholds)
         self.pages.forget()
+
+    def firing(self) -> Firing:
+        """Which neurons fired since the engine was opened, as of the end of the last step; from any thread.
+
+        Raises:
+            UserError: the engine was opened without `EngineOptions.tally`.
+        """
+        return self.machine.firing()
 
     def close(self) -> None:
         """Give back threads, memory and mappings."""

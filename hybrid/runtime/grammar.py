@@ -72,7 +72,7 @@ class Grammar:
             schema = json.loads(self.text)
         except (ValueError, RecursionError) as error:
             raise GrammarError(f"the json_schema is not JSON: {error}") from error
-        if not isinstance(schema, (dict, bool)):
+        if not isinstance(schema, dict):
             raise GrammarError(f"the json_schema is a {type(schema).__name__}; a JSON schema is an object")
 
 
@@ -148,7 +148,7 @@ class Matcher:
             self._check()
             self._allowed = np.unpackbits(bits, count=self._vocab_size, bitorder="little").view(np.bool_)
             if not self._allowed.any():
-                raise GrammarError(f"the {self._kind} cannot be met: no token of this model can follow")
+                raise GrammarError(f"the {self._kind} cannot be used: nothing that this model can write meets it")
         return self._allowed
 
     def take(self, token_id: int) -> None:
@@ -171,7 +171,7 @@ class Matcher:
 def _explained(said: str) -> str:
     """llguidance's message, cut, and in words where it is a code."""
     if said.startswith("NoExtensionBias"):
-        return "no text meets it"
+        return "nothing that this model can write meets it"
     return said if len(said) <= 300 else f"{said[:300]}…"
 
 

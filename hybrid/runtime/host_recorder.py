@@ -155,9 +155,10 @@ class HostRecorder:
             arguments = (*cpu.bank_arguments(bank), self._skip_inactive, bank.addresses[1])
             table = self._activations
             shown = (0, 0) if table is None else (table[:, bank.first_row :].data_ptr(), table.stride(0))
-            state = (x.data_ptr(), here, stride)
-            self.program.sparse_ffn(_pool(unit), *arguments, *state, i > 0, y.data_ptr(), counts, *shown)
-            self.kept += [bank.memory, table]
+            state, buckets = (x.data_ptr(), here, stride), bank.buckets
+            tally = () if buckets is None else (buckets.counts.data_ptr(), buckets.rows, bank.first_row)
+            self.program.sparse_ffn(_pool(unit), *arguments, *state, i > 0, y.data_ptr(), counts, *shown, *tally)
+            self.kept += [bank.memory, table, buckets]
         return y
 
     def buffer(self, name: str, width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -28,6 +28,7 @@ from hybrid.runtime.recorded import RecordedStep
 from hybrid.runtime.recording import Recorded, record
 from hybrid.runtime.scheduler import Scheduler
 from hybrid.runtime.sizes import PREFILL_TOKENS
+from hybrid.runtime.tally import Firing, Tally
 from hybrid.runtime.unit import Unit, cuda_unit, host_unit, interpreted_unit, stand_in_unit
 from hybrid.runtime.vram import fit
 from hybrid.spec import ModelSpec
@@ -75,6 +76,21 @@ class Machine:
             raise UserError(f"{len(thresholds)} thresholds were given for {self.decoder.spec.n_layers} layers")
         self.scheduler.set_thresholds(thresholds)
         self._record_anew()
+
+    def firing(self) -> Firing:
+        """Which neurons fired, as was published last.
+
+        Raises:
+            UserError: that is not counted.
+        """
+        if self.scheduler.tally is None:
+            raise UserError("which neurons fire was not counted: open the engine with tally=True")
+        return self.scheduler.tally.firing()
+
+    def publish(self) -> None:
+        """Between steps: what was counted so far of which neurons fire is what other threads read."""
+        if self.scheduler.tally is not None:
+            self.scheduler.tally.publish()
 
     def _record_anew(self) -> None:
         if self.recorded is not None:
@@ -148,7 +164,8 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
             opened.callback(lane.close)
         scattered = options.prefetch and larger_than_memory(directory, options)
         cutoff, overlap = spec.activation_cutoff, options.overlap
-        scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, cutoff, overlap, scattered)
+        tally = Tally(spec.n_neurons, [layer.units for layer in split], layers) if options.tally else None
+        scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, cutoff, overlap, scattered, tally)
         decoder = Decoder(spec, outer, parts)
         other = units.get("gpu")
         with contextlib.nullcontext() if other is None or other.pool else other.explain_exhaustion("buffers"):

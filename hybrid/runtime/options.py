@@ -46,7 +46,7 @@ class EngineOptions:
     memory, rows that are named are asked for together, not read when they are touched; the same bits too. prefill_rows:
     where many tokens are computed together, a layer's rows in host memory are computed there, or streamed to the GPU
     and computed there, or what takes less time by the figures of the machine; results are the same up to the order of
-    sums. memory: of the second device; None asks it.
+    sums. memory: of the second device; None asks it. tally: which neurons fire is counted, for `Engine.firing`.
     """
 
     mode: Mode
@@ -70,6 +70,7 @@ class EngineOptions:
     prefetch: bool = True
     prefill_rows: PrefillRows = "auto"
     memory: DeviceMemory | None = None
+    tally: bool = False
 
     def __post_init__(self) -> None:
         known_mode(self.mode)

@@ -84,6 +84,7 @@ class RecordedStep:
         self._program: cpu.Program | None = recorder.begin()
         self._hidden = decoder.forward(recorder)
         self._recorder: Recorder | None = recorder
+        self._tally = scheduler.tally
         self._units = {unit.pool: unit.name for unit in units if unit.pool is not None}
         head, unit = decoder.outer.head, decoder.outer.head_unit
         self._programs = list(recorder.programs)
@@ -108,6 +109,8 @@ class RecordedStep:
             counts[0] = counts[1] = 0  # a run that failed may have left some
         with noted(self._programs, self._units, spans):
             activity.native_seconds += self._program.run(tokens, *addresses)
+        if self._tally is not None:
+            self._tally.tokens += tokens
         activity.overlap.add(Overlap(*self._program.overlap))
         for unit, counts in self._recorder.counts.items():
             rows = activity.rows(unit)

@@ -17,6 +17,7 @@ from hybrid.predictors.rows import RowPredictor
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.lane import Lane
 from hybrid.runtime.streaming import RowStream
+from hybrid.runtime.tally import Tally
 from hybrid.runtime.timing import Mark, SplitTimes, StepTimes
 from hybrid.runtime.unit import Unit
 from placement.plan import Mode
@@ -33,6 +34,12 @@ class SplitLayer:
     far_banks: Sequence[RowBank]
     predictor: RowPredictor | None
     down_bias: torch.Tensor | None  # fp32 [hidden], beside attention
+
+    @property
+    def units(self) -> list[tuple[Unit, Sequence[RowBank]]]:
+        """The units that may compute rows, with their own."""
+        beside = (self.near, self.near_banks)
+        return [beside] if self.far is None else [beside, (self.far, self.far_banks)]
 
     def with_threshold(self, threshold: float) -> SplitLayer:
         """The same layer, its predictor with another threshold."""
@@ -57,11 +64,13 @@ class Scheduler:
         activation_cutoff: float = 0.0,  # the model's own, whatever the mode
         overlap: bool = True,
         prefetch: bool = False,
+        tally: Tally | None = None,
     ) -> None:
         self.layers = layers
         self.overlap = overlap
         self.prefetch = prefetch  # named rows are asked of the drive; see `hybrid.runtime.requests`
         self.mode = mode
+        self.tally = tally
         self.skip_inactive = mode == "threshold" or (mode != "dense" and has_exact_zeros)
         self.activation_cutoff = activation_cutoff
         self.activity = Activity()  # replaced by the engine for each kind of work
@@ -107,12 +116,14 @@ class Scheduler:
 
     def _computed(self, index: int, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
         layer = self.layers[index]
+        if self.tally is not None:
+            self.tally.tokens[index] += len(x)
         if self.stream is not None and self.stream.wanted(index, len(x)):
             return self._streamed(self.stream, index, x, named)
         if layer.far_banks:
             return self.on_both(index, x, named)
         with self.times.span(layer.near, index, "feed-forward"):
-            return self._rows(layer.near, layer.near_banks, x, named)
+            return self._rows(index, layer.near, layer.near_banks, x, named)
 
     def _watched(
         self, tap: Tap, index: int, layer: SplitLayer, x: torch.Tensor, named: torch.Tensor | None
@@ -173,7 +184,7 @@ class Scheduler:
             far_x, far_named = arrive()
             assert far_x is not None
             far_times.append(times.mark(far.device))
-            result = self._rows(far, far_banks, far_x, far_named)
+            result = self._rows(index, far, far_banks, far_x, far_named)
             far_times.append(times.mark(far.device))
             return result if near.device.type == "cuda" else result.to(near.device)  # there before it is joined
 
@@ -187,7 +198,7 @@ class Scheduler:
         handed = times.mark(near.device)
         waited = None if self.overlap else wait()
         began = times.mark(near.device)
-        y = self._rows(near, layer.near_banks, x, named)  # if this fails, what the other side does is given up
+        y = self._rows(index, near, layer.near_banks, x, named)  # if this fails, what the other side does is given up
         ended = times.mark(near.device)
         far_y, waiting = waited or wait()
         there, back = far_times
@@ -209,23 +220,36 @@ class Scheduler:
             stream.bring(brought, asked, lambda: self.times.span(host, index, "copying")) as passage,
         ):
             self.activity.streamed_bytes += passage.bytes
-            y = self._rows(gpu, resident, there, asked)
+            y = self._rows(index, gpu, resident, there, asked)
             for bank, columns in passage:
                 if not isinstance(columns, slice):
                     columns = columns.to(gpu.device)
-                y = y + self._bank(gpu, bank, there, None if asked is None else asked[:, columns])
+                y = y + self._bank(index, gpu, bank, columns, there, None if asked is None else asked[:, columns])
         return y.to(x.device)
 
-    def _rows(self, unit: Unit, banks: Sequence[RowBank], x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
+    def _rows(
+        self, index: int, unit: Unit, banks: Sequence[RowBank], x: torch.Tensor, named: torch.Tensor | None
+    ) -> torch.Tensor:
         y: torch.Tensor | None = None
         for bank in banks:
-            here = None if named is None else named[:, bank.first_row : bank.first_row + len(bank)]
-            part = self._bank(unit, bank, x, here)
+            columns = slice(bank.first_row, bank.first_row + len(bank))
+            part = self._bank(index, unit, bank, columns, x, None if named is None else named[:, columns])
             y = part if y is None else y + part
         return torch.zeros_like(x) if y is None else y
 
-    def _bank(self, unit: Unit, bank: RowBank, x: torch.Tensor, named: torch.Tensor | None) -> torch.Tensor:
-        y, counts = unit.sparse_ffn(bank, x, named, self.skip_inactive)
+    def _bank(
+        self,
+        index: int,
+        unit: Unit,
+        bank: RowBank,
+        columns: slice | torch.Tensor,
+        x: torch.Tensor,
+        named: torch.Tensor | None,
+    ) -> torch.Tensor:
+        fired = None if self.tally is None else torch.zeros(len(bank), dtype=torch.int64, device=unit.device)
+        y, counts = unit.sparse_ffn(bank, x, named, self.skip_inactive, fired=fired)
+        if self.tally is not None and fired is not None:
+            self.tally.add(unit.name, index, columns, fired)
         done = self.activity.rows(unit.name)
         done.gated += counts.gated
         done.finished += counts.finished

@@ -21,7 +21,8 @@ class Sequence(PagedTokens):
 
     index: which of the `n` texts that were asked for it is. logprobs: of each token of `output_ids`, where they were
     asked for. finish_reason: `stop` (end token, stop string or end of the grammar), `length`, `cancelled`, or `error`:
-    then `failure` says which.
+    then `failure` says which. queue_seconds: from its making to its first part in a step; first_token_seconds: to its
+    first token.
 
     Raises:
         UserError: the grammar that was asked for cannot be used.
@@ -38,8 +39,14 @@ class Sequence(PagedTokens):
         self.finish_reason: FinishReason | None = None
         self.failure: UserError | None = None
         self.began = time.perf_counter()
+        self.queue_seconds: float | None = None
         self.first_token_seconds: float | None = None
         self._eos_ids = tokenizer.eos_ids
+
+    def join(self, now: float) -> None:
+        """It is in a step, at a time of time.perf_counter."""
+        if self.queue_seconds is None:
+            self.queue_seconds = now - self.began
 
     def append(self, picked: Picked, context: int) -> None:
         """Take a sampled token, extend the text, and end the sequence where it has to end."""

@@ -6,7 +6,7 @@ No torch, so that a plan is made in milliseconds.
 from __future__ import annotations
 
 from hybrid.model.pages import KV_FORMATS, PAGE_TOKENS, pages_for
-from hybrid.ops.limits import MOST_DEALING, NATIVE_TOKENS, ROWS_AT_ONCE, DownCut, attention_splits
+from hybrid.ops.limits import MOST_BUCKETS, MOST_DEALING, NATIVE_TOKENS, ROWS_AT_ONCE, DownCut, attention_splits
 from hybrid.spec import ModelSpec
 from hybrid.store.files import ModelFiles
 from hybrid.store.layout import POSITIONS, matrix_format
@@ -45,7 +45,8 @@ def step_bytes(spec: ModelSpec, weight_format: str, context: int) -> int:
 
     Its inputs; fp32 states, projections, logits and angles; bool maps of rows; what attention leaves of each part of a
     text; of a layer's rows their activations, lists of those to add, sums of chunks of them, and counts; states rounded
-    to 8 bits, and what lies between a predictor's matrices, of at most as many outputs as there are rows.
+    to 8 bits, and what lies between a predictor's matrices, of at most as many outputs as there are rows; the tally of
+    rows that fire.
     """
     tokens, neurons = NATIVE_TOKENS, spec.n_neurons
     inputs = 8 * (2 * tokens + -(-tokens * pages_for(context) // 2) + 2)
@@ -58,7 +59,8 @@ def step_bytes(spec: ModelSpec, weight_format: str, context: int) -> int:
     rounded = max(spec.hidden_size, spec.q_size, neurons) * 5 // 4
     lists = 2 * cut.blocks * dealt  # the tokens take two turns
     numbers = tokens * (states + attention + dealt + neurons + sums) + lists + 2 * MOST_DEALING
-    return inputs + FP32 * numbers + tokens * (4 * neurons + rounded)
+    tally = 8 * spec.n_layers * min(MOST_BUCKETS, neurons)
+    return inputs + FP32 * numbers + tokens * (4 * neurons + rounded) + tally
 
 
 def step_share(spec: ModelSpec, weight_format: str, context: int, vram: int) -> int:

@@ -212,22 +212,23 @@ class Unit:
         activations: torch.Tensor | None = None,
         gates: torch.Tensor | None = None,
         cutoff: float | None = None,
+        fired: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Counts]:
         """fp32 `[tokens, hidden]`, the bank's share of one FFN, and the rows computed for it; see `cpu.sparse_ffn`."""
         if self.pool is not None and self.natively and activations is None and gates is None:
             parts, counts = [], Counts(0, 0)
             for piece in pieces(len(x)):
                 here = None if named is None else named[piece]
-                part, done = cpu.sparse_ffn(self.pool, bank, x[piece], here, skip_inactive, cutoff=cutoff)
+                part, done = cpu.sparse_ffn(self.pool, bank, x[piece], here, skip_inactive, cutoff=cutoff, fired=fired)
                 parts.append(part)
                 counts = Counts(counts.gated + done.gated, counts.finished + done.finished)
             return torch.cat(parts), counts
         if self.pool is not None:
-            return cpu.sparse_ffn(self.pool, bank, x, named, skip_inactive, activations, gates, cutoff)
+            return cpu.sparse_ffn(self.pool, bank, x, named, skip_inactive, activations, gates, cutoff, fired)
         rows, bias = bank.memory
         shape = (bank.weight_format, bank.hidden, bank.gated, bank.activation, bias)
         cutoff = bank.cutoff if cutoff is None else cutoff
-        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates)
+        return reference.sparse_ffn(rows, *shape, x, named, skip_inactive, activations, cutoff, gates, fired)
 
     def close(self) -> None:
         """Forget the memory, end the threads. A device gets its memory back now; elsewhere it goes with its owners."""

@@ -159,7 +159,7 @@ class Health(BaseModel):
 
 def responses(answer: type[BaseModel], stream: bool = False) -> dict[int | str, dict[str, Any]]:
     """What an endpoint may answer, for its description."""
-    content: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}} if stream else {}
+    content: dict[str, Any] = {"text/event-stream": {}} if stream else {}
     told: dict[int | str, dict[str, Any]] = {200: {"model": answer, "content": content}}
     meanings = {
         400: "The request is wrong",

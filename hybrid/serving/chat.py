@@ -47,7 +47,7 @@ class ChatShape(Shape):
         return {
             "index": index,
             "message": {"role": "assistant", "content": state.text, "refusal": None},
-            "logprobs": self._logprobs(sequence, 0, state.tokens),
+            "logprobs": self._logprobs(sequence, 0, state.shown),
             "finish_reason": state.finish_reason,
         }
 
@@ -57,7 +57,7 @@ class ChatShape(Shape):
 
     def delta(self, index: int, sequence: TokenSequence, before: State, now: State) -> Json:
         """See `Shape`."""
-        told = self._logprobs(sequence, before.tokens, now.tokens)
+        told = self._logprobs(sequence, before.shown, now.shown)
         return _piece(index, {"content": now.text[len(before.text) :]}, told)
 
     def ending(self, index: int, state: State) -> Json:
@@ -65,7 +65,7 @@ class ChatShape(Shape):
         return _piece(index, {}, finish_reason=state.finish_reason)
 
     def _logprobs(self, sequence: TokenSequence, first: int, end: int) -> Json | None:
-        return chat_logprobs(sequence, first, end, self.served.tokenizer) if self.with_logprobs else None
+        return chat_logprobs(sequence.logprobs[first:end], self.served.tokenizer) if self.with_logprobs else None
 
 
 def _piece(index: int, delta: Json, logprobs: Json | None = None, finish_reason: str | None = None) -> Json:
@@ -82,7 +82,7 @@ def _sequences(generator: Generator, body: ChatRequest) -> list[TokenSequence]:
     limit = body.max_completion_tokens or body.max_tokens or served.context  # where the context ends a text ends
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = sampling_params(body, served, limit, body.stops + served.chat.stop, logprobs)
-    return generator.sequences([ids], params, body.n or 1, "messages")
+    return generator.sequences(body, [ids], params, "messages")
 
 
 def prompt_ids(served: ServedModel, messages: list[Message]) -> list[int]:
@@ -91,10 +91,17 @@ def prompt_ids(served: ServedModel, messages: list[Message]) -> list[int]:
     Raises:
         ApiError: the chat template refuses it.
     """
+    plain = [_plain(served, message) for message in messages]
     try:
-        return served.chat.encode(served.tokenizer, [_plain(served, message) for message in messages])
+        served.check_length("".join(map(_words, plain)), "messages")
+        return served.chat.encode(served.tokenizer, plain)
     except UserError as error:
         raise invalid(str(error), "messages") from error
+
+
+def _words(message: Json) -> str:
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _plain(served: ServedModel, message: Message) -> dict[str, Any]:

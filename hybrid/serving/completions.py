@@ -9,7 +9,7 @@ from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.serving.answers import Completion, responses
 from hybrid.serving.errors import invalid
 from hybrid.serving.generate import Generator, sampling_params
-from hybrid.serving.logprobs import legacy_logprobs
+from hybrid.serving.logprobs import TextOffsets, legacy_logprobs
 from hybrid.serving.protocol import CompletionRequest
 from hybrid.serving.served import ServedModel
 from hybrid.serving.shape import Json, Shape
@@ -41,12 +41,13 @@ class CompletionShape(Shape):
         super().__init__(served, body.model, body.n or 1, body.logprobs is not None)
         decode = served.tokenizer.decode
         prompts = body.prompts if body.echo else []
+        self._offsets: dict[int, TextOffsets] = {}
         self._echo = [prompt if isinstance(prompt, str) else decode(prompt) for prompt in prompts]
 
     def choice(self, index: int, sequence: TokenSequence, state: State) -> Json:
         """See `Shape`."""
         text = self._prompt(index) + state.text
-        return {**self._piece(index, text, sequence, 0, state.tokens), "finish_reason": state.finish_reason}
+        return {**self._piece(index, text, sequence, 0, state.shown), "finish_reason": state.finish_reason}
 
     def opening(self, index: int, sequence: TokenSequence) -> Json | None:
         """See `Shape`."""
@@ -54,14 +55,17 @@ class CompletionShape(Shape):
 
     def delta(self, index: int, sequence: TokenSequence, before: State, now: State) -> Json:
         """See `Shape`."""
-        return self._piece(index, now.text[len(before.text) :], sequence, before.tokens, now.tokens)
+        return self._piece(index, now.text[len(before.text) :], sequence, before.shown, now.shown)
 
     def ending(self, index: int, state: State) -> Json:
         """See `Shape`."""
         return {"index": index, "text": "", "logprobs": None, "finish_reason": state.finish_reason}
 
     def _piece(self, index: int, text: str, sequence: TokenSequence, first: int, end: int) -> Json:
-        told = legacy_logprobs(sequence, first, end, self.served.tokenizer) if self.with_logprobs else None
+        told = None
+        if self.with_logprobs:
+            offsets = self._offsets.setdefault(index, TextOffsets())
+            told = legacy_logprobs(sequence.logprobs[first:end], offsets, self.served.tokenizer)
         return {"index": index, "text": text, "logprobs": told, "finish_reason": None}
 
     def _prompt(self, index: int) -> str:
@@ -71,7 +75,7 @@ class CompletionShape(Shape):
 def _sequences(generator: Generator, body: CompletionRequest) -> list[TokenSequence]:
     if body.echo and body.logprobs is not None:
         raise invalid("echo is not supported with logprobs: those of prompts are not computed", "echo")
-    encode = generator.served.tokenizer.encode
-    prompts = [encode(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts]
+    encode = generator.served.encode
+    prompts = [encode(prompt, "prompt") if isinstance(prompt, str) else prompt for prompt in body.prompts]
     params = sampling_params(body, generator.served, body.max_tokens or DEFAULT_TOKENS, body.stops, body.logprobs)
-    return generator.sequences(prompts, params, body.n or 1, "prompt")
+    return generator.sequences(body, prompts, params, "prompt")

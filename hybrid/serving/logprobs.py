@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Sequence
 from typing import Any
 
-from hybrid.runtime.sequence import Sequence as TokenSequence
+from hybrid.runtime.logprobs import TokenLogprob
 from hybrid.tokenizer import Tokenizer
 
 Json = dict[str, Any]
 
 
-def chat_logprobs(sequence: TokenSequence, first: int, end: int, tokenizer: Tokenizer) -> Json:
-    """Of output tokens `first` to `end`, each with its bytes and the likeliest tokens at its place."""
+def chat_logprobs(tokens: Sequence[TokenLogprob], tokenizer: Tokenizer) -> Json:
+    """Each token with its bytes, and the likeliest tokens at its place."""
 
     def told(token_id: int, logprob: float) -> Json:
         data = tokenizer.token_bytes(token_id)
@@ -19,29 +21,39 @@ def chat_logprobs(sequence: TokenSequence, first: int, end: int, tokenizer: Toke
 
     content = [
         {**told(token.token_id, token.logprob), "top_logprobs": [told(*other) for other in token.alternatives]}
-        for token in sequence.logprobs[first:end]
+        for token in tokens
     ]
     return {"content": content, "refusal": None}
 
 
-def legacy_logprobs(sequence: TokenSequence, first: int, end: int, tokenizer: Tokenizer) -> Json:
-    """Of output tokens `first` to `end`, as lists; offsets are characters of the text that was generated."""
+class TextOffsets:
+    """Where each token of one text begins, in characters; asked for token by token, in order."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._length = 0
+
+    def next(self, token: bytes) -> int:
+        """The place of the token that comes next."""
+        begin = self._length
+        self._length += len(self._decoder.decode(token))
+        return begin
+
+
+def legacy_logprobs(tokens: Sequence[TokenLogprob], offsets: TextOffsets, tokenizer: Tokenizer) -> Json:
+    """The tokens' parts as lists; offsets are characters of the text that was generated.
+
+    The token that was taken is among the likeliest ones, even if it is not one of them.
+    """
 
     def text(token_id: int) -> str:
         return tokenizer.token_bytes(token_id).decode("utf-8", "replace")
 
-    picked = sequence.logprobs[first:end]
-    tokens = [text(token.token_id) for token in picked]
-    ids = sequence.output_ids
-    offsets = [len(_text(ids[:at], tokenizer)) for at in range(first, first + len(picked))]
     return {
-        "tokens": tokens,
-        "token_logprobs": [token.logprob for token in picked],
-        "top_logprobs": [{text(token_id): logprob for token_id, logprob in token.alternatives} for token in picked],
-        "text_offset": offsets,
+        "tokens": [text(token.token_id) for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            {text(token_id): logprob for token_id, logprob in (*token.alternatives, token[:2])} for token in tokens
+        ],
+        "text_offset": [offsets.next(tokenizer.token_bytes(token.token_id)) for token in tokens],
     }
-
-
-def _text(ids: list[int], tokenizer: Tokenizer) -> str:
-    """The text of tokens that stand in the middle of one, without the bytes of an unfinished character."""
-    return b"".join(map(tokenizer.token_bytes, ids)).decode("utf-8", "ignore")

@@ -89,7 +89,7 @@ class GenerationRequest(Strict):
         | None
     ) = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=16)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=8)] | None = None
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
     grammar: Annotated[str, Field(min_length=1)] | None = None
@@ -227,7 +227,7 @@ class ChatRequest(GenerationRequest):
     the likeliest ones at each place.
     """
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=8192)]
     max_completion_tokens: Whole | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -244,7 +244,7 @@ class TokenizeRequest(Strict):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=8192)] | None = None
     add_special_tokens: bool = True
 
 

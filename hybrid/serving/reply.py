@@ -11,6 +11,7 @@ from typing import ClassVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from hybrid.runtime.grammar import GrammarError
 from hybrid.runtime.sequence import Sequence as TokenSequence
 from hybrid.serving.errors import ApiError, invalid, to_json, unavailable
 from hybrid.serving.service import BusyError, EngineService, StoppedError, UnavailableError
@@ -77,18 +78,26 @@ class WholeReply(Reply):
         await send({"type": "http.response.body", "body": body})
 
 
+def check_count(service: EngineService, count: int) -> None:
+    """Refuse more sequences than could ever run and wait at once.
+
+    Raises:
+        ApiError: they are too many.
+    """
+    if count > service.capacity:
+        raise invalid(
+            f"{count} completions in one request are more than the {service.capacity} that may run and wait here; "
+            "ask for fewer",
+            "n",
+        )
+
+
 def submit(service: EngineService, sequences: Sequence[TokenSequence], progress: bool) -> Ticket:
     """Hand sequences to the engine; see `EngineService.submit`.
 
     Raises:
         ApiError: they are not taken.
     """
-    if len(sequences) > service.capacity:
-        raise invalid(
-            f"{len(sequences)} completions in one request are more than the {service.capacity} that may run and wait "
-            "here; ask for fewer",
-            "n",
-        )
     try:
         return service.submit(*sequences, progress=progress)
     except BusyError as error:
@@ -112,6 +121,8 @@ def failure_of(ticket: Ticket) -> ApiError | None:
         return None
     if isinstance(error, StoppedError):
         return unavailable(str(error), "unavailable")
+    if isinstance(error, GrammarError):
+        return invalid(str(error))  # it turned out only with the tokens to be too large
     if isinstance(error, UserError):
         return ApiError(500, str(error), kind="server_error", code="computation_failed")
     return ApiError(500, f"the engine failed: {error}", kind="server_error", code="engine_failed")

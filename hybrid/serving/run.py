@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import os
 import socket
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 
+from hybrid.serving.connection import limited
 from hybrid.serving.service import EngineService
 from hybrid.serving.settings import ServeSettings
 from profiler.artifacts import UserError
@@ -19,7 +22,7 @@ LOOK_SECONDS = 0.05  # between looks at whether what runs has ended
 
 
 def bind(settings: ServeSettings) -> socket.socket:
-    """A socket at the server's address, taken before a model is opened for minutes; it does not listen yet.
+    """A socket at the server's address, taken before a model is opened for minutes; who connects meanwhile waits.
 
     Raises:
         UserError: the address is taken, or is none of this machine's.
@@ -27,7 +30,7 @@ def bind(settings: ServeSettings) -> socket.socket:
     where = f"{settings.host} port {settings.port}"
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
+        family, kind, protocol, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)  # of `localhost`
         bound = socket.socket(family, kind, protocol)
     except OSError as error:
         raise UserError(f"{where} cannot be listened at: {error.strerror or error}; give another --host") from error
@@ -72,10 +75,18 @@ class GracefulServer(uvicorn.Server):
             self._drain = asyncio.create_task(self._finish())
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers be read to their ends, within the time that is left."""
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of those who do not read, nothing more is told
+        await super().shutdown(sockets)
+
     async def _finish(self) -> None:
+        clock = asyncio.get_running_loop().time
+        until = clock() + self.drain_seconds
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._ended(), self.drain_seconds)
         self.service.stop()
+        self.config.timeout_graceful_shutdown = max(1, math.ceil(until - clock()))
         self.should_exit = True
 
     async def _ended(self) -> None:
@@ -83,14 +94,15 @@ class GracefulServer(uvicorn.Server):
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def make_server(app: ASGIApp, service: EngineService, settings: ServeSettings) -> GracefulServer:
-    """The server, not yet running; h11 parses requests."""
+def make_server(app: FastAPI, service: EngineService, settings: ServeSettings) -> GracefulServer:
+    """The server of an application that `create_app` made, not yet running; h11 parses requests."""
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=limited(settings.limits, app.state.metrics.refused),
+        h11_max_incomplete_event_size=settings.limits.head_bytes,
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="error",  # every request that makes no sense would be a line
         access_log=False,
         timeout_graceful_shutdown=1,
         server_header=False,
@@ -98,6 +110,6 @@ def make_server(app: ASGIApp, service: EngineService, settings: ServeSettings) -
     return GracefulServer(config, service, settings.drain_seconds)
 
 
-def serve(app: ASGIApp, service: EngineService, settings: ServeSettings, bound: socket.socket) -> None:
+def serve(app: FastAPI, service: EngineService, settings: ServeSettings, bound: socket.socket) -> None:
     """Serve until a signal ends it: then what ran was finished, or its time was up."""
     make_server(app, service, settings).run(sockets=[bound])

@@ -6,24 +6,15 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hybrid.chat_prompt import ChatFormat
+from hybrid.recommended import OPENAI_DEFAULTS, sampling_defaults
 from hybrid.runtime.engine import Engine
 from hybrid.serving.errors import ApiError, invalid
 from hybrid.tokenizer import Tokenizer
-from hybrid.tokenizer_settings import read_optional
 
-# Fields that a model's generation_config.json may recommend, by the range that makes sense, and OpenAI's defaults.
-RANGES = {"temperature": (0.0, 2.0), "top_p": (0.0, 1.0), "min_p": (0.0, 1.0), "repetition_penalty": (0.01, 10.0)}
-OPENAI_DEFAULTS: dict[str, Any] = {
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-}
+LONG_TOKEN = 16  # characters: tokens of a text have fewer on average
 
 
 @dataclass(frozen=True)
@@ -62,6 +53,11 @@ class ServedModel:
             fingerprint="fp_" + hashlib.sha256("/".join(parts).encode()).hexdigest()[:12],
         )
 
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """The defaults that are the model's own."""
+        return {name: value for name, value in self.defaults.items() if value != OPENAI_DEFAULTS[name]}
+
     def require(self, name: str) -> None:
         """Refuse another model's name.
 
@@ -77,6 +73,23 @@ class ServedModel:
                 code="model_not_found",
             )
 
+    def encode(self, text: str, param: str) -> list[int]:
+        """Token ids of a prompt; one that is too long by far is refused for its beginning, since megabytes of text
+        take seconds to be cut into tokens.
+
+        Raises:
+            ApiError: it does not fit the context; `param` is the field that it came in.
+            UserError: it is not valid Unicode.
+        """
+        self.check_length(text, param)
+        return self.tokenizer.encode(text)
+
+    def check_length(self, text: str, param: str) -> None:
+        """Refuse a text whose beginning alone does not fit the context; raises as `encode`."""
+        beginning = text[: self.context * LONG_TOKEN]
+        if len(text) > 2 * len(beginning) and len(self.tokenizer.encode(beginning)) > self.context:
+            raise self._too_long(f"{param} has {len(text):,} characters", param)
+
     def check_prompt(self, token_ids: list[int], param: str) -> None:
         """Refuse a prompt that leaves no room for an answer, or has ids that are none.
 
@@ -84,27 +97,16 @@ class ServedModel:
             ApiError: it names the field.
         """
         if len(token_ids) >= self.context:
-            raise invalid(
-                f"This model's maximum context length is {self.context} tokens, prompt and answer together; "
-                f"{param} came to {len(token_ids)}. Shorten it, or start the server with a larger --context",
-                param,
-                "context_length_exceeded",
-            )
+            raise self._too_long(f"{param} came to {len(token_ids)}", param)
         if not token_ids:
             raise invalid(f"{param} is empty; give at least one token", param)
         if max(token_ids) >= self.vocab_size or min(token_ids) < 0:
             raise invalid(f"{param} has token ids beyond 0 to {self.vocab_size - 1}", param)
 
-
-def sampling_defaults(directory: Path) -> dict[str, Any]:
-    """What the model's generation_config.json recommends, where that makes sense; else OpenAI's defaults."""
-    recommended = read_optional(directory / "generation_config.json")
-    found = dict(OPENAI_DEFAULTS)
-    for name, (least, most) in RANGES.items():
-        value = recommended.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most:
-            found[name] = float(value)
-    top_k = recommended.get("top_k")
-    if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 0:
-        found["top_k"] = top_k
-    return found
+    def _too_long(self, measured: str, param: str) -> ApiError:
+        return invalid(
+            f"This model's maximum context length is {self.context} tokens, prompt and answer together; {measured}. "
+            "Shorten it, or start the server with a larger --context",
+            param,
+            "context_length_exceeded",
+        )

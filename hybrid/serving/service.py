@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
 from hybrid.runtime.engine import Engine
@@ -17,8 +17,9 @@ from hybrid.serving.ticket import Ticket
 from profiler.artifacts import UserError
 
 Health = Literal["ok", "draining", "failed"]
+Watcher = Callable[[Collection[TokenSequence]], None]
 MOST_FAILED_STEPS = 3  # in a row, before the engine counts as failed
-RECENT = 0.2  # weight of the latest request in the mean of how long requests take
+RECENT = 0.2  # weight of the latest pause between two ends in their mean
 
 
 class BusyError(Exception):
@@ -60,8 +61,10 @@ class EngineService:
         self._leavers: deque[Ticket] = deque()
         self._failed_steps = 0  # in a row
         self._outstanding = 0  # sequences that have not ended
-        self._mean_seconds = 1.0  # that one takes
+        self._pause = 1.0  # seconds from one end to the next, on average, while all slots are taken
+        self._last_end: float | None = None
         self._draining = self._closed = False
+        self._watchers: tuple[Watcher, Watcher] = _nobody, _nobody
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
 
@@ -99,11 +102,15 @@ class EngineService:
                 raise UnavailableError("the server is stopping")
             excess = self._outstanding + len(sequences) - self.capacity
             if excess > 0:
-                raise BusyError(min(600, max(1, math.ceil(excess * self._mean_seconds / self.slots))))
+                raise BusyError(min(600, max(1, math.ceil(excess * self._pause))))
             self._outstanding += len(sequences)
             self._arrivals.append(ticket)
             self._changed.notify()
         return ticket
+
+    def watch(self, advanced: Watcher, ended: Watcher) -> None:
+        """Tell of sequences that a step advanced or ended, and of others that ended; on the engine's thread."""
+        self._watchers = advanced, ended
 
     def drain(self) -> None:
         """Take no more requests; what was taken goes on."""
@@ -165,6 +172,7 @@ class EngineService:
             self._abandon(error)
             return
         self._failed_steps = 0
+        self._watchers[0](advanced)
         changed: dict[Ticket, None] = {}
         for sequence in advanced:
             ticket, index = self._places[sequence]
@@ -185,13 +193,17 @@ class EngineService:
                 ticket.update(index)
                 changed[ticket] = None
                 self._forget(sequence)
+                self._watchers[1]([sequence])
         _tell(changed)
 
     def _forget(self, sequence: TokenSequence) -> None:
         del self._places[sequence]
         with self._changed:
             self._outstanding -= 1
-            self._mean_seconds += RECENT * (time.perf_counter() - sequence.began - self._mean_seconds)
+            now, last = time.perf_counter(), self._last_end
+            self._last_end = now if self._outstanding >= self.slots else None
+            if last is not None:
+                self._pause += RECENT * (now - last - self._pause)
 
     def _fail(self, error: BaseException) -> None:
         """Nothing is computed any more, and everyone is told so."""
@@ -216,11 +228,16 @@ class EngineService:
         lost = {ticket for ticket, _ in self._places.values()}
         with self._changed:
             self._outstanding -= len(self._places) + sum(len(ticket.sequences) for ticket in refused)
+        self._watchers[1](self._places.keys())
         self._places.clear()
         lost.update(refused)
         for ticket in lost:
             ticket.failure = error
         _tell(lost)
+
+
+def _nobody(sequences: Collection[TokenSequence]) -> None:
+    """Watches nothing."""
 
 
 def _tell(tickets: Iterable[Ticket]) -> None:

@@ -50,7 +50,8 @@ class StreamReply(Reply):
     async def answer(self, ticket: Ticket, send: Send) -> None:
         """See `Reply`."""
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        clock, sent = asyncio.get_running_loop().time, 0.0
+        clock = asyncio.get_running_loop().time
+        sent = clock()
         while not ticket.cancelled:
             ended = ticket.ended  # before its states are read
             events = b"".join(map(self._event, self._choices(ticket)))
@@ -70,16 +71,16 @@ class StreamReply(Reply):
         shape = self.shape
         for index, (sequence, now) in enumerate(zip(self.sequences, ticket.states, strict=True)):
             before = self._seen[index]
-            if now is before or now is NOTHING or now.finish_reason in ("cancelled", "error"):
+            if now is before or now is NOTHING:
                 continue
             if before is None:
                 before = NOTHING
                 if (opening := shape.opening(index, sequence)) is not None:
                     yield opening
             self._seen[index] = now
-            if len(now.text) > len(before.text) or (shape.with_logprobs and now.tokens > before.tokens):
+            if len(now.text) > len(before.text) or (shape.with_logprobs and now.shown > before.shown):
                 yield shape.delta(index, sequence, before, now)
-            if now.finish_reason is not None:
+            if now.finish_reason in ("stop", "length"):  # of others an error tells
                 yield shape.ending(index, now)
 
     def _event(self, choice: Json) -> bytes:

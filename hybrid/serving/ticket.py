@@ -12,14 +12,18 @@ from hybrid.runtime.sequence import Sequence as TokenSequence
 
 @dataclass(frozen=True)
 class State:
-    """What is known of a sequence after a step: its certain text, how many tokens it has, and why it ended."""
+    """What is known of a sequence after a step: its certain text, how many tokens it has, and why it ended.
+
+    shown: how many of the tokens make up the text.
+    """
 
     text: str
     tokens: int
+    shown: int
     finish_reason: FinishReason | None
 
 
-NOTHING = State("", 0, None)
+NOTHING = State("", 0, 0, None)
 
 
 class Ticket:
@@ -83,7 +87,9 @@ class Ticket:
     def update(self, index: int) -> None:
         """On the engine's thread: a sequence got a token, or ended."""
         sequence = self.sequences[index]
-        self.states[index] = State(sequence.visible_text(), len(sequence.output_ids), sequence.finish_reason)
+        self.states[index] = State(
+            sequence.visible_text(), len(sequence.output_ids), sequence.visible_tokens(), sequence.finish_reason
+        )
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

@@ -29,6 +29,8 @@ def tokens_router(generator: Generator) -> APIRouter:
         """The text of token ids, without special tokens."""
         if body.model is not None:
             served.require(body.model)
+        if not all(0 <= token_id < served.vocab_size for token_id in body.tokens):
+            raise invalid(f"tokens has ids beyond 0 to {served.vocab_size - 1}", "tokens")
         return JsonResponse({"prompt": await generator.prepare(lambda: served.tokenizer.decode(body.tokens))})
 
     return router

@@ -8,6 +8,7 @@ from typing import Any
 
 from hybrid.serving.errors import ApiError, invalid
 
+MOST_ERRORS = 100  # that are looked at; a body may have a hundred thousand
 UNSUPPORTED = {
     "audio": "only text is generated",
     "best_of": "completions are not ranked; use n and choose",
@@ -39,9 +40,9 @@ def invalid_request(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     if not isinstance(body, dict):
         return invalid("the body should be a JSON object, sent as Content-Type: application/json")
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for error in errors:
+    for error in errors[:MOST_ERRORS]:
         found.setdefault(_path(error, body), []).append(error)
-    path = max(found, key=lambda path: (path.count(".") + path.count("["), -list(found).index(path)))
+    path = max(found, key=lambda path: path.count(".") + path.count("["))  # of equals the first
     return _told(path, found[path])
 
 

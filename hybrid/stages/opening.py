@@ -53,6 +53,7 @@ def open_engine(
     cores: Mapping[str, tuple[int, ...]] | None = None,
     overlap: bool = True,
     prefetch: bool = True,
+    tally: bool = False,
     vram: int | None = None,
     automatic: bool = False,
     memory: DeviceMemory | None = None,
@@ -62,9 +63,9 @@ def open_engine(
     """Open an engine; see `hybrid.LLM` for the arguments.
 
     cutoffs: of mode threshold, in the place of those on disk. reuse_prefixes, prefill_tokens, prefill_rows, slowdown,
-    cores, overlap and prefetch are those of `EngineOptions`. automatic: where neither a plan nor a budget is named,
-    have one chosen (`automatic_plan`), and not the CPU alone. memory: of the second device; None asks it. note: hears
-    what users should know of a choice. tell: hears of `(done, total)` bytes that are copied to the second device.
+    cores, overlap, prefetch and tally are those of `EngineOptions`. automatic: where neither a plan nor a budget is
+    named, have one chosen (`automatic_plan`), and not the CPU alone. memory: of the second device; None asks it. note:
+    hears what users should know of a choice. tell: hears of `(done, total)` bytes that are copied to the second device.
 
     Raises:
         UserError: what was asked for cannot be opened; the message says how to mend it.
@@ -106,6 +107,7 @@ def open_engine(
             cores=cores or {},
             overlap=overlap,
             prefetch=prefetch,
+            tally=tally,
             memory=memory,
         )
         return Engine(directory, options, tell)

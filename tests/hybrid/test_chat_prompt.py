@@ -37,6 +37,13 @@ def test_a_template_is_used_and_opens_the_answer(model):
     assert ids.count(tokenizer.bos_id) == 1
 
 
+@pytest.mark.parametrize(("known", "role"), [("", "system"), ("{# developer #}", "developer")])
+def test_a_developer_is_the_system_where_the_template_does_not_know_the_word(model, known, role):
+    (model / "chat_template.jinja").write_text(TEMPLATE + known)
+    talk = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "c"}]
+    assert ChatFormat.of(model).render(talk) == f"<s>[{role}]Be brief.[user]c[answer]"
+
+
 def test_without_a_template_turns_are_plain_and_a_note_says_so(model):
     chat, tokenizer = ChatFormat.of(model), load_tokenizer(model)
     expected = "System:\nBe brief.\n\nUser:\na <s>\nb\n\nAssistant:\n\n\nUser:\nc\n\nAssistant:\n"

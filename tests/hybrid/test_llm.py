@@ -1,10 +1,13 @@
 """The engine as a Python object, on the shipped model."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
 import hybrid
-from hybrid import LLM, SamplingParams
+from hybrid import LLM, Grammar, SamplingParams
 from profiler.artifacts import UserError
 
 
@@ -48,6 +51,60 @@ def test_a_stop_string_ends_the_text_before_it_and_is_never_shown(llm):
         assert stop not in shown
     assert shown == free[: free.index(stop)]
     assert llm.last_completion.finish_reason == "stop"
+
+
+def test_n_gives_so_many_texts_of_each_prompt_in_order_whatever_runs_beside_them(llm):
+    params = SamplingParams(max_tokens=8, temperature=1.0, seed=3, n=3, ignore_eos=True)
+    prompts = ["def a(", "class B"]
+    together = llm.generate(prompts, params)
+    assert [c.prompt_token_ids for c in together] == [llm.tokenizer.encode(p) for p in prompts for _ in range(3)]
+    assert [c.text for c in together] == [c.text for p in prompts for c in llm.generate(p, params)]
+    assert len({c.text for c in together[:3]}) == 3
+    assert llm.generate(prompts[0], replace(params, n=1))[0].text == together[0].text
+    with pytest.raises(UserError, match="n is 3"):
+        llm.stream("x", params)
+
+
+def test_logprobs_are_those_of_the_logits(llm):
+    params = SamplingParams(max_tokens=6, logprobs=2, temperature=0.7, seed=1, ignore_eos=True, repetition_penalty=1.3)
+    completion = llm.generate("class Stack:", params)[0]
+    ids = completion.prompt_token_ids + completion.token_ids
+    expected = llm.logits(ids).log_softmax(-1)[len(completion.prompt_token_ids) - 1 : -1]
+    assert [entry.token_id for entry in completion.logprobs] == completion.token_ids
+    for row, entry in zip(expected, completion.logprobs, strict=True):
+        assert entry.logprob == pytest.approx(row[entry.token_id].item(), abs=1e-3)
+        best = row.topk(2)
+        assert [i for i, _ in entry.alternatives] == best.indices.tolist()
+        assert [value for _, value in entry.alternatives] == pytest.approx(best.values.tolist(), abs=1e-3)
+    assert llm.generate("x", SamplingParams(max_tokens=1))[0].logprobs is None
+
+
+def test_a_schema_is_met_beside_texts_without_one(llm):
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}, "b": {"type": "boolean"}}}
+    schema |= {"required": ["a", "b"], "additionalProperties": False}
+    free = SamplingParams(max_tokens=12, ignore_eos=True)
+    bound = SamplingParams(
+        max_tokens=60, temperature=1.0, seed=2, n=2, grammar=Grammar("json_schema", json.dumps(schema))
+    )
+    for completion in llm.generate(["import json", "{"], bound):
+        body = json.loads(completion.text)
+        assert completion.finish_reason == "stop"
+        assert body["a"] in ("x", "y") and isinstance(body["b"], bool)
+    assert llm.generate("def a(", free)[0].finish_reason == "length"
+    with pytest.raises(UserError, match="logit_bias names token 4096"):
+        llm.generate("x", SamplingParams(logit_bias={4096: 1.0}))
+
+
+def test_the_space_between_prompt_and_text_is_the_texts(llm):
+    ids = llm.tokenizer.encode("import numpy as np")
+    at = len(llm.tokenizer.encode("import numpy"))
+    forced = SamplingParams(max_tokens=1, logit_bias={ids[at]: 100.0})
+    assert llm.tokenizer.decode(ids[:at]) == "import numpy"
+    assert (
+        llm.generate("import numpy", forced)[0].text
+        == llm.tokenizer.decode(ids[: at + 1])[len("import numpy") :]
+        == " as"
+    )
 
 
 def test_an_abandoned_stream_gives_its_pages_back(llm):

@@ -37,7 +37,7 @@ def activated(values, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def open_kernel(
-    rows, n, bias, x, tokens, named, named_stride, cutoff, values, pairs,
+    rows, n, bias, x, tokens, named, named_stride, cutoff, values, pairs, tally, bucket_rows, first_row,
     GATED: tl.constexpr, ACTIVATION: tl.constexpr, SKIP: tl.constexpr,
     CHUNKS: tl.constexpr, ROOM: tl.constexpr, DEALT: tl.constexpr, STRIDE: tl.constexpr, VECTOR: tl.constexpr,
     FORMAT: tl.constexpr, UNIT: tl.constexpr, COLUMNS: tl.constexpr,
@@ -46,7 +46,8 @@ def open_kernel(
     """What multiplies each row's down vector for each token, to values fp32 `[tokens, CHUNKS, ROOM]`; see `_place`.
 
     Rows named for no token get zeros, and are not read. pairs: int32 `[2, programs]`, gated and finished by each
-    program. Grid `[programs]`, any number of them.
+    program. tally: int64, or None: pairs that are added up, by buckets of the layer's rows, whose row `first_row` comes
+    first here; whole numbers, so that no order matters. Grid `[programs]`, any number of them.
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     token = tl.arange(0, TOKENS)[:, None]
@@ -75,6 +76,7 @@ def open_kernel(
             picked = wanted[None, :] & (rank[None, :] == nth[:, None])
             row = tl.sum(tl.where(picked, dealt[None, :], 0), 1)
             start = row.to(tl.int64) * STRIDE
+            fired = tl.zeros([ROWS], tl.int32)
             for group in range(0, tokens, TOKENS):
                 states, left = x + group * elements_of_states(FORMAT, COLUMNS), tokens - group
                 score = dots(rows, start, live, states, left, FORMAT, UNIT, COLUMNS, TOKENS, ROWS, LANES, UNROLL)
@@ -97,6 +99,13 @@ def open_kernel(
                         value = tl.where(value <= 0, 0.0, value)
                 here = values + (group + token) * (CHUNKS * ROOM) + _place(row, CHUNKS, ROOM)[None, :]
                 tl.store(here, tl.where(pair, value, 0.0), inside)
+                if tally is not None:
+                    if SKIP and ACTIVATION == "drelu":
+                        pair &= value != 0
+                    fired += tl.sum(pair.to(tl.int32), 0)
+            if tally is not None:
+                bucket = tally + (first_row + row) // bucket_rows
+                tl.atomic_add(bucket, fired.to(tl.int64), live & (fired != 0), sem="relaxed")
     tl.store(pairs + program, gated)
     tl.store(pairs + programs + program, finished if SKIP else gated)
 

@@ -101,4 +101,13 @@ inline Shown shown(uintptr_t activations, int64_t stride, int64_t n_rows) {
   return {array_or_null<float>(activations, "activations"), stride};
 }
 
+inline Tally tally(uintptr_t counts, int64_t bucket_rows, int64_t first_row) {
+  require(bucket_rows >= 1 && bucket_rows <= max_features && (bucket_rows & (bucket_rows - 1)) == 0,
+          "bucket_rows should be a power of two");
+  require(first_row >= 0 && first_row <= max_features, "first_row is out of range");
+  int shift = 0;
+  while (int64_t{1} << shift < bucket_rows) ++shift;
+  return {array_or_null<int64_t>(counts, "tally"), shift, first_row};
+}
+
 }  // namespace hybrid

@@ -34,7 +34,8 @@ hybrid::Workspace& workspace() {
 void sparse_ffn(Pool& pool, uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t hidden, int weight_format,
                 bool gated, int activation, float cutoff, bool skip_inactive, uintptr_t bias, uintptr_t x,
                 int64_t tokens, uintptr_t named, int64_t named_stride, uintptr_t y, uintptr_t counts,
-                uintptr_t activations, int64_t activations_stride) {
+                uintptr_t activations, int64_t activations_stride, uintptr_t tally, int64_t bucket_rows,
+                int64_t first_row) {
   hybrid::require_tokens(tokens);
   const hybrid::Bank bank =
       hybrid::bank(rows, stride_bytes, n_rows, hidden, weight_format, gated, activation, cutoff, skip_inactive, bias);
@@ -43,11 +44,13 @@ void sparse_ffn(Pool& pool, uintptr_t rows, int64_t stride_bytes, int64_t n_rows
   require(!named || tokens == 1 || named_stride >= n_rows, "named_stride should be at least n_rows");
   int64_t* found = hybrid::array<int64_t>(counts, "counts");
   const hybrid::Shown shown = hybrid::shown(activations, activations_stride, n_rows);
+  const hybrid::Tally fired = hybrid::tally(tally, bucket_rows, first_row);
   const nb::gil_scoped_release released;
   hybrid::Team team(pool);
   Pool::Piece piece(pool);
   const hybrid::Counts total = hybrid::sparse_ffn(team, workspace(), bank, in, static_cast<int>(tokens),
-                                                  reinterpret_cast<const uint8_t*>(named), named_stride, out, shown);
+                                                  reinterpret_cast<const uint8_t*>(named), named_stride, out, shown,
+                                                  fired);
   found[0] = total.gated;
   found[1] = total.finished;
   hybrid::Interrupt signals = python_signals();
@@ -171,7 +174,7 @@ NB_MODULE(_native, m) {
   m.def("sparse_ffn", &sparse_ffn, "pool"_a, "rows"_a, "stride_bytes"_a, "n_rows"_a, "hidden"_a, "weight_format"_a,
         "gated"_a, "activation"_a, "cutoff"_a, "skip_inactive"_a, "bias"_a, "x"_a, "tokens"_a, "named"_a,
         "named_stride"_a, "y"_a, "counts"_a, "activations"_a = 0,
-        "activations_stride"_a = 0);
+        "activations_stride"_a = 0, "tally"_a = 0, "bucket_rows"_a = 1, "first_row"_a = 0);
   m.def("linear", &linear, "pool"_a, "weight"_a, "stride_bytes"_a, "weight_format"_a, "out_features"_a,
         "in_features"_a, "bias"_a, "x"_a, "tokens"_a, "y"_a);
   m.def("ask_for", &ask_for, "address"_a, "bytes"_a);

@@ -73,12 +73,14 @@ void predict(Program& program, Pool& pool, const std::optional<MatrixArguments>&
 void sparse_ffn(Program& program, Pool& pool, uintptr_t rows, int64_t stride_bytes, int64_t n_rows, int64_t hidden,
                 int weight_format, bool gated, int activation, float cutoff, bool skip_inactive, uintptr_t bias,
                 uintptr_t x, uintptr_t named, int64_t named_stride, bool more, uintptr_t y, uintptr_t counts,
-                uintptr_t activations, int64_t activations_stride) {
+                uintptr_t activations, int64_t activations_stride, uintptr_t tally, int64_t bucket_rows,
+                int64_t first_row) {
   const hybrid::Bank bank =
       hybrid::bank(rows, stride_bytes, n_rows, hidden, weight_format, gated, activation, cutoff, skip_inactive, bias);
   require(!named || named_stride >= n_rows, "named_stride should be at least n_rows");
   program.sparse_ffn(pool, bank, array<float>(x, "x"), reinterpret_cast<const uint8_t*>(named), named_stride, more, array<float>(y, "y"),
-                     array<int64_t>(counts, "counts"), hybrid::shown(activations, activations_stride, n_rows));
+                     array<int64_t>(counts, "counts"), hybrid::shown(activations, activations_stride, n_rows),
+                     hybrid::tally(tally, bucket_rows, first_row));
 }
 
 void request(Program& program, uintptr_t rows, int64_t stride_bytes, int64_t row_bytes, int64_t n_rows, uintptr_t named,
@@ -208,7 +210,8 @@ void bind_program(nb::module_& m) {
            "hidden"_a, "named"_a, nb::keep_alive<1, 2>())
       .def("sparse_ffn", &sparse_ffn, "pool"_a, "rows"_a, "stride_bytes"_a, "n_rows"_a, "hidden"_a, "weight_format"_a,
            "gated"_a, "activation"_a, "cutoff"_a, "skip_inactive"_a, "bias"_a, "x"_a, "named"_a, "named_stride"_a,
-           "more"_a, "y"_a, "counts"_a, "activations"_a = 0, "activations_stride"_a = 0, nb::keep_alive<1, 2>())
+           "more"_a, "y"_a, "counts"_a, "activations"_a = 0, "activations_stride"_a = 0, "tally"_a = 0, "bucket_rows"_a = 1,
+           "first_row"_a = 0, nb::keep_alive<1, 2>())
       .def("computed_by", &Program::computed_by, "pool"_a, nb::keep_alive<1, 2>())
       .def("hand_over", &hand_over, "lane"_a, "far"_a, nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
       .def("wait", &Program::wait, "lane"_a, nb::keep_alive<1, 2>())

@@ -65,6 +65,16 @@ int64_t collect(const uint8_t* named, int64_t stride, int tokens, int64_t n_rows
   return count;
 }
 
+// Active rows lie in rising order: a bucket's are counted before they are added.
+void count(const Tally& tally, const int32_t* rows, const uint16_t* sets, int64_t active, int tokens) {
+  for (int64_t i = 0; i < active;) {
+    const int64_t bucket = (tally.first + rows[i]) >> tally.shift, end = ((bucket + 1) << tally.shift) - tally.first;
+    int64_t pairs = 0;
+    for (; i < active && rows[i] < end; ++i) pairs += tokens == 1 ? 1 : __builtin_popcount(sets[i]);
+    tally.counts[bucket] += pairs;
+  }
+}
+
 // The reverse: bytes [tokens, stride] of rows first..last-1 from the sets of their neurons.
 void spread(const uint16_t* sets, const int32_t* neuron_ids, int tokens, int64_t first, int64_t last, uint8_t* named,
             int64_t stride) {
@@ -130,7 +140,7 @@ void linear(Team& team, Workspace& workspace, const float* x, int64_t width, int
 }
 
 Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const float* x, int tokens,
-                  const uint8_t* named, int64_t named_stride, float* y, Shown shown) {
+                  const uint8_t* named, int64_t named_stride, float* y, Shown shown, Tally tally) {
   using W = Workspace;
   const Input in = make_input(team, workspace, x, bank.hidden, tokens, in_blocks(bank.format));
   const FfnCall call = {bank.rows,       bank.stride_bytes, vector_bytes(bank.format, bank.hidden), bank.gated,
@@ -183,6 +193,8 @@ Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const floa
       for (int64_t i = 0; i < active; ++i) out[rows[i]] = values[i * tokens + t];
     });
   }
+
+  if (tally.counts) count(tally, rows, sets, active, tokens);
 
   const int64_t units = column_units(bank.format, bank.hidden);
   const int64_t per_task = std::max<int64_t>(units / (2 * team.threads()), 1);

@@ -73,9 +73,17 @@ struct Shown {
   int64_t stride = 0;
 };
 
+// How often rows were added up, by buckets of 1 << shift rows of the layer, whose row `first` is the bank's first: every
+// pair of token and row counts once. One thread adds to it at a time.
+struct Tally {
+  int64_t* counts = nullptr;
+  int shift = 0;
+  int64_t first = 0;
+};
+
 // y [tokens, hidden] = the bank's rows, summed; `named` [tokens, n_rows], null names every row.
 Counts sparse_ffn(Team& team, Workspace& workspace, const Bank& bank, const float* x, int tokens,
-                  const uint8_t* named, int64_t named_stride, float* y, Shown shown = {});
+                  const uint8_t* named, int64_t named_stride, float* y, Shown shown = {}, Tally tally = {});
 
 // named [tokens, rows]: the rows whose logit is above the threshold.
 void predict(Team& team, Workspace& workspace, const Predictor& predictor, const float* x, int64_t hidden,

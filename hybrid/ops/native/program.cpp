@@ -109,12 +109,12 @@ void Program::predict(Pool& pool, const Predictor& predictor, const float* x, in
 }
 
 void Program::sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uint8_t* named, int64_t named_stride,
-                         bool more, float* y, int64_t* counts, Shown shown) {
+                         bool more, float* y, int64_t* counts, Shown shown, Tally tally) {
   append(Kind::feed_forwards, &pool, [=](const Step& step) {
     const int64_t size = step.tokens * bank.hidden;
     float* out = more ? workspace_->get<float>(Workspace::other, size) : y;
     const Counts found =
-        hybrid::sparse_ffn(*team_, *workspace_, bank, x, step.tokens, named, named_stride, out, shown);
+        hybrid::sparse_ffn(*team_, *workspace_, bank, x, step.tokens, named, named_stride, out, shown, tally);
     if (more) kernels().add(y, out, size, y);
     counts[0] += found.gated;
     counts[1] += found.finished;

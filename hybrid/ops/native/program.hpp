@@ -68,7 +68,7 @@ class Program {
   void predict(Pool& pool, const Predictor& predictor, const float* x, int64_t hidden, uint8_t* named);
   // The first of a layer's banks writes y, the others add to it. `counts` [2] is added to.
   void sparse_ffn(Pool& pool, const Bank& bank, const float* x, const uint8_t* named, int64_t named_stride, bool more,
-                  float* y, int64_t* counts, Shown shown = {});
+                  float* y, int64_t* counts, Shown shown = {}, Tally tally = {});
   // Named rows that are not in memory are asked for (see Request): here, or on a lane's thread, where that was not lost.
   // Whoever asks the same lane again waits for the first, and a run ends after all of them.
   void request(const NamedRows& rows, Lane* lane);

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from hybrid.runtime import sizes
 from hybrid.runtime.engine import Engine
 from hybrid.runtime.options import EngineOptions
 from hybrid.runtime.sizes import model_sizes
@@ -32,6 +33,7 @@ from placement.plan import Budgets, LayerPlan, Placement, Plan, Segment, Unit
 from placement.planner import finish_plan
 from profiler.hardware import read_hardware
 from profiler.predictor import PredictorSet
+from profiler.predictor_file import read_predictors, write_predictors
 
 OpenStandIn = Callable[..., Engine]
 Tiny = Callable[..., Path]
@@ -58,9 +60,37 @@ def demo_in(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
 
 @pytest.fixture(scope="session")
+def look_ahead(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo with predictors of which some read what the layer before read."""
+    path = Path(shutil.copytree(demo, tmp_path_factory.mktemp("ahead") / "demo"))
+    file = path / "predictors" / "default.safetensors"
+    found = read_predictors(file)
+    reads = [layer.reads for layer in found.layers]
+    reads = [reads[0], *("previous_ffn_input" if i % 3 else read for i, read in enumerate(reads[1:], 1))]
+    layers = (replace(layer, reads=read) for layer, read in zip(found.layers, reads, strict=True))
+    write_predictors(file, replace(found, layers=tuple(layers)))
+    return path
+
+
+@pytest.fixture(scope="session")
 def split_plan(demo: Path) -> Plan:
     """Rows of some layers on both units."""
     return make_plan(demo, PlanSettings(vram=8 << 20, context=256, name="stand-in", kv_format="f32")).plan
+
+
+@pytest.fixture(scope="session")
+def with_room(demo: Path) -> Callable[[Plan, int], Plan]:
+    """`with_room(plan, tokens)`: a plan of the demo with room on the GPU for prompt steps of so many tokens."""
+
+    def change(plan: Plan, tokens: int) -> Plan:
+        context, vram = plan.budgets.context, plan.budgets.vram
+        with ModelDirectory.open(demo) as directory:
+            buffers = sizes.buffer_bytes(directory.spec, tokens, context, sizes.row_bytes(directory))
+            buffers += sizes.step_share(directory.spec, directory.weight_format, context, vram + buffers)
+        taken = {**plan.bytes, "gpu": {**plan.bytes["gpu"], "buffers": buffers}}
+        return replace(plan, bytes=taken, budgets=replace(plan.budgets, vram=vram + buffers))
+
+    return change
 
 
 @pytest.fixture(scope="session")

@@ -57,9 +57,9 @@ class Sleeping(Unit):
     def __init__(self, name):
         super().__init__(name, torch.device("cpu"), cpu.Pool(1), in_place=True, budget=None)
 
-    def sparse_ffn(self, *arguments):
+    def sparse_ffn(self, *arguments, **options):
         time.sleep(SLEEP)
-        return super().sparse_ffn(*arguments)
+        return super().sparse_ffn(*arguments, **options)
 
 
 @pytest.mark.parametrize("overlap", [True, False])

@@ -11,7 +11,6 @@ from hybrid.runtime.prefill import figures_for
 from hybrid.stages.opening import open_engine
 from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
-from hybrid.store.directory import ModelDirectory
 from placement.plan import LayerPlan, Segment
 from profiler.artifacts import UserError
 from profiler.hardware import read_hardware, write_hardware
@@ -21,7 +20,7 @@ CLOSE = 2e-4
 
 
 @pytest.fixture(scope="module")
-def split_plan(demo):
+def split_plan(demo, with_room):
     """Rows of every layer but one on both units; that one's attention is on the CPU, and all of its rows.
 
     With room on the GPU for steps of `STEP` tokens, which so small a budget has not.
@@ -29,13 +28,7 @@ def split_plan(demo):
     plan = make_plan(demo, PlanSettings(vram=8 << 20, context=CONTEXT, name="prefill", kv_format="f32")).plan
     cut = LayerPlan("gpu", (Segment(0, 300, "gpu", "gpu"), Segment(300, 1024, "ram", "cpu")))
     on_cpu = LayerPlan("cpu", (Segment(0, 1024, "ram", "cpu"),))
-    with ModelDirectory.open(demo) as directory:
-        spec, vram = directory.spec, plan.budgets.vram
-        buffers = sizes.buffer_bytes(spec, STEP, CONTEXT, sizes.row_bytes(directory))
-        buffers += sizes.step_share(spec, directory.weight_format, CONTEXT, vram + buffers)
-    taken = {**plan.bytes, "gpu": {**plan.bytes["gpu"], "buffers": buffers}}
-    budgets = dataclasses.replace(plan.budgets, vram=vram + buffers)
-    return dataclasses.replace(plan, bytes=taken, budgets=budgets, layers=(cut, cut, on_cpu, cut, cut, cut))
+    return dataclasses.replace(with_room(plan, STEP), layers=(cut, cut, on_cpu, cut, cut, cut))
 
 
 @pytest.fixture(scope="module")

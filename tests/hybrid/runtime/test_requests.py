@@ -1,8 +1,6 @@
 """Rows that are asked for when they are named: the same bits, only where a model is larger than memory."""
 
-import dataclasses
 import os
-import shutil
 import warnings
 from pathlib import Path
 
@@ -11,20 +9,6 @@ import torch
 
 from hybrid.runtime import loader
 from hybrid.stages.opening import open_engine
-from profiler.predictor_file import read_predictors, write_predictors
-
-
-@pytest.fixture(scope="module")
-def look_ahead(demo, tmp_path_factory):
-    """The demo with predictors of which some read what the layer before read."""
-    path = Path(shutil.copytree(demo, tmp_path_factory.mktemp("ahead") / "demo"))
-    file = path / "predictors" / "default.safetensors"
-    found = read_predictors(file)
-    reads = [layer.reads for layer in found.layers]
-    reads = [reads[0], *("previous_ffn_input" if i % 3 else read for i, read in enumerate(reads[1:], 1))]
-    layers = (dataclasses.replace(layer, reads=read) for layer, read in zip(found.layers, reads, strict=True))
-    write_predictors(file, dataclasses.replace(found, layers=tuple(layers)))
-    return path
 
 
 @pytest.fixture

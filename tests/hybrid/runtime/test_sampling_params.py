@@ -82,6 +82,7 @@ def test_biases_are_a_copy_and_must_be_of_the_vocabulary():
         ("json_schema", "{", "not JSON"),
         ("json_schema", "[" * 50_000, "not JSON"),
         ("json_schema", "[]", "a JSON schema is an object"),
+        ("json_schema", "false", "a JSON schema is an object"),
         ("lark", "a" * 70_000, "70000 characters"),
     ],
 )

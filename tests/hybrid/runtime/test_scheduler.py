@@ -23,10 +23,10 @@ class Waiting(Unit):
         super().__init__("cpu", torch.device("cpu"), cpu.Pool(1), in_place=True, budget=None)
         self.asked, self.allowed = asked, allowed
 
-    def sparse_ffn(self, *arguments):
+    def sparse_ffn(self, *arguments, **options):
         self.asked.set()
         assert self.allowed.wait(30), "the other side never got that far"
-        return super().sparse_ffn(*arguments)
+        return super().sparse_ffn(*arguments, **options)
 
 
 class Failing(Unit):
@@ -35,7 +35,7 @@ class Failing(Unit):
     def __init__(self):
         super().__init__("cpu", torch.device("cpu"), cpu.Pool(1), in_place=True, budget=None)
 
-    def sparse_ffn(self, *arguments):
+    def sparse_ffn(self, *arguments, **options):
         raise ValueError("the rows could not be computed")
 
 

@@ -12,7 +12,9 @@ from hybrid.ops.bank import RowBank
 from hybrid.runtime.lane import ThreadLane
 from hybrid.runtime.scheduler import Scheduler, SplitLayer
 from hybrid.runtime.streaming import RowStream, Slot, chunks_of
+from hybrid.runtime.tally import Tally
 from hybrid.runtime.unit import Unit, host_unit
+from placement.plan import LayerPlan, Segment
 from profiler.matrix import WEIGHT_FORMATS, Matrix
 
 HIDDEN, ROWS, ROOM = 32, 60, 8
@@ -74,13 +76,20 @@ def test_streamed_rows_add_what_they_add_where_they_are(tokens, cuts, weight_for
         if on_gpu
         else SplitLayer(host, gpu, cold, resident, None, None)
     )
-    scheduler = Scheduler([layer], mode, True, lane)
+    tally = Tally(ROWS, [layer.units], [LayerPlan("cpu", (Segment(0, ROWS, "ram", "cpu"),))])
+    scheduler = Scheduler([layer], mode, True, lane, tally=tally)
     stream = RowStream(gpu, cold[0], ROOM, always)
     try:
-        expected = scheduler._computed(0, x, named) if layer.far_banks else scheduler._rows(layer.near, cold, x, named)
+        expected = (
+            scheduler._computed(0, x, named) if layer.far_banks else scheduler._rows(0, layer.near, cold, x, named)
+        )
+        tally.publish()
+        there = tally.firing()
         before, scheduler.activity = scheduler.activity, type(scheduler.activity)()
         scheduler.stream = stream
         found = scheduler._computed(0, x, named)
+        tally.publish()
+        passed = tally.firing()
     finally:
         stream.close()
         lane.close()
@@ -89,6 +98,10 @@ def test_streamed_rows_add_what_they_add_where_they_are(tokens, cuts, weight_for
     assert now.cpu.gated == 0
     assert now.gpu.gated == before.gpu.gated + before.cpu.gated
     assert abs(now.gpu.finished - before.gpu.finished - before.cpu.finished) <= 2  # a gate that is all but zero
+    assert (passed.counts["cpu"] == there.counts["cpu"]).all()
+    counted, expected_counts = passed.counts["gpu"] - there.counts["gpu"], there.counts["gpu"] + there.counts["cpu"]
+    assert counted.sum() == now.gpu.finished
+    assert abs(counted - expected_counts).sum() <= 2
     wanted = torch.ones(ROWS, dtype=torch.bool) if named is None else named.any(0)
     least = sum(int(wanted[b.first_row :][: len(b)].sum()) * b.stride_bytes for b in cold)
     assert least <= now.streamed_bytes <= sum(len(b) * b.stride_bytes for b in cold)
@@ -130,10 +143,10 @@ def test_the_next_chunk_comes_while_one_is_computed(close):
     class Waiting(Unit):
         asked = 0
 
-        def sparse_ffn(self, *arguments):
+        def sparse_ffn(self, *arguments, **options):
             self.asked += 1
             assert self.asked == len(filled) or filled[self.asked].wait(30), "the next chunk never came"
-            return super().sparse_ffn(*arguments)
+            return super().sparse_ffn(*arguments, **options)
 
     cold = make_bank(20, ROWS)
     gpu, x = second_unit(kind=Waiting), torch.randn(20, HIDDEN)
@@ -152,12 +165,12 @@ def test_a_failure_is_raised_and_the_next_step_works(close, failing):
     class Failing(Unit):
         left = {"computing the resident rows": 0, "computing what was brought": 2}.get(failing, 100)
 
-        def sparse_ffn(self, *arguments):
+        def sparse_ffn(self, *arguments, **options):
             self.left -= 1
             if self.left < 0:
                 self.left = 100
                 raise ValueError("the rows could not be computed")
-            return super().sparse_ffn(*arguments)
+            return super().sparse_ffn(*arguments, **options)
 
     gpu, host, x = second_unit(kind=Failing), host_unit(1), torch.randn(20, HIDDEN)
     resident, cold, broken = make_bank(0, 20), make_bank(20, ROWS), make_bank(20, ROWS)

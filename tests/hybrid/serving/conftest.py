@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from fastapi import FastAPI
 
 from hybrid.runtime.engine import Engine, EngineLoad
 from hybrid.serving.app import create_app
@@ -37,6 +38,7 @@ class Running:
     url: str
     service: EngineService
     settings: ServeSettings
+    app: FastAPI
 
     def client(self, **options: Any) -> openai.OpenAI:
         """openai's client of it, which tries once."""
@@ -52,11 +54,12 @@ def _serving(engine: Engine, **options: Any) -> Iterator[Running]:
     settings = ServeSettings(**{"model_names": ("demo",), "port": 0, **options})
     service = EngineService(engine, settings.queue)
     with bind(settings) as bound:
-        server = make_server(create_app(service, settings), service, settings)
+        app = create_app(service, settings)
+        server = make_server(app, service, settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:
-            yield Running(address_of(bound), service, settings)
+            yield Running(address_of(bound), service, settings, app)
         finally:
             service.close()
             server.should_exit = True

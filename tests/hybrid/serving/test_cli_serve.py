@@ -25,7 +25,7 @@ def start(demo):
 
     def run(*options):
         command = [sys.executable, "-m", "hybrid.cli", "serve", str(demo), "--port", "0", "--slots", "2"]
-        command += ["--threads", "1", *map(str, options)]
+        command += ["--threads", "1", "--keep-alive-seconds", "600", *map(str, options)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         processes.append(process)
         for line in process.stderr:
@@ -45,7 +45,7 @@ def stream(url, tokens=500):
     client = httpx.Client(timeout=PATIENCE)
     answer = client.send(client.build_request("POST", f"{url}/v1/completions", json=body), stream=True)
     lines = answer.iter_lines()
-    next(lines)
+    assert next(lines).startswith("data: ")
     return answer, lines
 
 
