@@ -14,7 +14,7 @@ from hybrid.stages.opening import open_engine
 from serving.prompts import Prompts
 
 SETTLE = 8  # tokens of each before times are taken
-ALONE = 64  # tokens of each whose times are taken before the prompt comes
+ALONE = 64  # tokens of each whose times are taken before the prompt comes, and again after it: texts have grown by then
 
 
 class Watch:
@@ -36,7 +36,7 @@ class Watch:
 
 
 def beside_a_prompt(engine: Engine, prompts: Prompts, decoding: int, prompt: int, own_prompt: int) -> dict[str, Any]:
-    """Gaps of `decoding` requests, in seconds: `alone`, then `beside` a prompt of so many tokens, until its first token.
+    """Gaps of `decoding` requests, in seconds: `alone`, before and after, and `beside` a prompt until its first token.
 
     seconds: that the prompt took.
     """
@@ -56,6 +56,8 @@ def beside_a_prompt(engine: Engine, prompts: Prompts, decoding: int, prompt: int
         while long.finish_reason is None:
             beside += watch.step()
         seconds = time.perf_counter() - began
+        for _ in range(ALONE):
+            alone += watch.step()
     finally:
         for request in [*requests, long]:
             engine.cancel(request)

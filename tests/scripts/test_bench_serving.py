@@ -1,4 +1,4 @@
-"""The benchmark of requests together: what it makes of a server's lines, its figures and tables, and a short real run."""
+"""The benchmark of requests together: a server's lines, figures and tables, and a short real run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ def piece(text: str, reason: str | None = None) -> dict[str, Any]:
 
 
 def test_events_are_the_objects_of_a_stream() -> None:
-    lines = [b": still here\r\n", b"\r\n", b"1a\r\n", b'data: {"a": 1}\n', b'data: {"b": "data: "}\r\n', b"data: [DONE]\n"]
+    lines = [
+        b": still here\r\n",
+        b"\r\n",
+        b"1a\r\n",
+        b'data: {"a": 1}\n',
+        b'data: {"b": "data: "}\r\n',
+        b"data: [DONE]\n",
+    ]
     assert events(lines) == [{"a": 1}, {"b": "data: "}]
 
 
@@ -80,7 +87,13 @@ def test_nobody_answers_at_a_free_port() -> None:
 
 
 def test_parts_and_formats_are_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in (["--parts", "speed"], ["--formats", "q2"], ["--requests", "0,4"], ["--requests", "four"], ["--prompt", "3"]):
+    for wrong in (
+        ["--parts", "speed"],
+        ["--formats", "q2"],
+        ["--requests", "0,4"],
+        ["--requests", "four"],
+        ["--prompt", "3"],
+    ):
         with pytest.raises(SystemExit):
             bench_serving.parse(wrong)
     assert "speed" in capsys.readouterr().err
@@ -88,7 +101,20 @@ def test_parts_and_formats_are_known_ones(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_short_run_of_the_demo_is_a_table(tmp_path: Path) -> None:
     out = tmp_path / "serving.json"
-    few = ["--model", "demo", "--rounds", "1", "--tokens", "4", "--http-tokens", "4", "--requests", "1,2", "--threads", "1"]
+    few = [
+        "--model",
+        "demo",
+        "--rounds",
+        "1",
+        "--tokens",
+        "4",
+        "--http-tokens",
+        "4",
+        "--requests",
+        "1,2",
+        "--threads",
+        "1",
+    ]
     bench_serving.main([*few, "--parts", "batching", "--modes", "predicted,exact", "--out", str(out)])
     bench_serving.main([*few, "--parts", "latency,http", "--long", "40", "--decoding", "2", "--out", str(out)])
     body = json.loads(out.read_text())
