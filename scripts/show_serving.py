@@ -93,34 +93,23 @@ def tables(body: dict[str, Any]) -> Iterator[str]:
     formats = {name: parts for name, parts in body.items() if name != "machine"}
     machine = body["machine"]
     options = machine["options"]
-    columns = ("weights", "mode", "requests", "tokens/s", "over one", "decoding", "over one", *KINDS, "rest", "outside")
+    rates = ("tokens/s", "over one", "decoding", "over one")
     yield from table(
-        "Requests at once through `LLM.generate`: generated tokens/s of the whole call, and of decoding alone (prompts\n"
-        "left out), each over one request's; milliseconds behind each generated token by native operator:\n",
-        columns,
+        "Requests at once through `LLM.generate`: tokens/s of the whole call and of decoding alone, without\n"
+        "prompts, each over one request's; milliseconds behind each generated token by operator:\n",
+        ("weights", "mode", "requests", *rates, *KINDS, "rest", "outside"),
         batching_rows(formats),
     )
     yield from table(
-        f"\nMilliseconds between two tokens of {options['decoding']} requests that decode, alone (before and after) and\n"
-        f"while a prompt of {options['long']:,} tokens is read beside them; *over*: the last p99 over the first median:\n",
+        f"\nMilliseconds between two tokens of {options['decoding']} decoding requests, alone, before and after, and\n"
+        f"while {options['long']:,} tokens of a prompt are read beside them; *over*: p99 beside over median alone:\n",
         ("weights", "median alone", "p99 alone", "median beside", "p99 beside", "longest", "over", "prompt, s"),
         latency_rows(formats),
     )
     yield from table(
-        "\nThe same requests through `LLM.generate`, over HTTP to `hybrid serve`, and over HTTP to llama_cpp.server, which\n"
-        "computes one at a time: tokens/s of all clients; what HTTP costs a token; mean seconds until the first text:\n",
-        (
-            "weights",
-            "clients",
-            "library",
-            "HTTP",
-            "cost of a token",
-            "in %",
-            "peer",
-            "HTTP over it",
-            "first, s",
-            "its first, s",
-        ),
+        "\nThe same requests through `LLM.generate`, over HTTP to `hybrid serve`, and over HTTP to llama_cpp.server,\n"
+        "which computes one at a time: tokens/s of all clients; cost of HTTP for a token; seconds until text, mean:\n",
+        ("weights", "clients", "library", "HTTP", "cost", "in %", "peer", "HTTP over it", "first, s", "its first, s"),
         http_rows(formats),
     )
     yield (
