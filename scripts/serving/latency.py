@@ -16,6 +16,8 @@ from serving.prompts import Prompts
 SETTLE = 8  # tokens of each before times are taken
 ALONE = 64  # tokens of each whose times are taken before the prompt comes, and again after it: texts have grown by then
 
+ROOM = 512  # tokens of context at least, for what the others write meanwhile
+
 
 class Watch:
     """Steps an engine and notes when each sequence got a token."""
@@ -70,7 +72,7 @@ def latency(
     path: Path, mode: str, decoding: int, prompt: int, rounds: int, threads: int, tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Rounds of the above, with prompts that are new each time."""
-    context = -(-(prompt + 32) // 64) * 64
+    context = max(-(-(prompt + 32) // 64) * 64, ROOM)
     figures = []
     with open_engine(path, mode=mode, context=context, max_sequences=decoding + 1, threads=threads) as engine:
         prompts = Prompts(engine.tokenizer, engine.directory.spec.vocab_size)
