@@ -82,6 +82,7 @@ def test_ctrl_c_is_for_the_parent_and_its_end_is_the_process_s(processes):
     process = processes(HELLO)
     pid = pid_of(process)
     os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGTERM)
     assert process.render("default", {"name": "still"}) == "hello still"
     child = psutil.Process(pid)
     process.close()
@@ -107,7 +108,7 @@ def test_a_process_that_was_killed_is_started_again(processes):
 
 def test_a_process_that_says_nothing_is_given_up(processes, monkeypatch):
     process = processes(HELLO)
-    monkeypatch.setattr(template_process, "WALL_SECONDS", 0.2)
+    monkeypatch.setattr(template_process, "WALL_SECONDS", 1)
     os.kill(pid_of(process), signal.SIGSTOP)
     with pytest.raises(TemplateRefused):
         process.render("default", {"name": "x"})
