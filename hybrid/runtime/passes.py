@@ -15,7 +15,6 @@ from hybrid.model.eager import EagerOperators, Step
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity
 from hybrid.runtime.failures import explained
-from hybrid.runtime.first_touch import FirstTouch
 from hybrid.runtime.loader import Machine
 from hybrid.runtime.recorded import CLOSED
 from hybrid.runtime.recording import Recorded
@@ -28,8 +27,6 @@ class Passes:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        layers = [parts.pages for parts in machine.decoder.layers]
-        self._first_touch = FirstTouch(cache for pages in layers for cache in (pages.keys, pages.values))
 
     @torch.inference_mode()
     def hidden(self, step: Step, activity: Activity) -> torch.Tensor:
@@ -98,7 +95,6 @@ class Passes:
             raise RuntimeError(CLOSED)
         activity.tokens += len(step.token_ids)
         activity.positions += step.attended
-        self._first_touch.before(step.spans)
 
     def _explained(self, step: Step) -> contextlib.AbstractContextManager[None]:
         return explained(len(step.token_ids), self.machine.units.get("gpu"))
