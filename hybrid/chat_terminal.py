@@ -38,18 +38,14 @@ def converse(session: ChatSession, as_json: bool = False) -> None:
     terminal = Terminal(session, as_json)
     while not terminal.ended:
         try:
-            line = read_message()
-        except KeyboardInterrupt:
+            terminal.take(read_message())
+        except KeyboardInterrupt:  # of an answer `stopping` hears it
             display.note("\n(Ctrl-D or /exit ends)")
-            continue
         except EOFError:
             display.note("")
             return
         except UnicodeDecodeError:
             display.note("that is not UTF-8 text; nothing was asked")
-            continue
-        try:
-            terminal.take(line)
         except UserError as error:
             display.note(f"hybrid: {error}")
 

@@ -21,7 +21,7 @@ from hybrid.template_sandbox import (
 from profiler.artifacts import format_size
 
 PROCESSOR_SECONDS = 5.0  # of one conversation, or of compiling the templates
-WALL_SECONDS = 120.0  # beyond the processor's time: what waits for something that never comes
+WALL_SECONDS = 120  # beyond the processor's time: what waits for something that never comes
 START = "import sys; sys.path[:] = sys.argv[1:]; from hybrid.template_sandbox import main; main()"
 
 
@@ -98,7 +98,7 @@ class TemplateProcess:
                 write_message(process.stdin, message)
             poll = select.poll()
             poll.register(process.stdout, select.POLLIN)
-            if poll.poll(WALL_SECONDS * 1000):
+            if any(poll.poll(1000) for _ in range(WALL_SECONDS)):  # where both are stopped it counts as one second
                 answer = read_message(process.stdout)
         finally:
             if answer is None:  # it ended, or the caller was interrupted and what it asked would be answered next time

@@ -72,7 +72,8 @@ def write_message(stream: IO[bytes], message: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Compile the sources of the first message, then render one conversation for each that follows, until the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the parent, whose end is the end of input here
+    for sent_to_all in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, whose end is the end of input here
+        signal.signal(sent_to_all, signal.SIG_IGN)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     first = read_message(requests)
     if first is None:

@@ -1,4 +1,4 @@
-"""Requests together, of a synthetic model: through `LLM.generate`, beside a long prompt, over HTTP, and a peer's server.
+"""Requests together: through `LLM.generate`, beside a long prompt, over HTTP, and to a peer's server.
 
     python scripts/bench_serving.py [--formats f16,q8_0,q4_0] [--parts batching,latency,http] [--out FILE]
 
@@ -6,11 +6,11 @@ batching: generated tokens per second of `LLM.generate` by requests at once, pro
 milliseconds of native operators behind each token. latency: times between two tokens of requests that decode, alone and
 while a prompt of --long tokens is read beside them. http: the same requests through `LLM.generate`, over HTTP to
 `hybrid serve`, and over HTTP to llama_cpp.server with the same weights, in turn; --peer-python is an interpreter with
-`llama-cpp-python[server]`, without one there is no peer. Servers are processes of their own on this machine's cores, and
-so is the client, which is this program. Prompts are random and never the same twice; texts are greedy and of full length.
+`llama-cpp-python[server]`, without one there is no peer. Servers are processes of their own on this machine's cores,
+and so is the client, which is this program. Prompts are random, never the same twice; texts are greedy, of full length.
 
 Models are those of bench_peers.py, made when they are missing; or --model DIR measures another model directory, without
-a peer. --out is read first: what is measured replaces that part of that format, so that parts may be measured one by one.
+a peer. --out is read first: what is measured replaces that part of that format, so parts may be measured one by one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="a model directory in the place of synthetic ones, or demo")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--modes", default="predicted", help="of batching; latency and http take the first")
-    parser.add_argument("--requests", default="1,4,8,16", help="at once, of batching; http takes the first and the last")
+    parser.add_argument(
+        "--requests", default="1,4,8,16", help="at once, of batching; http takes the first and the last"
+    )
     parser.add_argument("--prompt", type=int, default=16, help="tokens of each prompt (default 16)")
     parser.add_argument("--tokens", type=int, default=96, help="generated for each (default 96)")
     parser.add_argument("--http-tokens", type=int, default=48, help="the same over HTTP (default 48)")
@@ -70,7 +72,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         args.requests = sorted({int(count) for count in args.requests.split(",")})
     except ValueError:
         parser.error("--requests is a list of numbers such as 1,4,8,16")
-    if min(*args.requests, args.prompt - 7, args.tokens, args.http_tokens, args.rounds, args.threads, args.decoding) < 1:
+    if (
+        min(*args.requests, args.prompt - 7, args.tokens, args.http_tokens, args.rounds, args.threads, args.decoding)
+        < 1
+    ):
         parser.error("requests, tokens, rounds, threads and requests beside are at least 1, prompts at least 8")
     return args
 

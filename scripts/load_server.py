@@ -28,10 +28,8 @@ import httpx
 import psutil
 from rich.console import Console
 
-WORDS = (
-    "def return self value import for in range ( ) : = list dict the and or not None True + - * [ ] path name".split()  # noqa: SIM905
-)
-PATIENCE = 300.0  # seconds without a byte
+TEXT = "def return self value import for in range list dict the and or not None True path name ( ) : = + [ ]"
+PATIENCE = 1800.0  # seconds without a byte
 READINGS = 5  # of memory, evenly over the requests
 
 
@@ -65,7 +63,7 @@ class Report:
 
 def plan(draw: random.Random, model: str, leaving: float) -> Plan:
     """A request drawn at random."""
-    text = " ".join(draw.choices(WORDS, k=int(5 * 80 ** draw.random())))
+    text = " ".join(draw.choices(TEXT.split(), k=int(5 * 80 ** draw.random())))
     chat, stream = draw.random() < 0.5, draw.random() < 0.6
     body: dict[str, Any] = {"model": model, "max_tokens": draw.randint(1, 40), "stream": stream}
     body["temperature"], body["seed"] = draw.choice([0, 0.8]), draw.randrange(1 << 30)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,12 @@ def http_rows(formats: dict[str, dict[str, Any]]) -> Iterator[str]:
             rates = {way: [r["tokens"] / r["seconds"] for r in rounds] for way, rounds in of.items()}
             pairs = zip(of["library"], of["http"], strict=True)
             cost = statistics.median(h["seconds"] / h["tokens"] - lib["seconds"] / lib["tokens"] for lib, h in pairs)
-            cells = [name, count, f"{statistics.median(rates['library']):.1f}", f"{statistics.median(rates['http']):.1f}"]
+            cells = [
+                name,
+                count,
+                f"{statistics.median(rates['library']):.1f}",
+                f"{statistics.median(rates['http']):.1f}",
+            ]
             cells += [f"{1e3 * cost:+.2f} ms", f"{over(rates['library'], rates['http']) - 1:+.1%}"]
             firsts = [f"{statistics.median(r['first_seconds'] for r in of['http']):.2f}"]
             if "peer" in rates:
@@ -67,6 +72,15 @@ def http_rows(formats: dict[str, dict[str, Any]]) -> Iterator[str]:
             else:
                 cells, firsts = [*cells, "", ""], [*firsts, ""]
             yield f"| {' | '.join([*cells, *firsts])} |"
+
+
+def table(words: str, columns: Sequence[str], rows: Iterator[str]) -> Iterator[str]:
+    """A table and what it is of; nothing without rows."""
+    if lines := list(rows):
+        yield words
+        yield f"| {' | '.join(columns)} |"
+        yield "|---|" + "--:|" * (len(columns) - 1)
+        yield from lines
 
 
 def over(some: list[float], others: list[float]) -> float:
@@ -79,24 +93,25 @@ def tables(body: dict[str, Any]) -> Iterator[str]:
     formats = {name: parts for name, parts in body.items() if name != "machine"}
     machine = body["machine"]
     options = machine["options"]
-    if rows := list(batching_rows(formats)):
-        yield "Requests at once through `LLM.generate`: generated tokens/s of the whole call, and of decoding alone"
-        yield "(prompts left out), each over one request's; milliseconds behind each generated token by native operator:\n"
-        yield f"| weights | mode | requests | tokens/s | over one | decoding | over one | {' | '.join(KINDS)} | rest | outside |"
-        yield "|---|---|--:|--:|--:|--:|--:|" + "--:|" * (len(KINDS) + 2)
-        yield from rows
-    if rows := list(latency_rows(formats)):
-        yield f"\nMilliseconds between two tokens of {options['decoding']} requests that decode, alone and while a prompt of"
-        yield f"{options['long']:,} tokens is read beside them; *over*: the last p99 over the first median:\n"
-        yield "| weights | median alone | p99 alone | median beside | p99 beside | longest | over | prompt, s |"
-        yield "|---|" + "--:|" * 7
-        yield from rows
-    if rows := list(http_rows(formats)):
-        yield "\nThe same requests through `LLM.generate`, over HTTP to `hybrid serve`, and over HTTP to llama_cpp.server,"
-        yield "tokens/s of all clients; what HTTP costs a token; seconds until the first piece of text, on average:\n"
-        yield "| weights | clients | library | HTTP | cost of a token | | llama_cpp.server | HTTP over it | first, s | its first, s |"
-        yield "|---|" + "--:|" * 9
-        yield from rows
+    rates = ("tokens/s", "over one", "decoding", "over one")
+    yield from table(
+        "Requests at once through `LLM.generate`: tokens/s of the whole call and of decoding alone, without\n"
+        "prompts, each over one request's; milliseconds behind each generated token by operator:\n",
+        ("weights", "mode", "requests", *rates, *KINDS, "rest", "outside"),
+        batching_rows(formats),
+    )
+    yield from table(
+        f"\nMilliseconds between two tokens of {options['decoding']} decoding requests, alone, before and after, and\n"
+        f"while {options['long']:,} tokens of a prompt are read beside them; *over*: p99 beside over median alone:\n",
+        ("weights", "median alone", "p99 alone", "median beside", "p99 beside", "longest", "over", "prompt, s"),
+        latency_rows(formats),
+    )
+    yield from table(
+        "\nThe same requests through `LLM.generate`, over HTTP to `hybrid serve`, and over HTTP to llama_cpp.server,\n"
+        "which computes one at a time: tokens/s of all clients; cost of HTTP for a token; seconds until text, mean:\n",
+        ("weights", "clients", "library", "HTTP", "cost", "in %", "peer", "HTTP over it", "first, s", "its first, s"),
+        http_rows(formats),
+    )
     yield (
         f"\n{options['preset'] if options['model'] is None else options['model']}, {options['threads']} threads, "
         f"{machine['isa']}; medians of rounds in turn; prompts of {options['prompt']} tokens, "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, chain
@@ -22,6 +21,7 @@ from hybrid.model.pages import pages_for
 from hybrid.ops.cpu import MAX_TOKENS
 from hybrid.runtime.activity import Activity, Ledger
 from hybrid.runtime.batcher import Batcher, Part, work_of
+from hybrid.runtime.fresh_pages import FreshPages
 from hybrid.runtime.load import EngineLoad
 from hybrid.runtime.loader import Machine, Tell, load_machine
 from hybrid.runtime.options import EngineOptions
@@ -48,6 +48,7 @@ class Engine:
         self.context = self.machine.context
         self.pages = PagePool(self.machine.room.pages, self.machine.room.keep)
         self.decoder: Decoder = self.machine.decoder
+        self._fresh = FreshPages(self.pages, [layer.pages for layer in self.decoder.layers])
         self.ledger = Ledger()
         self.trace: Trace | None = None  # that steps are added to
         self.passes = Passes(self.machine)
@@ -113,6 +114,7 @@ class Engine:
                 began = self._advance(plan.long, sampled, plan.seconds, trace, began)
             for parts in plan.passes:
                 began = self._pass(parts, sampled, trace, began)
+                self._fresh.step(sum(part.count for part in parts))
             if trace is not None:
                 for sequence in sampled:
                     trace.token(len(sequence.output_ids))
@@ -153,19 +155,12 @@ class Engine:
         self._check_ids(token_ids)
         if len(token_ids) > self.context:
             raise UserError(f"{len(token_ids)} tokens do not fit the context of {self.context}")
-        blocks = array("q")
         usual = self.machine.prefill_tokens
         if tap is not None and "gpu" not in self.machine.units:  # where a plan counts buffers, they stay as they are
             usual = PREFILL_TOKENS  # a tap is shown torch's activations
         piece = 1 if one_by_one else usual
+        blocks = self.pages.take_many(pages_for(len(token_ids)))
         try:
-            while len(blocks) < pages_for(len(token_ids)):
-                page = self.pages.take()
-                if page is None:
-                    raise UserError(
-                        f"all {self.pages.total} pages of the KV cache are in use; try again when a request is done"
-                    )
-                blocks.append(page)
             self.machine.scheduler.tap = tap
             pieces = []
             for at in range(0, len(token_ids), piece):

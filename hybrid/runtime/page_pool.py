@@ -6,8 +6,11 @@ tokens shares it. What nobody uses any more stays until its room is wanted, leas
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+
+from profiler.artifacts import UserError
 
 
 class PagePool:
@@ -20,7 +23,7 @@ class PagePool:
     def __init__(self, pages: int, keep: int | None = None) -> None:
         self.total = pages
         self._keep = pages if keep is None else min(keep, pages)
-        self._touched = 0  # pages below were taken before
+        self.touched = 0  # pages below were taken before, the others never
         self._empty: list[int] = []  # of those, what holds nothing
         self._users: dict[int, int] = {}  # by page in use
         self._digests: dict[int, bytes] = {}  # by page whose content is known
@@ -46,9 +49,9 @@ class PagePool:
         """A page for one user, whatever it holds; None where all are in use."""
         if self._empty:
             page = self._empty.pop()
-        elif self._touched < self._keep or (not self._idle and self._touched < self.total):
-            page = self._touched
-            self._touched += 1
+        elif self.touched < self._keep or (not self._idle and self.touched < self.total):
+            page = self.touched
+            self.touched += 1
         elif self._idle:
             page, _ = self._idle.popitem(last=False)
             del self._known[self._digests.pop(page)]
@@ -56,6 +59,20 @@ class PagePool:
             return None
         self._users[page] = 1
         return page
+
+    def take_many(self, count: int) -> array[int]:
+        """So many pages for one user, int64.
+
+        Raises:
+            UserError: fewer are left.
+        """
+        pages = array("q", (page for _ in range(min(count, self.free)) if (page := self.take()) is not None))
+        if len(pages) < count:
+            self.give_back(pages)
+            raise UserError(
+                f"{self.used} of {self.total} pages of the KV cache are in use; wait until a request is done"
+            )
+        return pages
 
     def share(self, digest: bytes) -> int | None:
         """The page of this content, for one more user; None where it is not known."""

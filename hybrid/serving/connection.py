@@ -1,6 +1,7 @@
 """A connection with limits: uvicorn's HTTP/1.1 protocol waits for ever for heads, bodies and for clients that read.
 
-Once a second each connection looks at what it has been waiting for, and since when.
+Once a second each connection looks at what it has been waiting for, and for how long. Time in which the server itself
+stood still is not held against its clients.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class GuardedConnection(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._look: asyncio.TimerHandle | None = None
         self._waiting: tuple[Waiting | None, object] = None, None  # for what, and in which request
-        self._since = 0.0
+        self._waited = self._looked = 0.0  # for so many seconds; when that was seen
         self._received = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -105,13 +106,16 @@ class GuardedConnection(H11Protocol):
     def _look_later(self) -> None:
         limits = self.limits
         shortest = min(limits.head_seconds, limits.body_seconds, limits.stall_seconds, limits.idle_seconds)
-        self._look = self.loop.call_later(min(1.0, shortest / LOOKS), self._look_now)
+        self._looked, self._pause = self.loop.time(), min(1.0, shortest / LOOKS)
+        self._look = self.loop.call_later(self._pause, self._look_now)
 
     def _look_now(self) -> None:
-        now, waiting = self.loop.time(), (self._waits_for(), self.cycle)
+        waiting = (self._waits_for(), self.cycle)
         if waiting != self._waiting:
-            self._waiting, self._since = waiting, now
-        elif waiting[0] is not None and now - self._since >= self._seconds(waiting[0]):
+            self._waiting, self._waited = waiting, 0.0
+        else:
+            self._waited += min(self.loop.time() - self._looked, 2 * self._pause)
+        if waiting[0] is not None and self._waited >= self._seconds(waiting[0]):
             self._give_up(waiting[0])
         self._look_later()
 

@@ -66,8 +66,8 @@ def events(lines: Sequence[bytes]) -> list[dict[str, Any]]:
 
 
 def counted(pieces: Sequence[dict[str, Any]], most: int) -> tuple[int, int | None]:
-    """Generated tokens and those of the prompt: by the server's `usage`, else `most` where the text ended at its length,
-    else one for each piece with text.
+    """Generated tokens and those of the prompt: by the server's `usage`, else `most` where the text ended at its
+    length, else one for each piece with text.
 
     Raises:
         LoadError: a piece says that something failed.

@@ -14,7 +14,9 @@ from hybrid.stages.opening import open_engine
 from serving.prompts import Prompts
 
 SETTLE = 8  # tokens of each before times are taken
-ALONE = 64  # tokens of each whose times are taken before the prompt comes
+ALONE = 64  # tokens of each whose times are taken before the prompt comes, and again after it: texts have grown by then
+
+ROOM = 512  # tokens of context at least, for what the others write meanwhile
 
 
 class Watch:
@@ -36,7 +38,7 @@ class Watch:
 
 
 def beside_a_prompt(engine: Engine, prompts: Prompts, decoding: int, prompt: int, own_prompt: int) -> dict[str, Any]:
-    """Gaps of `decoding` requests, in seconds: `alone`, then `beside` a prompt of so many tokens, until its first token.
+    """Gaps of `decoding` requests, in seconds: `alone`, before and after, and `beside` a prompt until its first token.
 
     seconds: that the prompt took.
     """
@@ -56,6 +58,8 @@ def beside_a_prompt(engine: Engine, prompts: Prompts, decoding: int, prompt: int
         while long.finish_reason is None:
             beside += watch.step()
         seconds = time.perf_counter() - began
+        for _ in range(ALONE):
+            alone += watch.step()
     finally:
         for request in [*requests, long]:
             engine.cancel(request)
@@ -68,7 +72,7 @@ def latency(
     path: Path, mode: str, decoding: int, prompt: int, rounds: int, threads: int, tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Rounds of the above, with prompts that are new each time."""
-    context = -(-(prompt + 32) // 64) * 64
+    context = max(-(-(prompt + 32) // 64) * 64, ROOM)
     figures = []
     with open_engine(path, mode=mode, context=context, max_sequences=decoding + 1, threads=threads) as engine:
         prompts = Prompts(engine.tokenizer, engine.directory.spec.vocab_size)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybrid import LLM, SamplingParams
 from peers.floor import floor_bytes
+
+from hybrid import LLM, SamplingParams
 from serving.prompts import Prompts
 
 
@@ -48,7 +49,12 @@ class Together:
 
     def as_json(self) -> dict[str, Any]:
         """For the result file."""
-        return {"rate": self.rate, "decode_rate": self.decode_rate, "operators": self.operators, "outside": self.outside}
+        return {
+            "rate": self.rate,
+            "decode_rate": self.decode_rate,
+            "operators": self.operators,
+            "outside": self.outside,
+        }
 
 
 def opened(path: Path, mode: str, slots: int, settings: Settings) -> LLM:

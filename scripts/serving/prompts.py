@@ -1,4 +1,4 @@
-"""Prompts of random tokens, never the same twice: no page of one serves another, and tokens name neurons of their own."""
+"""Prompts of random tokens, never the same twice: no page of one serves another, and each names other neurons."""
 
 from __future__ import annotations
 

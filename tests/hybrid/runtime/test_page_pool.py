@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hybrid.runtime.page_pool import PagePool
+from profiler.artifacts import UserError
 
 
 def test_pages_are_taken_once_and_come_back():
@@ -17,6 +18,14 @@ def test_pages_are_taken_once_and_come_back():
     assert (pool.used, pool.free) == (1, 2)
     with pytest.raises(KeyError):
         pool.give_back(taken[:1])
+
+
+def test_many_pages_are_taken_at_once_or_none():
+    pool = PagePool(3)
+    assert list(pool.take_many(2)) == [0, 1]
+    with pytest.raises(UserError, match="2 of 3 pages"):
+        pool.take_many(2)
+    assert pool.free == 1
 
 
 def test_the_oldest_that_nobody_uses_is_forgotten_first_and_of_a_text_its_end():

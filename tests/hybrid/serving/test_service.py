@@ -1,7 +1,12 @@
 """The engine's thread: what happens to requests when steps fail, or the service ends."""
 
 import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
+import openai
 import pytest
 
 from hybrid.runtime.sampler import SamplingParams
@@ -117,6 +122,24 @@ def test_an_engine_that_is_broken_fails_everyone_and_says_so(engine, error):
     run(work)
     assert service.health == "failed" and service.failure is error and service.outstanding == 0
     service.close()
+
+
+def test_a_service_that_drains_finishes_what_it_took_and_refuses_over_http(engine, serving):
+    step, gate = engine.step, threading.Event()
+    engine.step = lambda: (gate.wait(120), step())[1]
+    body = {"model": "demo", "prompt": "def f(", "max_tokens": 5, "ignore_eos": True}
+    with serving(engine) as running, ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(httpx.post, f"{running.url}/v1/completions", json=body, timeout=120)
+        while not running.service.outstanding:
+            time.sleep(0.01)
+        running.service.drain()
+        health = httpx.get(f"{running.url}/health", timeout=120)
+        assert health.status_code == 503 and health.json()["status"] == "draining"
+        with running.client() as client, pytest.raises(openai.InternalServerError) as refused:
+            client.completions.create(model="demo", prompt="x")
+        assert refused.value.status_code == 503 and refused.value.code == "unavailable"
+        gate.set()
+        assert taken.result().json()["usage"]["completion_tokens"] == 5
 
 
 def test_closing_gives_everything_back_and_tells_who_waits(engine):
