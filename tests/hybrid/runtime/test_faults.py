@@ -99,7 +99,7 @@ def test_an_operator_on_a_units_thread_fails(open_dense, complete, check_works, 
     engine = open_dense(recorded=False)
     expected, unit = complete(engine, [PROMPT], TOKENS), getattr(far_layers(engine)[0], side)
 
-    def fail(*arguments):
+    def fail(*arguments, **named):
         raise error("as a test wanted")
 
     for _ in range(2):
