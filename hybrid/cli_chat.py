@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from hybrid import display
+from hybrid.cli_opening import opened
 from hybrid.cli_options import (
-    PLACED_AT_ONCE,
     ContextOption,
     DeviceOption,
     KvFormat,
@@ -25,9 +25,7 @@ from hybrid.cli_options import (
     ThreadsOption,
     ThresholdsOption,
     VramOption,
-    device_name,
     loading,
-    parse_slowdown,
 )
 from hybrid.cli_sampling import (
     FrequencyOption,
@@ -103,26 +101,24 @@ def chat(
         from hybrid.recommended import sampling_defaults
 
     with contextlib.ExitStack() as stack:
-        with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
-            opened = LLM(
-                model,
-                mode=None if mode is None else mode.value,
-                plan=plan,
-                vram=vram,
-                device=device_name(device),
-                context=context,
-                max_sequences=1,
-                kv_format=kv_format.value,
-                threads=threads,
-                mmap=not no_mmap,
-                profile=profile,
-                thresholds=thresholds,
-                slowdown=parse_slowdown(slowdown),
-                overlap=not no_overlap,
-                note=lambda line: display.note(f"warning: {line}"),
-                tell=tell,
-            )
-        llm = stack.enter_context(opened)
+        made = opened(
+            LLM,
+            model,
+            mode=mode,
+            plan=plan,
+            vram=vram,
+            device=device,
+            slowdown=slowdown,
+            context=context,
+            kv_format=kv_format,
+            threads=threads,
+            no_mmap=no_mmap,
+            no_overlap=no_overlap,
+            profile=profile,
+            thresholds=thresholds,
+            max_sequences=1,
+        )
+        llm = stack.enter_context(made)
         given = {
             "temperature": temperature,
             "top_p": top_p,

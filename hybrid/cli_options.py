@@ -15,8 +15,6 @@ import typer
 
 from profiler.artifacts import UserError
 
-PLACED_AT_ONCE = 1 << 30  # bytes that are on a GPU before a bar of progress could be read
-
 
 class Mode(str, Enum):
     """What is computed for a token."""

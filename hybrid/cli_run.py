@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid import display, reports
+from hybrid.cli_opening import opened
 from hybrid.cli_options import (
-    PLACED_AT_ONCE,
     ContextOption,
     DeviceOption,
     JsonOption,
@@ -27,9 +27,7 @@ from hybrid.cli_options import (
     ThreadsOption,
     ThresholdsOption,
     VramOption,
-    device_name,
     loading,
-    parse_slowdown,
 )
 from hybrid.cli_sampling import (
     FrequencyOption,
@@ -130,26 +128,24 @@ def run(
         grammar=chosen_grammar(schema, regex),
     )
     with contextlib.ExitStack() as stack:
-        with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
-            opened = LLM(
-                model,
-                mode=None if mode is None else mode.value,
-                plan=plan,
-                vram=vram,
-                device=device_name(device),
-                context=context,
-                max_sequences=min(n, MOST_TOGETHER),
-                kv_format=kv_format.value,
-                threads=threads,
-                mmap=not no_mmap,
-                profile=profile,
-                thresholds=thresholds,
-                slowdown=parse_slowdown(slowdown),
-                overlap=not no_overlap,
-                note=lambda line: display.note(f"warning: {line}"),
-                tell=tell,
-            )
-        llm = stack.enter_context(opened)
+        made = opened(
+            LLM,
+            model,
+            mode=mode,
+            plan=plan,
+            vram=vram,
+            device=device,
+            slowdown=slowdown,
+            context=context,
+            kv_format=kv_format,
+            threads=threads,
+            no_mmap=no_mmap,
+            no_overlap=no_overlap,
+            profile=profile,
+            thresholds=thresholds,
+            max_sequences=min(n, MOST_TOGETHER),
+        )
+        llm = stack.enter_context(made)
         traced = None if trace is None else stack.enter_context(llm.trace(trace, trace_steps))
         completions = _completed(llm, prompt, params, as_json)
         figures, tokenizer = llm.summary(), llm.tokenizer

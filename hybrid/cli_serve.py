@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid import display
+from hybrid.cli_opening import opened
 from hybrid.cli_options import (
-    PLACED_AT_ONCE,
     ContextOption,
     DeviceOption,
     KvFormat,
@@ -27,9 +27,7 @@ from hybrid.cli_options import (
     ThreadsOption,
     ThresholdsOption,
     VramOption,
-    device_name,
     loading,
-    parse_slowdown,
 )
 from profiler.artifacts import UserError, format_size, parse_size
 
@@ -147,30 +145,28 @@ def serve(
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(bind(settings))
         display.note(f"opening {model}")
-        with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
-            opened = open_engine(
-                model,
-                mode=None if mode is None else mode.value,
-                plan=plan,
-                vram=None if vram is None else parse_size(vram),
-                device=device_name(device),
-                context=context,
-                max_sequences=slots,
-                kv_format=kv_format.value,
-                kv_memory=None if kv_memory is None else parse_size(kv_memory),
-                pace=pace,
-                threads=threads,
-                mmap=not no_mmap,
-                profile=profile,
-                thresholds=thresholds,
-                slowdown=parse_slowdown(slowdown),
-                overlap=not no_overlap,
-                automatic=True,
-                tally=True,
-                note=lambda line: display.note(f"warning: {line}"),
-                tell=tell,
-            )
-        engine = stack.enter_context(opened)
+        made = opened(
+            open_engine,
+            model,
+            mode=mode,
+            plan=plan,
+            vram=vram,
+            device=device,
+            slowdown=slowdown,
+            context=context,
+            kv_format=kv_format,
+            threads=threads,
+            no_mmap=no_mmap,
+            no_overlap=no_overlap,
+            profile=profile,
+            thresholds=thresholds,
+            max_sequences=slots,
+            kv_memory=None if kv_memory is None else parse_size(kv_memory),
+            pace=pace,
+            automatic=True,
+            tally=True,
+        )
+        engine = stack.enter_context(made)
         service = EngineService(engine, queue)
         stack.callback(service.close)
         app = create_app(service, settings)

@@ -131,7 +131,8 @@ def test_others_get_a_token_in_every_step_while_a_long_prompt_is_read(engine):
     assert engine.pages.used == 0
 
 
-def test_a_long_prompt_may_be_cancelled_between_layers(engine):
+def left_between_layers(engine):
+    """Prompts, what they give alone, and both under way: one decodes, and the long one is left between two layers."""
     prompts = [text(engine, 3), text(engine, engine.machine.prefill_tokens)]
     alone = outputs(engine, prompts, TOKENS)
     engine.batcher.pace = 1.0
@@ -140,6 +141,11 @@ def test_a_long_prompt_may_be_cancelled_between_layers(engine):
     engine.step()
     engine.add(late)
     engine.step()
+    return prompts, alone, first, late
+
+
+def test_a_long_prompt_may_be_cancelled_between_layers(engine):
+    prompts, alone, first, late = left_between_layers(engine)
     engine.cancel(late)
     again = generated(engine, prompts, TOKENS)[1]
     engine.add(again)
@@ -151,14 +157,7 @@ def test_a_long_prompt_may_be_cancelled_between_layers(engine):
 
 
 def test_a_pass_that_fails_between_layers_is_begun_anew(engine, monkeypatch):
-    prompts = [text(engine, 3), text(engine, engine.machine.prefill_tokens)]
-    alone = outputs(engine, prompts, TOKENS)
-    engine.batcher.pace = 1.0
-    first, late = generated(engine, prompts, TOKENS)
-    engine.add(first)
-    engine.step()
-    engine.add(late)
-    engine.step()
+    _, alone, first, late = left_between_layers(engine)
     with monkeypatch.context() as patched:
         patched.setattr(Scheduler, "_computed", lambda *arguments: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
