@@ -100,7 +100,9 @@ def source_of(file: Path, name: str) -> str:
     kept = list(range(first, (node.end_lineno or first) + 1))
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
         text = node.body[0]
-        kept = [line for line in kept if not text.lineno <= line <= (text.end_lineno or 0)]
+        last = text.end_lineno or 0
+        last += last < len(lines) and not lines[last].strip()  # the blank line after it too
+        kept = [line for line in kept if not text.lineno <= line <= last]
     taken = [lines[line - 1] for line in kept]
     margin = len(taken[0]) - len(taken[0].lstrip())
     return "\n".join(line[margin:] for line in taken)
