@@ -23,6 +23,7 @@ from hybrid.cli_options import (
     NoOverlapOption,
     PlanOption,
     ProfileOption,
+    RamOption,
     SlowdownOption,
     ThreadsOption,
     ThresholdsOption,
@@ -59,6 +60,7 @@ def run(
     thresholds: ThresholdsOption = "default",
     plan: PlanOption = None,
     vram: VramOption = None,
+    ram: RamOption = None,
     device: DeviceOption = None,
     slowdown: SlowdownOption = None,
     temperature: TemperatureOption = 0.0,
@@ -98,8 +100,8 @@ def run(
 ) -> None:
     """Complete a prompt, streaming the text; a line of figures follows on stderr.
 
-    Where there is a GPU, the plan `default` is used, or one is made for what is free of its memory. --vram makes one
-    for a budget, which bounds all that this process takes of the GPU; --vram 0 leaves the GPU alone.
+    Where there is a GPU, the plan `default` is used, or one made for what is free of its memory. --vram bounds all that
+    this process takes of the GPU, --ram what the model takes of host memory; a line says what was chosen.
 
     Example: hybrid run demo "def parse_args(" -n 64
 
@@ -134,6 +136,7 @@ def run(
             mode=mode,
             plan=plan,
             vram=vram,
+            ram=ram,
             device=device,
             slowdown=slowdown,
             context=context,
