@@ -25,13 +25,12 @@ def resident_of_files() -> int:
 class DriveRows:
     """Rows that a plan leaves on the drive.
 
-    rows: their parts of files. kept: bytes of files that the plan has in memory. Whatever the process holds of files
-    when this is made, such as its libraries, is not the model's and comes on top.
+    rows: their parts of files. allowed: bytes of files that the process may have in memory. resident: tells how many
+    it has.
     """
 
-    def __init__(self, rows: Sequence[Origin], kept: int, resident: Callable[[], int] = resident_of_files) -> None:
-        self._rows, self._resident, self._next = tuple(rows), resident, 0
-        self._allowed = resident() + kept
+    def __init__(self, rows: Sequence[Origin], allowed: int, resident: Callable[[], int] = resident_of_files) -> None:
+        self._rows, self._allowed, self._resident, self._next = tuple(rows), allowed, resident, 0
 
     def settle(self) -> None:
         """Give back what is too much, layer after layer, beginning where it ended last time. Between any operators."""
@@ -43,12 +42,15 @@ class DriveRows:
             self._next = (self._next + 1) % len(self._rows)
 
 
-def drive_rows(options: EngineOptions, rows: Sequence[Origin], stored: Sequence[str]) -> DriveRows | None:
+def drive_rows(
+    options: EngineOptions, rows: Sequence[Origin], stored: Sequence[str], before: int
+) -> DriveRows | None:
     """What keeps a plan's budget of host memory; None where it sets none, or leaves nothing on the drive.
 
-    stored: the purposes of what lies in files.
+    stored: the purposes of what lies in files. before: bytes of files that the process had in memory before those of
+    the model, such as its libraries, which come on top.
     """
     plan = options.plan
     if plan is None or plan.budgets.ram is None or not rows or not options.mmap:
         return None
-    return DriveRows(rows, sum(plan.bytes["ram"][purpose] for purpose in stored))
+    return DriveRows(rows, before + sum(plan.bytes["ram"][purpose] for purpose in stored))
