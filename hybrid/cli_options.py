@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -106,22 +102,6 @@ ModeOption = Annotated[
 ]
 ProfileOption = Annotated[str, typer.Option(help="The profile whose predictors are used.")]
 ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]
-
-
-@contextlib.contextmanager
-def loading() -> Iterator[None]:
-    """Around an import that takes seconds, before a command has begun: an interrupt ends the process there and then.
-
-    torch drops a KeyboardInterrupt that meets it half imported, or aborts.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def parse_slowdown(given: list[str] | None) -> dict[str, float]:

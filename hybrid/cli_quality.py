@@ -104,7 +104,7 @@ def evaluate(
             display.write("\n".join([*reports.budget_lines(found), "", ""]))
     with display.stages() as tell:
         report = run_stage(model, texts, settings, tell)
-    display.show(as_json, report, lambda: reports.evaluation_lines(report, layers))
+    display.show(as_json, "hybrid.eval/1", report, lambda: reports.evaluation_lines(report, layers))
 
 
 def calibrated(
