@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from hybrid import display, exits, reports
+from hybrid.cli_cache import cache_app
 from hybrid.cli_calibrate import calibrate
 from hybrid.cli_chat import chat
 from hybrid.cli_compare import compare
@@ -37,6 +38,27 @@ app = typer.Typer(
 )
 
 
+def show_version(wanted: bool) -> None:
+    """Print the versions and end."""
+    if wanted:
+        from hybrid.cli_version import version_lines
+
+        display.write("\n".join(version_lines()) + "\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, help="Show the versions of hybrid and what it uses."
+        ),
+    ] = False,
+) -> None:
+    """Nothing of its own: --version does what it does when it is read."""
+
+
 @app.command()
 def pack(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint folder.")],
@@ -58,16 +80,10 @@ def pack(
 
 
 app.add_typer(profile_app, name="profile")
-
-
 app.command()(calibrate)
 app.command("import-predictors")(import_predictors)
 app.command()(hardware)
-
-
 app.command()(plan)
-
-
 app.command()(run)
 app.command()(chat)
 app.command()(serve)
@@ -75,6 +91,7 @@ app.command()(compare)
 app.command("eval")(evaluate)
 app.command()(report)
 app.command()(simulate)
+app.add_typer(cache_app, name="cache")
 
 
 @app.command()

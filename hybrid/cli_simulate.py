@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid import display
-from hybrid.cli_options import JsonOption, KvFormat, KvOption, Mode, PlanOption, ThresholdsOption, model_directory
+from hybrid.cli_completion import complete_model
+from hybrid.cli_options import (
+    JsonOption,
+    KvFormat,
+    KvOption,
+    Mode,
+    PlanOption,
+    ThresholdsOption,
+    model_directory,
+    named_model,
+)
 from hybrid.reports import table
 from profiler.artifacts import UserError, format_size, parse_size
 from profiler.formats import WEIGHT_FORMATS
@@ -21,7 +31,14 @@ HEADER = ["plan", "batch", "context", "tokens/s", "ms a step", "attention", "FFN
 
 def simulate(
     model: Annotated[
-        str | None, typer.Argument(metavar="DIR", help="A profiled model directory, or `demo`.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="DIR",
+            help="A profiled model directory, or `demo`.",
+            show_default=False,
+            callback=named_model,
+            autocompletion=complete_model,
+        ),
     ] = None,
     shape: Annotated[
         str | None, typer.Option(metavar="NAME", help="One of the papers' models in the place of DIR; see --list.")
