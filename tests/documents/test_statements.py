@@ -44,9 +44,11 @@ def test_activations_formats_and_files_are_named():
 def names_in(table):
     """Names that rows of a table list: whole ones, a `.bias` of each of its row, and modules beside the first."""
     found = set()
-    for row in table.splitlines():
+    for row in (line for line in table.splitlines() if line.startswith("| `")):
         words = re.findall(r"`([^`]+)`", row.split("|")[1])
-        if words and words[0].endswith(".weight"):
+        if words[0].endswith(".bias"):
+            found.add(words[0])
+        else:
             first = words[0].removesuffix(".weight")
             others = [f"{first.rpartition('.')[0]}.{word}" for word in words[1:] if not word.startswith(".")]
             for module in (first, *others):
