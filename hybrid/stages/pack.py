@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hybrid.checkpoint.kept import SOURCE_CONFIG, TOKENIZER_FILES, TOKENIZER_LIMIT
 from hybrid.checkpoint.reader import Checkpoint
 from hybrid.runtime.memory import process_memory
 from hybrid.store.files import ADDED
 from hybrid.store.formats import VECTORS, choose_format, convert
 from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride, matrix_format
-from hybrid.store.manifest import DENSE_FILE, TOKENIZER_FILES, TOKENIZER_LIMIT, FileRecord, Manifest, layer_file
+from hybrid.store.manifest import DENSE_FILE, FileRecord, Manifest, layer_file
 from hybrid.store.rows import BLOCK_BYTES, write_layer
 from hybrid.store.writer import Array, StreamingWriter
 from profiler.artifacts import (
@@ -237,7 +238,7 @@ def kept_files(source: Path) -> dict[str, Path]:
     Raises:
         UserError: one is not a file, or far too large to be what it is called.
     """
-    names = {name: "config.json" if name == "source_config.json" else name for name in TOKENIZER_FILES}
+    names = {name: "config.json" if name == SOURCE_CONFIG else name for name in TOKENIZER_FILES}
     kept = {name: source / original for name, original in names.items() if (source / original).exists()}
     for path in kept.values():
         if not path.is_file() or path.stat().st_size > TOKENIZER_LIMIT:
