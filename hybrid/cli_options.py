@@ -52,6 +52,14 @@ class KvFormat(str, Enum):
 
 MODEL_HELP = "A model directory, or `demo`."
 ModelArgument = Annotated[str, typer.Argument(metavar="DIR", help=MODEL_HELP, show_default=False)]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SRC",
+        help="A Hugging Face checkpoint folder, or one on the hub: org/name, org/name@revision.",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 PlanOption = Annotated[str | None, typer.Option(help="A plan of the directory by name, or a plan's path.")]
 VramOption = Annotated[

@@ -18,6 +18,7 @@ from hybrid.store.files import ADDED
 from hybrid.store.formats import VECTORS, choose_format, convert
 from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride, matrix_format
 from hybrid.store.manifest import DENSE_FILE, FileRecord, Manifest, layer_file
+from hybrid.store.origin import Origin
 from hybrid.store.rows import BLOCK_BYTES, write_layer
 from hybrid.store.writer import Array, StreamingWriter
 from profiler.artifacts import (
@@ -60,18 +61,20 @@ def pack(
     destination: Path,
     weight_format: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    name: str | None = None,
 ) -> PackReport:
     """Pack the checkpoint folder `source` into the model directory `destination`, which appears when it is complete.
 
     weight_format: `bf16`, `f16`, `q8_0`, `q4_0`, or `auto`, which keeps a 16-bit type and makes bf16 of others.
-    `progress(done, total)` is told the bytes written.
+    `progress(done, total)` is told the bytes written. name: of a source that was downloaded, for `origin.json`.
 
     Raises:
         UserError: the checkpoint cannot be packed, the destination cannot be written, or another pack is writing it.
     """
     source, destination = source.resolve(), destination.resolve()
     check_places(source, destination)
-    return pack_checkpoint(Checkpoint.open(source), destination, weight_format, progress)
+    checkpoint = Checkpoint.open(source)
+    return pack_checkpoint(checkpoint, destination, weight_format, progress, origin_of(checkpoint, name))
 
 
 def pack_checkpoint(
@@ -79,6 +82,7 @@ def pack_checkpoint(
     destination: Path,
     weight_format: str,
     progress: Callable[[int, int], None] | None = None,
+    origin: Origin | None = None,
 ) -> PackReport:
     """`pack` of a checkpoint that is open, wherever its tensors come from; a whole `destination` path is expected."""
     started = time.monotonic()
@@ -87,6 +91,8 @@ def pack_checkpoint(
     try:
         with atomic_directory(destination, PURPOSE) as (partial, had_remains):
             require_free_space(destination.parent, packer.total, PURPOSE)
+            if origin is not None:
+                origin.write(partial)
             manifest = packer.write(partial)
     except UserError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL:
@@ -110,6 +116,14 @@ def pack_checkpoint(
         pack_digest=manifest.pack_digest,
         notes=tuple(notes),
     )
+
+
+def origin_of(checkpoint: Checkpoint, name: str | None = None) -> Origin:
+    """Where a checkpoint comes from: the name of what was downloaded, else its files as they are now."""
+    if name is not None:
+        return Origin(name, None, {})
+    shards = {tensor.shard for tensor in checkpoint.tensors.values()}
+    return Origin.of_files(checkpoint.path, None, sorted({*kept_files(checkpoint.path).values(), *shards}))
 
 
 def check_places(source: Path, destination: Path) -> None:
