@@ -31,6 +31,7 @@ from hybrid.stages.prepare_pace import (
 from hybrid.stages.profile import ProfileSettings, profile
 from hybrid.stages.profile_estimate import format_seconds
 from hybrid.stages.profile_results import finish_rows
+from hybrid.stages.shipped_texts import described
 from hybrid.stages.sources import Source, find_source
 from hybrid.store.files import ModelFiles
 from placement.plan import Plan
@@ -184,8 +185,8 @@ class _Preparation:
             return self._ended("profile", "kept", f"the profile default, {found.tokens:,} tokens counted, is there")
         if not self.pace.expected:
             self._tell_estimate(self._profile_guess(files.spec, parameter_count(files.spec)))
-        if self.text.is_shipped:
-            self.note(self.text.described)
+        if self.text.is_shipped and self.text.tokens:
+            self.note(described(self.text.paths, self.text.tokens))
         self.pace.begin("profile")
         share = ProfileShare(self.text.tokens or self.text.about, self.settings.predictors)
         report = profile(

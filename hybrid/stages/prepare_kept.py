@@ -14,7 +14,7 @@ from hybrid.stages.pack import origin_of
 from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan_defaults import resolve
 from hybrid.stages.profile_setup import read_whole
-from hybrid.stages.shipped import broad_texts
+from hybrid.stages.shipped_texts import SHIPPED_TOKENS, broad_texts
 from hybrid.stages.sources import Source
 from hybrid.stages.texts import Corpus
 from hybrid.store.files import ModelFiles
@@ -25,7 +25,6 @@ from placement.plan_file import read_plan
 from profiler.artifacts import UserError, sha256_file
 from profiler.profile import Profile, read_profile
 
-SHIPPED_TOKENS = 32_768
 BYTES_PER_TOKEN = 4  # of text, about
 MOST_BYTES_PER_TOKEN = 8  # so that a text has at least so many tokens as its bytes by this
 COUNTED = 0.9  # of the tokens asked for, which windows that are not full may leave
@@ -57,15 +56,6 @@ class Text:
             files = path.rglob("*") if path.is_dir() else [path]
             size += sum(file.stat().st_size for file in files if file.is_file())
         return size // BYTES_PER_TOKEN
-
-    @property
-    def described(self) -> str:
-        """What a user should know of the shipped texts."""
-        kinds = ", ".join(path.stem for path in self.paths)
-        return (
-            f"no --text, so {self.tokens:,} tokens of texts that come with hybrid are used ({kinds}); which neurons "
-            "fire depends on the text: give some of the kind that the model is for"
-        )
 
 
 def find_packed(destination: Path, source: Source, weight_format: str, compare: Compare) -> ModelFiles | None:

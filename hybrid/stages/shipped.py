@@ -13,7 +13,6 @@ CHECKPOINT = Path(__file__).resolve().parent.parent / "demo"
 PROFILE_TEXT = CHECKPOINT / "profile.jsonl"
 CALIBRATION_TEXT = CHECKPOINT / "calibrate.jsonl"
 HELDOUT_TEXT = CHECKPOINT / "heldout.jsonl"
-TEXTS = Path(__file__).resolve().parent.parent / "texts"
 PROFILE = CHECKPOINT / "profiles" / "default.safetensors"
 PREDICTORS = CHECKPOINT / "predictors" / "default.safetensors"
 
@@ -31,18 +30,6 @@ def demo_path() -> Path:
             f"the demo model is missing from {CHECKPOINT} ({missing[0].name}); install hybrid-inference anew"
         )
     return cache_directory() / f"demo-{digest_json([sha256_file(file) for file in made_from])[:12]}"
-
-
-def broad_texts() -> list[Path]:
-    """The shipped texts of several kinds, each a domain, to profile any model on where no other text is at hand.
-
-    Raises:
-        UserError: the package lacks them.
-    """
-    found = sorted(TEXTS.glob("*.jsonl"))
-    if not found:
-        raise UserError(f"the texts to profile on are missing from {TEXTS}; install hybrid-inference anew")
-    return found
 
 
 def is_profiled(path: Path) -> bool:
