@@ -2,9 +2,9 @@
 
     python scripts/broad_texts.py --declaration us-declaration.gz --constitution us-constitution.gz
 
-Four kinds, each a file of JSON lines: `everyday` (questions, answers, letters, news and stories in eight languages) was
-written for this project and is left as it is; `law` is the Declaration of Independence and the Constitution of the United
-States as Debian's package miscfiles has them, the beginning of each; `reference` is prose of Python's language
+Four kinds, each a file of JSON lines: `everyday` (questions, answers, letters, news, stories in eight languages) was
+written for this project and is left as it is; `law` is the beginning of the Declaration of Independence and of the
+Constitution of the United States, as Debian's package miscfiles has them; `reference` is prose of Python's language
 reference; `code` is of Python's standard library, and this project's C++, JavaScript, CSS and shell.
 """
 
@@ -49,7 +49,7 @@ def own(names: tuple[str, ...]) -> list[tuple[str, str]]:
 def reference() -> list[tuple[str, str]]:
     """Sections of Python's reference, drawn by lot."""
     names = sorted(topics)
-    random.Random(SEED).shuffle(names)  # noqa: S311
+    random.Random(SEED).shuffle(names)
     found, size = list[tuple[str, str]](), 0
     for name in names:
         if size + len(topics[name]) <= TOPICS_BYTES:

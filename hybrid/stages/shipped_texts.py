@@ -30,6 +30,6 @@ def described(paths: Sequence[Path], tokens: int) -> str:
     """What a user should know who named no text."""
     kinds = ", ".join(path.name for path in paths)
     return (
-        f"no --text, so at most {tokens:,} tokens of texts that come with hybrid are used ({kinds}); which neurons fire "
-        "depends on the text: give some of the kind that the model is for"
+        f"no --text, so at most {tokens:,} tokens of texts that come with hybrid are used ({kinds}); which neurons "
+        "fire depends on the text: give some of the kind that the model is for"
     )
