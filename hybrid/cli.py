@@ -20,7 +20,15 @@ from hybrid.cli_chat import chat
 from hybrid.cli_compare import compare
 from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
-from hybrid.cli_options import JsonOption, ModelArgument, SourceArgument, WeightFormat, model_directory
+from hybrid.cli_options import (
+    ActivationOption,
+    FormatOption,
+    JsonOption,
+    ModelArgument,
+    SourceArgument,
+    WeightFormat,
+    model_directory,
+)
 from hybrid.cli_plan import plan
 from hybrid.cli_prepare import prepare
 from hybrid.cli_profile import profile_app
@@ -51,9 +59,8 @@ app.command()(prepare)
 def pack(
     source: SourceArgument,
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory to make; must not exist.")],
-    weight_format: Annotated[
-        WeightFormat, typer.Option("--format", help="auto keeps a 16-bit type; q8_0 takes 8.5 bits a weight, q4_0 4.5.")
-    ] = WeightFormat.auto,
+    weight_format: FormatOption = WeightFormat.auto,
+    activation: ActivationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a model directory; `hybrid prepare` does so too, and all that comes after it.
@@ -66,8 +73,14 @@ def pack(
     with display.stages() as tell:
         found = find_source(source, display.note)
         path = found.fetch(lambda done, total: tell("downloading", done, total))
-        name = None if found.listing is None else found.name
-        report = run_stage(path, destination, weight_format.value, lambda d, t: tell("packing", d, t), name)
+        report = run_stage(
+            path,
+            destination,
+            weight_format.value,
+            lambda done, total: tell("packing", done, total),
+            activation,
+            None if found.listing is None else found.name,
+        )
     display.show(as_json, report, lambda: reports.pack_lines(report))
 
 

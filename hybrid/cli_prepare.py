@@ -9,8 +9,10 @@ import typer
 
 from hybrid import display
 from hybrid.cli_options import (
+    ActivationOption,
     ContextOption,
     Device,
+    FormatOption,
     JsonOption,
     SourceArgument,
     WeightFormat,
@@ -27,9 +29,8 @@ if TYPE_CHECKING:
 def prepare(
     source: SourceArgument,
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory: new, or begun before.")],
-    weight_format: Annotated[
-        WeightFormat, typer.Option("--format", help="auto keeps a 16-bit type; q8_0 takes 8.5 bits a weight, q4_0 4.5.")
-    ] = WeightFormat.auto,
+    weight_format: FormatOption = WeightFormat.auto,
+    activation: ActivationOption = None,
     text: Annotated[
         list[Path] | None,
         typer.Option(
@@ -82,6 +83,7 @@ def prepare(
 
     settings = PrepareSettings(
         weight_format=weight_format.value,
+        activation=activation,
         texts=tuple(text or ()),
         tokens=None if tokens is None else parse_count(tokens),
         memory=None if memory is None else parse_size(memory),

@@ -42,12 +42,13 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """weight_format: as for `pack`. texts: to profile on, none for those that ship with hybrid. tokens: of them, None
+    """weight_format, activation: as for `pack`. texts: to profile on, none for those that ship with hybrid. tokens: of them, None
     for all, or of the shipped ones a part. memory: bytes for profiling, None for a part of what is free. predictors:
     train them. plan: what the plan is for.
     """
 
     weight_format: str = "auto"
+    activation: str | None = None
     texts: tuple[Path, ...] = ()
     tokens: int | None = None
     memory: int | None = None
@@ -134,7 +135,11 @@ class _Preparation:
     def _packed(self, source: Source) -> ModelFiles:
         """Download and pack, where that is not done."""
         check_places(source.path.absolute() if source.path else Path("/nowhere"), self.destination)
-        if (files := find_packed(self.destination, source, self.settings.weight_format, self._compare)) is not None:
+        if (
+            files := find_packed(
+                self.destination, source, self.settings.weight_format, self.settings.activation, self._compare
+            )
+        ) is not None:
             self._ended("pack", "kept", f"{self.destination} is packed, in {files.weight_format}")
             return files
         if source.listing is not None:
@@ -143,7 +148,7 @@ class _Preparation:
             self._ended("download", "done", f"{source.name} is in {path}")
         else:
             path = source.fetch(lambda done, total: None)
-        checkpoint = Checkpoint.open(path)
+        checkpoint = Checkpoint.open(path, self.settings.activation)
         self._expect(checkpoint)
         self.pace.begin("pack")
         name = None if source.listing is None else source.name
@@ -151,7 +156,7 @@ class _Preparation:
         def tell(done: int, total: int) -> None:
             self.pace.tell("packing", done / max(1, total))
 
-        report = pack(path, self.destination, self.settings.weight_format, tell, name)
+        report = pack(path, self.destination, self.settings.weight_format, tell, self.settings.activation, name)
         for line in report.notes:
             self.note(line)
         self._ended("pack", "done", f"{format_size(report.bytes)} in {report.weight_format} in {self.destination}")
@@ -161,7 +166,7 @@ class _Preparation:
         """The digest of a source's weights, all of which are read for it."""
         self.pace.begin("compare")
         path = source.fetch(lambda done, total: self.pace.tell("download", 0.5 * done / max(1, total)))
-        checkpoint = Checkpoint.open(path)
+        checkpoint = Checkpoint.open(path, self.settings.activation)
         total, done = sum(tensor.nbytes for tensor in checkpoint.tensors.values()), 0
         for name, tensor in checkpoint.tensors.items():
             for _ in checkpoint.blocks(name):

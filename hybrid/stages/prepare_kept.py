@@ -58,7 +58,9 @@ class Text:
         return size // BYTES_PER_TOKEN
 
 
-def find_packed(destination: Path, source: Source, weight_format: str, compare: Compare) -> ModelFiles | None:
+def find_packed(
+    destination: Path, source: Source, weight_format: str, activation: str | None, compare: Compare
+) -> ModelFiles | None:
     """The model directory, if it was packed from the source; None where nothing is there.
 
     compare: reads all of a source for the digest of its weights, which decides where `origin.json` does not.
@@ -76,7 +78,7 @@ def find_packed(destination: Path, source: Source, weight_format: str, compare: 
         ) from error
     remove = f"choose another folder, or remove it: rm -r {shlex.quote(str(destination))}"
     origin = read_origin(destination)
-    if not (_is_of(origin, source) or compare(source) == files.source_digest):
+    if not (_is_of(origin, source, activation) or compare(source) == files.source_digest):
         of = "" if origin is None else f", packed from {origin.source},"
         raise UserError(f"{destination}{of} holds other weights than {source.name}; {remove}")
     if weight_format not in ("auto", files.weight_format):
@@ -148,17 +150,17 @@ def _near(planned: int, free: int) -> bool:
     return free * 3 // 4 <= planned <= free
 
 
-def _is_of(origin: Origin | None, source: Source) -> bool:
+def _is_of(origin: Origin | None, source: Source, activation: str | None) -> bool:
     """Whether the source is what a directory says that it was packed from, unchanged since.
 
     Raises:
         UserError: the source is none that can be packed.
     """
-    if origin is None or origin.source != source.name:
+    if origin is None or (origin.source, origin.activation) != (source.name, activation):
         return False
     if source.path is None:
         return True
-    return origin_of(Checkpoint.open(source.path.resolve())) == origin
+    return origin_of(Checkpoint.open(source.path.absolute(), activation), activation, None) == origin
 
 
 def _counted_on(files: ModelFiles, profile: Profile, text: Text) -> bool:

@@ -31,7 +31,7 @@ class Source:
         if self.listing is not None:
             return self.listing.origin
         assert self.path is not None, "a source is here or on a hub"
-        return str(self.path.resolve())
+        return str(self.path.absolute())
 
     def fetch(self, progress: Progress) -> Path:
         """The folder or GGUF file, downloaded if need be; `progress(done, total)` hears of bytes.
