@@ -17,9 +17,9 @@ from hybrid.cli_options import (
     SourceArgument,
     WeightFormat,
     device_name,
-    loading,
 )
 from hybrid.display_overall import overall
+from hybrid.exits import loading
 from profiler.artifacts import format_size, parse_count, parse_size
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def prepare(
         except KeyboardInterrupt:
             note("interrupted; what is done is kept: the same command goes on")
             raise
-    display.show(as_json, report, lambda: prepare_lines(report))
+    display.show(as_json, "hybrid.prepare/1", report, lambda: prepare_lines(report))
 
 
 def prepare_lines(report: PrepareReport) -> list[str]:

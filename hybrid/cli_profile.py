@@ -97,9 +97,10 @@ def count(
     Shards of a text may be counted one by one, on several machines: profile the first, copy its predictors, count the
     others with --predictors NAME and a --name each, then add them up: see hybrid profile merge --help.
     """
+    from hybrid.names import DEMO
     from hybrid.stages.profile import ProfileSettings
     from hybrid.stages.profile import profile as run_stage
-    from hybrid.stages.shipped import DEMO, PROFILE_TEXT
+    from hybrid.stages.shipped import PROFILE_TEXT
     from hybrid.stages.shipped_texts import SHIPPED_TOKENS, broad_texts, described
 
     wanted = None if tokens is None else parse_count(tokens)
@@ -124,7 +125,7 @@ def count(
     )
     with display.stages() as tell:
         report = run_stage(path, text, settings, tell, display.note)
-    display.show(as_json, report, lambda: reports.profile_lines(report))
+    display.show(as_json, "hybrid.profile/1", report, lambda: reports.profile_lines(report))
 
 
 @profile_app.command()
@@ -144,7 +145,7 @@ def merge(
 
     with display.stages() as tell:
         report = run_stage(model_directory(model), names, name, tell)
-    display.show(as_json, report, lambda: reports.profile_lines(report))
+    display.show(as_json, "hybrid.profile/1", report, lambda: reports.profile_lines(report))
 
 
 def parse_part(text: str, path: Path) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
+
+from hybrid import display
 
 if TYPE_CHECKING:
     from hybrid.stages.prepare_pace import Status
@@ -14,10 +15,8 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def overall() -> Iterator[tuple[Callable[[Status], None], Callable[[str], None]]]:
     """A bar that is told its status, and a way to print lines above it; only the lines where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        from hybrid.display import note
-
-        yield (lambda status: None), note
+    if not display.on_terminal():
+        yield (lambda status: None), display.note
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn

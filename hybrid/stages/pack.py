@@ -13,9 +13,9 @@ import torch
 
 from hybrid.checkpoint.kept import SOURCE_CONFIG, TOKENIZER_FILES, TOKENIZER_LIMIT
 from hybrid.checkpoint.reader import Checkpoint
+from hybrid.names import ADDED
 from hybrid.runtime.memory import process_memory
 from hybrid.stages.pack_notes import rounding_notes, stored_weights
-from hybrid.store.files import ADDED
 from hybrid.store.formats import VECTORS, choose_format, convert
 from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride, matrix_format
 from hybrid.store.manifest import DENSE_FILE, FileRecord, Manifest, layer_file

@@ -42,9 +42,9 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """weight_format, activation: as for `pack`. texts: to profile on, none for those that ship with hybrid. tokens: of them, None
-    for all, or of the shipped ones a part. memory: bytes for profiling, None for a part of what is free. predictors:
-    train them. plan: what the plan is for.
+    """weight_format, activation: as for `pack`. texts: to profile on, none for those that ship with hybrid. tokens: of
+    them, None for all, or of the shipped ones a part. memory: bytes for profiling, None for a part of what is free.
+    predictors: train them. plan: what the plan is for.
     """
 
     weight_format: str = "auto"
