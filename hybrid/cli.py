@@ -17,8 +17,17 @@ from hybrid.cli_chat import chat
 from hybrid.cli_compare import compare
 from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
-from hybrid.cli_options import JsonOption, ModelArgument, WeightFormat, model_directory
+from hybrid.cli_options import (
+    ActivationOption,
+    FormatOption,
+    JsonOption,
+    ModelArgument,
+    SourceArgument,
+    WeightFormat,
+    model_directory,
+)
 from hybrid.cli_plan import plan
+from hybrid.cli_prepare import prepare
 from hybrid.cli_profile import profile_app
 from hybrid.cli_quality import evaluate
 from hybrid.cli_report import report
@@ -33,6 +42,7 @@ app = typer.Typer(
     help="""Run language models larger than the GPU they run on.
 
     A model passes through four stages: pack a checkpoint, profile which neurons fire, plan where each one lives, run.
+    `hybrid prepare` does the first three.
     Wherever a model directory is expected, `demo` stands for the model that ships with hybrid.
     """,
 )
@@ -59,32 +69,35 @@ def options(
     """Nothing of its own: --version does what it does when it is read."""
 
 
+app.command()(prepare)
+
+
 @app.command()
 def pack(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint folder, or a GGUF file.")],
+    source: SourceArgument,
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory to make; must not exist.")],
-    weight_format: Annotated[
-        WeightFormat,
-        typer.Option(
-            "--format", help="auto keeps the checkpoint's where it can; q8_0 takes 8.5 bits a weight, q4_0 4.5."
-        ),
-    ] = WeightFormat.auto,
-    activation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="What the FFN of a GGUF file computes: relu, relu2, silu, drelu, fatrelu:THRESHOLD."
-        ),
-    ] = None,
+    weight_format: FormatOption = WeightFormat.auto,
+    activation: ActivationOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a checkpoint into a model directory.
+    """Turn a checkpoint into a model directory; `hybrid prepare` does so too, and all that comes after it.
 
     Example: hybrid pack ~/models/ReluLLaMA-7B relu7b --format q8_0
     """
     from hybrid.stages.pack import pack as run_stage
+    from hybrid.stages.sources import find_source
 
-    with display.progress("packing") as tell:
-        report = run_stage(source, destination, weight_format.value, tell, activation)
+    with display.stages() as tell:
+        found = find_source(source, display.note)
+        path = found.fetch(lambda done, total: tell("downloading", done, total))
+        report = run_stage(
+            path,
+            destination,
+            weight_format.value,
+            lambda done, total: tell("packing", done, total),
+            activation,
+            None if found.listing is None else found.name,
+        )
     display.show(as_json, "hybrid.pack/1", report, lambda: reports.pack_lines(report))
 
 

@@ -63,6 +63,25 @@ ModelArgument = Annotated[
         metavar="DIR", help=MODEL_HELP, show_default=False, callback=named_model, autocompletion=complete_model
     ),
 ]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SRC",
+        help="A Hugging Face checkpoint folder, a GGUF file, or a name on the hub: org/name, org/name@revision, "
+        "org/name/FILE.gguf.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[
+    WeightFormat,
+    typer.Option("--format", help="auto keeps the checkpoint's where it can; q8_0 takes 8.5 bits a weight, q4_0 4.5."),
+]
+ActivationOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="What the FFN of a GGUF file computes: relu, relu2, silu, drelu, fatrelu:THRESHOLD."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 PlanOption = Annotated[
     str | None,

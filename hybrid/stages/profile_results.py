@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hybrid.stages.profile_estimate import Estimate
 from hybrid.stages.profile_rounds import Clock
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.files import ModelFiles
-from profiler.artifacts import explain_os_errors
+from profiler.artifacts import directory_lock, explain_os_errors, remove_stale_partials
 from profiler.predictor import PredictorSet
 from profiler.predictor_file import write_predictors
 from profiler.predictor_outline import PredictorQuality
@@ -112,3 +114,19 @@ def write_counts(
         directory.reorder_layer(layer, counted.hottest_first(layer))
         if tell:
             tell("reordering rows", layer + 1, counted.layers)
+
+
+def finish_rows(path: Path, counted: Profile) -> None:
+    """Put the rows of those layers in order that a run which was killed left as they were.
+
+    Raises:
+        UserError: the directory is being written, or cannot be written.
+    """
+    files = ModelFiles.open_files(path)
+    if all(np.array_equal(files.neuron_ids(i), counted.hottest_first(i)) for i in range(counted.layers)):
+        return
+    with directory_lock(path, "put rows in order"):
+        remove_stale_partials(path)
+        for layer in range(counted.layers):
+            if not np.array_equal(files.neuron_ids(layer), order := counted.hottest_first(layer)):
+                files.reorder_layer(layer, order)
