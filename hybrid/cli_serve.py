@@ -29,6 +29,7 @@ from hybrid.cli_options import (
     VramOption,
     loading,
 )
+from hybrid.extras import install_command
 from profiler.artifacts import UserError, format_size, parse_size
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def serve(
     """
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"serving needs {', '.join(missing)}: pip install 'hybrid-inference[serve]'")
+        raise UserError(f"serving needs {', '.join(missing)}: {install_command('serve')}")
     with loading():
         from hybrid.serving.app import create_app
         from hybrid.serving.run import address_of, bind
