@@ -3,11 +3,12 @@
 #
 # cpu: the build for the CPU, from torch's own index on Linux (PyPI's would bring gigabytes of CUDA along) and from PyPI on
 # macOS. cuda: PyPI's build for Linux. auto: what is there, else cuda where NVIDIA's driver is and cpu where not. One that is
-# there and of that kind is left alone, one of the other kind is replaced. docs/installing.md has the sizes.
+# there and of that kind is left alone, one of the other kind is replaced. TORCH_INDEX names a mirror of torch's
+# index. docs/installing.md has the sizes.
 set -euo pipefail
 
 python=${1:?which python} kind=${2:?cpu, cuda or auto}
-torch='torch>=2.6,<2.14' index=https://download.pytorch.org/whl/cpu
+torch='torch>=2.6,<2.14' index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 pip() { "$python" -m pip "$@"; }
 # The kind that is installed, read without loading it: a build for the CPU says so in its version, or has no CUDA.
 installed() {
