@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from hybrid import display, reports
 from hybrid.cli_options import JsonOption, ModelArgument, model_directory
+from hybrid.exits import loading
 from profiler.artifacts import parse_count, parse_size
 
 COUNT = "count"
@@ -98,9 +99,10 @@ def count(
     Shards of a text may be counted one by one, on several machines: profile the first, copy its predictors, count the
     others with --predictors NAME and a --name each, then add them up: see hybrid profile merge --help.
     """
-    from hybrid.stages.profile import ProfileSettings
-    from hybrid.stages.profile import profile as run_stage
-    from hybrid.stages.shipped import PROFILE_TEXT
+    with loading():
+        from hybrid.stages.profile import ProfileSettings
+        from hybrid.stages.profile import profile as run_stage
+        from hybrid.stages.shipped import PROFILE_TEXT
 
     wanted = None if tokens is None else parse_count(tokens)
     if not text:
@@ -143,7 +145,8 @@ def merge(
 
     The runs counted the same weights with the same predictors (or none), each its own text; others are refused.
     """
-    from hybrid.stages.profile_merge import merge as run_stage
+    with loading():
+        from hybrid.stages.profile_merge import merge as run_stage
 
     with display.stages() as tell:
         report = run_stage(model_directory(model), names, name, tell)
