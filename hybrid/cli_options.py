@@ -64,6 +64,25 @@ ModelArgument = Annotated[
         metavar="DIR", help=MODEL_HELP, show_default=False, callback=named_model, autocompletion=complete_model
     ),
 ]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SRC",
+        help="A Hugging Face checkpoint folder, a GGUF file, or a name on the hub: org/name, org/name@revision, "
+        "org/name/FILE.gguf.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[
+    WeightFormat,
+    typer.Option("--format", help="auto keeps the checkpoint's where it can; q8_0 takes 8.5 bits a weight, q4_0 4.5."),
+]
+ActivationOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="What the FFN of a GGUF file computes: relu, relu2, silu, drelu, fatrelu:THRESHOLD."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 PlanOption = Annotated[
     str | None,
@@ -71,7 +90,14 @@ PlanOption = Annotated[
 ]
 VramOption = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Make a plan now for so much GPU memory, such as 8GiB; 0 leaves the GPU alone."),
+    typer.Option(metavar="SIZE", help="Take so much GPU memory, such as 8GiB, by a plan made for it; 0 takes none."),
+]
+RamOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Host memory for the model, such as 16GiB: what has no room there is read from the drive when needed.",
+    ),
 ]
 DeviceOption = Annotated[
     Device | None,

@@ -12,10 +12,10 @@ from typer.core import TyperGroup
 from hybrid import display, reports
 from hybrid.cli_options import JsonOption, ModelArgument, model_directory
 from hybrid.exits import loading
+from hybrid.names import DEMO
 from profiler.artifacts import parse_count, parse_size
 
 COUNT = "count"
-BUNDLED_TOKENS = 32_768
 
 
 class DefaultGroup(TyperGroup):
@@ -103,14 +103,12 @@ def count(
         from hybrid.stages.profile import ProfileSettings
         from hybrid.stages.profile import profile as run_stage
         from hybrid.stages.shipped import PROFILE_TEXT
+        from hybrid.stages.shipped_texts import SHIPPED_TOKENS, broad_texts, described
 
     wanted = None if tokens is None else parse_count(tokens)
     if not text:
-        text, wanted = [PROFILE_TEXT], wanted or BUNDLED_TOKENS
-        display.note(
-            f"warning: no --text, so {wanted:,} tokens of Python source that comes with hybrid are used "
-            f"({PROFILE_TEXT.name}); what fires depends on the text: give some of the kind that the model is for"
-        )
+        text, wanted = [PROFILE_TEXT] if model == DEMO else broad_texts(), wanted or SHIPPED_TOKENS
+        display.note(described(text, wanted))
     path = model_directory(model)
     settings = ProfileSettings(
         name=name,
