@@ -186,7 +186,7 @@ class _Preparation:
             )
         found = kept_profile(files, self.text, self.settings.predictors, self.note)
         if found is not None:
-            finish_rows(self.destination, found)
+            finish_rows(self.destination, found, "default")
             return self._ended("profile", "kept", f"the profile default, {found.tokens:,} tokens counted, is there")
         if not self.pace.expected:
             self._tell_estimate(self._profile_guess(files.spec, parameter_count(files.spec)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from hybrid.stages.profile_checkpoint import unfinished
 from hybrid.stages.profile_estimate import Estimate
 from hybrid.stages.profile_rounds import Clock
 from hybrid.store.directory import ModelDirectory
@@ -116,17 +118,18 @@ def write_counts(
             tell("reordering rows", layer + 1, counted.layers)
 
 
-def finish_rows(path: Path, counted: Profile) -> None:
-    """Put the rows of those layers in order that a run which was killed left as they were.
+def finish_rows(path: Path, counted: Profile, name: str) -> None:
+    """Put the rows of those layers in order that a run which was killed left as they were; what it kept goes.
 
     Raises:
         UserError: the directory is being written, or cannot be written.
     """
     files = ModelFiles.open_files(path)
-    if all(np.array_equal(files.neuron_ids(i), counted.hottest_first(i)) for i in range(counted.layers)):
+    wrong = [i for i in range(counted.layers) if not np.array_equal(files.neuron_ids(i), counted.hottest_first(i))]
+    if not wrong:
         return
     with directory_lock(path, "put rows in order"):
         remove_stale_partials(path)
-        for layer in range(counted.layers):
-            if not np.array_equal(files.neuron_ids(layer), order := counted.hottest_first(layer)):
-                files.reorder_layer(layer, order)
+        for layer in wrong:
+            files.reorder_layer(layer, counted.hottest_first(layer))
+        shutil.rmtree(unfinished(files.profile_path(name).parent, name), ignore_errors=True)
