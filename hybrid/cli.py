@@ -58,6 +58,9 @@ def pack(
             metavar="NAME", help="What the FFN of a GGUF file computes: relu, relu2, silu, drelu, fatrelu:THRESHOLD."
         ),
     ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Take the tokenizer files of another folder.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a model directory.
@@ -67,7 +70,7 @@ def pack(
     from hybrid.stages.pack import pack as run_stage
 
     with display.progress("packing") as tell:
-        report = run_stage(source, destination, weight_format.value, tell, activation)
+        report = run_stage(source, destination, weight_format.value, tell, activation, tokenizer)
     display.show(as_json, report, lambda: reports.pack_lines(report))
 
 

@@ -36,6 +36,8 @@ from profiler.matrix import SIXTEEN_BIT
 # Hidden units transposed at a time: their columns of a row block stay in the processor's cache.
 STRIP = 64
 PURPOSE = "pack"
+CONFIG = "source_config.json"
+TOKENIZERS = {"tokenizer.model", "tokenizer.json", "vocab.json"}
 MARGIN = 1 << 20  # manifest, folders, the file system's own
 
 
@@ -61,19 +63,22 @@ def pack(
     weight_format: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     activation: str | None = None,
+    tokenizer: Path | None = None,
 ) -> PackReport:
     """Pack the checkpoint `source`, a folder or a GGUF file, into the model directory `destination`, which appears when
     it is complete.
 
     weight_format: `bf16`, `f16`, `q8_0`, `q4_0`, or `auto`, which keeps a 16-bit type, q8_0 and q4_0 (see
     `choose_format`). `progress(done, total)` is told the bytes written. activation: see `Checkpoint.open`.
+    tokenizer: a folder whose tokenizer files are taken instead of the checkpoint's own.
 
     Raises:
         UserError: the checkpoint cannot be packed, the destination cannot be written, or another pack is writing it.
     """
     source, destination = source.resolve(), destination.resolve()
     check_places(source, destination)
-    return pack_checkpoint(Checkpoint.open(source, activation), destination, weight_format, progress)
+    checkpoint = Checkpoint.open(source, activation, with_tokenizer=tokenizer is None)
+    return pack_checkpoint(checkpoint, destination, weight_format, progress, tokenizer)
 
 
 def pack_checkpoint(
@@ -81,10 +86,12 @@ def pack_checkpoint(
     destination: Path,
     weight_format: str,
     progress: Callable[[int, int], None] | None = None,
+    tokenizer: Path | None = None,
 ) -> PackReport:
     """`pack` of a checkpoint that is open, wherever its tensors come from; a whole `destination` path is expected."""
     started = time.monotonic()
-    packer = _Packer(checkpoint, choose_format(weight_format, stored_weights(checkpoint)), progress)
+    kept = kept_files(checkpoint, tokenizer)
+    packer = _Packer(checkpoint, choose_format(weight_format, stored_weights(checkpoint)), kept, progress)
     try:
         with atomic_directory(destination, PURPOSE) as (partial, had_remains):
             require_free_space(destination.parent, packer.total, PURPOSE)
@@ -96,7 +103,7 @@ def pack_checkpoint(
     notes = [*checkpoint.notes, *rounding_notes(checkpoint, packer.weight_format)]
     if had_remains:
         notes.insert(0, f"removed {partial}, left by a run that was killed")
-    if not {"tokenizer.model", "tokenizer.json", "vocab.json"} & set(manifest.files):
+    if not TOKENIZERS & set(manifest.files):
         notes.append(
             f"{checkpoint.path} has no tokenizer (tokenizer.model, tokenizer.json or vocab.json): "
             "the model will need one"
@@ -130,12 +137,18 @@ def check_places(source: Path, destination: Path) -> None:
 class _Packer:
     """Writes the files of one model."""
 
-    def __init__(self, checkpoint: Checkpoint, weight_format: str, progress: Callable[[int, int], None] | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        weight_format: str,
+        kept: dict[str, Path | bytes],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         self.checkpoint, self.spec, self.weight_format = checkpoint, checkpoint.spec, weight_format
         self.stride = least_stride(self.spec, weight_format)
         self.dense = dense_layout(self.spec, weight_format)
         self.layer = layer_layout(self.spec, weight_format, self.stride)
-        self.kept = kept_files(checkpoint)
+        self.kept = kept
         weights = self.dense.size + self.spec.n_layers * self.layer.size
         self.total = weights + sum(map(_size, self.kept.values())) + MARGIN
         self._progress, self._weights, self._done = progress, weights, 0
@@ -238,21 +251,30 @@ class _Packer:
             self._progress(self._done, self._weights)
 
 
-def kept_files(checkpoint: Checkpoint) -> dict[str, Path | bytes]:
+def kept_files(checkpoint: Checkpoint, tokenizer: Path | None = None) -> dict[str, Path | bytes]:
     """The checkpoint's files that are kept as they are, or what stands for them, by the name they will have.
 
+    tokenizer: the folder from which all but `config.json` are taken instead.
+
     Raises:
-        UserError: one is not a file, or far too large to be what it is called.
+        UserError: one is not a file, or far too large to be what it is called; or that folder holds no tokenizer.
     """
-    if checkpoint.made is not None:
-        return dict(checkpoint.made)
-    source = checkpoint.path
-    names = {name: "config.json" if name == "source_config.json" else name for name in TOKENIZER_FILES}
+    kept: dict[str, Path | bytes] = dict(_files_of(checkpoint.path) if checkpoint.made is None else checkpoint.made)
+    if tokenizer is None:
+        return kept
+    others = {name: path for name, path in _files_of(tokenizer).items() if name != CONFIG}
+    if not TOKENIZERS & set(others):
+        raise UserError(f"{tokenizer} is no folder with a tokenizer: there is no {', '.join(sorted(TOKENIZERS))}")
+    return {**{name: content for name, content in kept.items() if name == CONFIG}, **others}
+
+
+def _files_of(source: Path) -> dict[str, Path]:
+    names = {name: "config.json" if name == CONFIG else name for name in TOKENIZER_FILES}
     kept = {name: source / original for name, original in names.items() if (source / original).exists()}
     for path in kept.values():
         if not path.is_file() or path.stat().st_size > TOKENIZER_LIMIT:
             raise UserError(f"{path} is not a file of at most {TOKENIZER_LIMIT >> 20} MiB, as it should be")
-    return dict(kept)
+    return kept
 
 
 def _size(kept: Path | bytes) -> int:
