@@ -23,6 +23,7 @@ from hybrid.cli_options import (
     JsonOption,
     ModelArgument,
     SourceArgument,
+    TokenizerOption,
     WeightFormat,
     model_directory,
 )
@@ -78,6 +79,7 @@ def pack(
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory to make; must not exist.")],
     weight_format: FormatOption = WeightFormat.auto,
     activation: ActivationOption = None,
+    tokenizer: TokenizerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a model directory; `hybrid prepare` does so too, and all that comes after it.
@@ -96,6 +98,7 @@ def pack(
             weight_format.value,
             lambda done, total: tell("packing", done, total),
             activation,
+            tokenizer,
             None if found.listing is None else found.name,
         )
     display.show(as_json, "hybrid.pack/1", report, lambda: reports.pack_lines(report))

@@ -1,4 +1,4 @@
-"""`hybrid prepare` and `hybrid pack` of names on a hub, from nothing, again, interrupted, offline, and of a GGUF file."""
+"""`hybrid prepare` and `hybrid pack` of names on a hub: from nothing, again, interrupted, offline, of a GGUF file."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_gguf_file_of_a_hub(
 ) -> None:
     folder = repositories / "org" / "quants"
     folder.mkdir()
-    make_gguf(llama_checkpoint, folder / "tiny-f16.gguf", **{"kind": "f16"})
+    make_gguf(llama_checkpoint, folder / "tiny-f16.gguf", kind="f16")
     served.repositories["org/quants"] = loopback.Repository(folder)
     code, out, err = hybrid("prepare", "org/quants/tiny-f16.gguf", *arguments, "--activation", "relu")
     assert code == 0, err
