@@ -15,6 +15,7 @@ from hybrid.cli_cache import cache_app
 from hybrid.cli_calibrate import calibrate
 from hybrid.cli_chat import chat
 from hybrid.cli_compare import compare
+from hybrid.cli_doctor import doctor
 from hybrid.cli_hardware import hardware
 from hybrid.cli_import import import_predictors
 from hybrid.cli_options import (
@@ -116,6 +117,7 @@ app.command()(compare)
 app.command("eval")(evaluate)
 app.command()(report)
 app.command()(simulate)
+app.command()(doctor)
 app.add_typer(cache_app, name="cache")
 
 
