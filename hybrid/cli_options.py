@@ -11,6 +11,7 @@ import typer
 
 from hybrid import display
 from hybrid.cli_completion import complete_added, complete_model
+from hybrid.exits import loading
 from hybrid.names import DEMO, MANIFEST
 from profiler.artifacts import UserError
 
@@ -193,11 +194,13 @@ def held_out(model: str, texts: list[Path] | None) -> list[Path]:
 
 def model_directory(model: str) -> Path:
     """The model directory that is meant; `demo` is made on first use. Only that takes torch."""
-    from hybrid.stages.finding import find_model
+    with loading():
+        from hybrid.stages.finding import find_model
 
     found = find_model(model)
     if found is None:
-        from hybrid.stages.demo import demo_directory
+        with loading():
+            from hybrid.stages.demo import demo_directory
 
         return demo_directory()
     return found

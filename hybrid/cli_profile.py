@@ -11,6 +11,8 @@ from typer.core import TyperGroup
 
 from hybrid import display, reports
 from hybrid.cli_options import JsonOption, ModelArgument, model_directory
+from hybrid.exits import loading
+from hybrid.names import DEMO
 from profiler.artifacts import parse_count, parse_size
 
 COUNT = "count"
@@ -97,11 +99,11 @@ def count(
     Shards of a text may be counted one by one, on several machines: profile the first, copy its predictors, count the
     others with --predictors NAME and a --name each, then add them up: see hybrid profile merge --help.
     """
-    from hybrid.names import DEMO
-    from hybrid.stages.profile import ProfileSettings
-    from hybrid.stages.profile import profile as run_stage
-    from hybrid.stages.shipped import PROFILE_TEXT
-    from hybrid.stages.shipped_texts import SHIPPED_TOKENS, broad_texts, described
+    with loading():
+        from hybrid.stages.profile import ProfileSettings
+        from hybrid.stages.profile import profile as run_stage
+        from hybrid.stages.shipped import PROFILE_TEXT
+        from hybrid.stages.shipped_texts import SHIPPED_TOKENS, broad_texts, described
 
     wanted = None if tokens is None else parse_count(tokens)
     if not text:
@@ -141,7 +143,8 @@ def merge(
 
     The runs counted the same weights with the same predictors (or none), each its own text; others are refused.
     """
-    from hybrid.stages.profile_merge import merge as run_stage
+    with loading():
+        from hybrid.stages.profile_merge import merge as run_stage
 
     with display.stages() as tell:
         report = run_stage(model_directory(model), names, name, tell)
