@@ -56,12 +56,13 @@ def sentencepiece_model(vocabulary: Vocabulary) -> bytes:
 
 
 def _unknown(vocabulary: Vocabulary) -> int:
-    if (index := vocabulary.ids.get("unknown_token_id")) is not None:
-        return index
+    """The unknown piece of the trained model; `unknown_token_id` may be another token, which stands in for it."""
     if TokenType.UNKNOWN in vocabulary.kinds:
         return vocabulary.kinds.index(TokenType.UNKNOWN)
     if "<unk>" in vocabulary.tokens:
         return vocabulary.tokens.index("<unk>")
+    if (index := vocabulary.ids.get("unknown_token_id")) is not None:
+        return index
     raise UserError(f"the tokenizer has no unknown token, which SentencePiece needs; {MEND}")
 
 
