@@ -55,6 +55,7 @@ def test_the_readme(replay):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # it profiles, calibrates and compares
 def test_the_tutorial(replay):
     assert replay(CHECKOUT / "docs" / "tutorial.md") > 8
 
