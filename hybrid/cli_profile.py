@@ -27,7 +27,9 @@ class DefaultGroup(TyperGroup):
 
 
 profile_app = typer.Typer(
-    cls=DefaultGroup, help="Count which neurons fire on a text and train predictors; or merge such counts."
+    cls=DefaultGroup,
+    rich_markup_mode=None,
+    help="Count which neurons fire on a text and train predictors; or merge such counts.",
 )
 NameOption = Annotated[str, typer.Option(help="Name of the profile in the directory.")]
 

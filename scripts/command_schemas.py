@@ -22,12 +22,14 @@ from hybrid.stages.budget import BudgetReport
 from hybrid.stages.cache_contents import CacheReport, ClearReport
 from hybrid.stages.calibrate import CalibrationReport
 from hybrid.stages.compare_results import Comparison
+from hybrid.stages.doctor import DoctorReport
 from hybrid.stages.evaluate import EvaluationReport
 from hybrid.stages.hardware import HardwareReport
 from hybrid.stages.import_predictors import ImportReport
 from hybrid.stages.inspect import InspectReport
 from hybrid.stages.pack import PackReport
 from hybrid.stages.plan import PlanReport
+from hybrid.stages.prepare import PrepareReport
 from hybrid.stages.profile_results import ProfileReport
 from hybrid.stages.report import ReportResult
 from hybrid.stages.simulate import SimulateReport
@@ -39,6 +41,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 # Name of a result -> the dataclass that is printed, or the types of its fields. The comments are the commands.
 RESULTS: dict[str, type | dict[str, Any]] = {
+    "hybrid.prepare/1": PrepareReport,  # hybrid prepare
     "hybrid.pack/1": PackReport,  # hybrid pack
     "hybrid.profile/1": ProfileReport,  # hybrid profile, hybrid profile merge
     "hybrid.calibrate/1": CalibrationReport,  # hybrid calibrate
@@ -69,6 +72,7 @@ RESULTS: dict[str, type | dict[str, Any]] = {
     "hybrid.simulate/1": SimulateReport,  # hybrid simulate
     "hybrid.shapes/1": {"shapes": list[ModelShape]},  # hybrid simulate --list
     "hybrid.inspect/1": InspectReport,  # hybrid inspect
+    "hybrid.doctor/1": DoctorReport,  # hybrid doctor
     "hybrid.cache/1": CacheReport,  # hybrid cache list
     "hybrid.cache-clear/1": ClearReport,  # hybrid cache clear
 }
