@@ -90,6 +90,15 @@ def test_bash_completes(folder):
     assert done.stdout.splitlines() == ["models/seven"], done.stderr
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish here")
+def test_fish_completes(folder):
+    script = subprocess.run(["fish", "-c", "hybrid --show-completion"], capture_output=True, text=True).stdout
+    (folder / "completion.fish").write_text(script)
+    ask = ["fish", "-c", "source completion.fish; complete -C 'hybrid inspect models/s'"]
+    done = subprocess.run(ask, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == ["models/seven"], done.stderr
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_installed(folder, shell):
     if shutil.which(shell) is None:
