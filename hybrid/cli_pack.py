@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from hybrid import display, reports
-from hybrid.cli_options import ActivationOption, FormatOption, JsonOption, SourceArgument, WeightFormat
+from hybrid.cli_options import (
+    ActivationOption,
+    FormatOption,
+    JsonOption,
+    SourceArgument,
+    TokenizerOption,
+    WeightFormat,
+)
 from hybrid.exits import loading
 
 
@@ -17,6 +24,7 @@ def pack(
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory to make; must not exist.")],
     weight_format: FormatOption = WeightFormat.auto,
     activation: ActivationOption = None,
+    tokenizer: TokenizerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a model directory; `hybrid prepare` does so too, and all that comes after it.
@@ -36,6 +44,7 @@ def pack(
             weight_format.value,
             lambda done, total: tell("packing", done, total),
             activation,
+            tokenizer,
             None if found.listing is None else found.name,
         )
     display.show(as_json, "hybrid.pack/1", report, lambda: reports.pack_lines(report))

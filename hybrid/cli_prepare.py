@@ -15,6 +15,7 @@ from hybrid.cli_options import (
     FormatOption,
     JsonOption,
     SourceArgument,
+    TokenizerOption,
     WeightFormat,
     device_name,
 )
@@ -31,6 +32,7 @@ def prepare(
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory: new, or begun before.")],
     weight_format: FormatOption = WeightFormat.auto,
     activation: ActivationOption = None,
+    tokenizer: TokenizerOption = None,
     text: Annotated[
         list[Path] | None,
         typer.Option(
@@ -84,6 +86,7 @@ def prepare(
     settings = PrepareSettings(
         weight_format=weight_format.value,
         activation=activation,
+        tokenizer=tokenizer,
         texts=tuple(text or ()),
         tokens=None if tokens is None else parse_count(tokens),
         memory=None if memory is None else parse_size(memory),
