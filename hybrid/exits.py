@@ -105,10 +105,11 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
     def again(lost: UnraisableHookArgs) -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            threading.Timer(LOST_SECONDS, signal.raise_signal, [signal.SIGINT]).start()
+            threading.Timer(LOST_SECONDS, signal.pthread_kill, [main, signal.SIGINT]).start()
         else:
             before(lost)
 
+    main = threading.main_thread().ident or 0
     before, sys.unraisablehook = sys.unraisablehook, again
     try:
         with _handling(interrupt):
