@@ -75,9 +75,10 @@ def pack(
     Raises:
         UserError: the checkpoint cannot be packed, the destination cannot be written, or another pack is writing it.
     """
-    source, destination = source.resolve(), destination.resolve()
-    check_places(source, destination)
-    checkpoint = Checkpoint.open(source, activation, with_tokenizer=tokenizer is None)
+    destination = destination.resolve()
+    check_places(source.resolve(), destination)
+    # Not resolved: the hub's cache is made of links, and files of a split model are found by their names.
+    checkpoint = Checkpoint.open(source.absolute(), activation, with_tokenizer=tokenizer is None)
     return pack_checkpoint(checkpoint, destination, weight_format, progress, tokenizer)
 
 
