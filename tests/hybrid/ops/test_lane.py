@@ -154,7 +154,7 @@ def test_a_failure_of_this_side_leaves_the_lane_free(run_program: RunProgram, br
 
 def test_a_failure_of_this_side_has_the_other_one_stop(run_program: RunProgram, broken: cpu.Pool) -> None:
     lane, slow = cpu.Lane(), cpu.Pool(1, 100.0)
-    failing = Split(lane, broken, slow, outputs=5000)
+    failing = Split(lane, broken, slow, outputs=50_000)
     with pytest.raises(RuntimeError, match="cannot run on the cores"):
         run_program(failing.program, 1)
     assert slow.waits == 0, "it did not wait to the end"
