@@ -25,7 +25,7 @@ def added_tokens(vocabulary: Vocabulary) -> dict[int, str]:
     """Tokens with names of their own that are not of the trained model, by id; their texts have ordinary spaces."""
     named = (TokenType.CONTROL, TokenType.USER_DEFINED)
     triples = enumerate(zip(vocabulary.tokens, vocabulary.kinds, vocabulary.scores, strict=True))
-    return {i: token for i, (token, kind, score) in triples if score == ADDED_SCORE and kind in named}
+    return {i: token for i, (token, kind, score) in triples if score == ADDED_SCORE and kind in named and token}
 
 
 def sentencepiece_model(vocabulary: Vocabulary) -> bytes:
@@ -67,7 +67,9 @@ def _unknown(vocabulary: Vocabulary) -> int:
 
 
 def _piece(vocabulary: Vocabulary, index: int, unknown: int) -> bytes:
-    kind = TokenType.UNKNOWN if index == unknown else vocabulary.kinds[index]
+    kind = vocabulary.kinds[index]
+    if index == unknown or kind is TokenType.UNKNOWN:  # SentencePiece has one such piece
+        kind = TokenType.UNKNOWN if index == unknown else TokenType.CONTROL
     text = vocabulary.tokens[index]
     if kind is TokenType.USER_DEFINED:
         text = text.replace(" ", SPACE)
