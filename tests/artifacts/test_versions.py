@@ -1,7 +1,7 @@
-"""Files of every format version that ever was, as the program of their day wrote them: each is read, or refused with what mends it.
+"""Files of every format version that ever was, as the program of their day wrote them: read, or refused with a remedy.
 
-`versions/first` is a model directory made by the first program that could make one (model 1, profile 1, predictors 1, plan 1);
-`versions/current` is one of today's, with an unfinished profiling run of `text.txt` in it. Both were packed from one checkpoint.
+`versions/first` is a model directory of the first program that could make one (model, profile, predictors, plan: all 1);
+`versions/current` is one of today's, with an unfinished profiling run of `text.txt`. Both are of one checkpoint.
 """
 
 import json
@@ -29,7 +29,7 @@ def read_run(path):
 
 
 Reader = Callable[[Path], object]
-# What is read, the version that is written today, the files of each version from the first on, and those that are refused.
+# What reads it, the version that is written today, a file of each version from the first on, and versions refused.
 KINDS: dict[str, tuple[Reader, int, tuple[str, ...], tuple[int, ...]]] = {
     "model": (lambda p: manifest.Manifest.read(p.parent), manifest.VERSION, ("first/model.json",), ()),
     "profile": (
@@ -142,7 +142,7 @@ def test_an_evaluation_from_before_documents_had_digests_is_refused(tmp_path):
     for document in body["documents"]:
         del document["digest"]
     path.write_text(json.dumps(body))
-    with pytest.raises(UserError, match="damaged.*digest is missing.*make it anew with: hybrid eval"):
+    with pytest.raises(UserError, match=r"damaged.*digest is missing.*make it anew with: hybrid eval"):
         evaluation_file.read_evaluation(path)
 
 

@@ -1,7 +1,7 @@
 """The sdist and the wheel: what they hold, and that each works in an environment of its own, away from the checkout.
 
-An environment has nothing but the distributions that the metadata asks for, linked from this one: what is used without being
-declared is missing there.
+An environment has nothing but the distributions that the metadata asks for, linked from this one: what is used without
+being declared is missing there.
 """
 
 import os
