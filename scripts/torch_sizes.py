@@ -2,8 +2,8 @@
 
     python scripts/torch_sizes.py [--uv UV] [--cpu-wheel FILE]
 
-Resolved by uv for each platform, with the sizes that PyPI's index states; nothing is downloaded. The build for the CPU on Linux
-comes from torch's own index; where that cannot be reached, --cpu-wheel names its file, and what it needs is read from PyPI.
+Resolved by uv for each platform, with the sizes that PyPI's index states; nothing is downloaded. The build for the CPU
+on Linux comes from torch's own index; where that cannot be reached, --cpu-wheel names its file.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ PLATFORMS = (
 
 def resolved(uv: str, platform: str, requirement: str = TORCH) -> dict[str, str]:
     """name: version of all that is installed on a platform."""
+    environment = {**os.environ, "MACOSX_DEPLOYMENT_TARGET": "14.0"}
     done = subprocess.run(
         [uv, "pip", "compile", "-", "--no-header", "--no-annotate", "--quiet", "--python-version", "3.12",
          "--python-platform", platform, "--no-config", "--index-url", PYPI],
-        input=requirement, capture_output=True, text=True, check=True, env={**os.environ, "MACOSX_DEPLOYMENT_TARGET": "14.0"},
+        input=requirement, capture_output=True, text=True, check=True, env=environment,
     )  # fmt: skip
     lines = [line.split(";")[0].strip() for line in done.stdout.splitlines()]
     return dict(re.fullmatch(r"([\w.-]+)(?:\[.*\])?==(\S+)", line).groups() for line in lines if line)  # type: ignore[union-attr]

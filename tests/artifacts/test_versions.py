@@ -1,6 +1,6 @@
 """Files of every format version that ever was, as the program of their day wrote them: read, or refused with a remedy.
 
-`versions/first` is a model directory of the first program that could make one (model, profile, predictors, plan: all 1);
+`versions/first` is a model directory of the first program that made one (model, profile, predictors, plan: all 1);
 `versions/current` is one of today's, with an unfinished profiling run of `text.txt`. Both are of one checkpoint.
 """
 
