@@ -21,15 +21,15 @@ def with_sources(text: str) -> str:
     return CODE.sub(lambda m: f"{m['mark']}```python\n{source_of(CHECKOUT / m['file'], m['name'])}\n```", text)
 
 
-def with_outputs(text: str, only: str) -> str:
-    """The document with what its commands print now, of those in which `only` is found."""
+def put_outputs(document: Path, text: str, only: str) -> None:
+    """Write the document with what its commands print now, of those in which `only` is found; one after another."""
     with session(FRESH in text) as here:
         forms = {"block": BLOCK, "table": TABLE, "background": BACKGROUND}
         found = [(m.start(), kind, m) for kind, form in forms.items() for m in form.finditer(text)]
         for _, kind, match in sorted(found, key=lambda one: one[0]):
             if re.search(only, match["command"]):
                 text = text.replace(match[0], replaced(here, kind, match), 1)
-    return text
+                document.write_text(text, encoding="utf-8")
 
 
 def replaced(here: Session, kind: str, match: re.Match[str]) -> str:
@@ -51,8 +51,11 @@ def main() -> None:
     args = parser.parse_args()
     for document in args.documents:
         text = with_sources(document.read_text(encoding="utf-8"))
+        document.write_text(text, encoding="utf-8")
+        if args.only_code:
+            continue
         try:
-            document.write_text(text if args.only_code else with_outputs(text, args.only), encoding="utf-8")
+            put_outputs(document, text, args.only)
         except RuntimeError as error:
             raise SystemExit(f"{document}: {error}") from error
 

@@ -31,6 +31,7 @@ PROGRAMS = (
 )  # fmt: skip
 ASSIGNED = re.compile(r"^(?:[A-Z_]+=\S+ )+")
 COMMENT = re.compile(r"\s+# .*$")
+PLACEHOLDER = re.compile(r"^hybrid (?:[A-Z]+\b|\.\.\.)")
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 
@@ -117,7 +118,9 @@ def _names(node: ast.stmt) -> set[str]:
 
 def _is_command(text: str) -> bool:
     bare = ASSIGNED.sub("", text)
-    return "──▶" not in text and any(bare.startswith(name if name.endswith("/") else f"{name} ") for name in PROGRAMS)
+    if "──▶" in text or PLACEHOLDER.match(bare):
+        return False
+    return any(bare.startswith(name if name.endswith("/") else f"{name} ") for name in PROGRAMS)
 
 
 def _shown(match: re.Match[str], background: bool) -> Shown:

@@ -18,6 +18,7 @@ EXACT = (
     "python scripts/bench_placement.py --subsets",
     "python scripts/bench_plans.py --redraw",
     "python scripts/reproduce_paper.py",
+    "python scripts/command_tables.py",
     "python scripts/picture_of_trace.py --redraw",
 )
 QUICK = (
@@ -64,7 +65,11 @@ UNRUN = {
     ("CONTRIBUTING.md", "make check"): TESTS,
     ("CONTRIBUTING.md", "make test"): TESTS,
     ("CONTRIBUTING.md", "make bench"): MEASURES,
+    ("installing.md", "make demo"): INSTALLS,
+    ("installing.md", "pip install"): INSTALLS,
+    ("installing.md", "docker"): "it needs an engine of containers; scripts of the installation run its steps by hand",
     ("server.md", "pip install"): INSTALLS,
+    ("tutorial.md", "hybrid calibrate coder"): MINUTES,
     ("server.md", "hybrid serve demo"): SERVES,
     ("server.md", "curl -s http://127.0.0.1:8000/v1/completions"): SERVES,
     ("server.md", "python scripts/load_server.py"): SERVES,
