@@ -9,6 +9,7 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_options import JsonOption, ModelArgument, model_directory
+from hybrid.exits import loading
 
 
 def report(
@@ -22,12 +23,13 @@ def report(
     """Show a model directory as one HTML page: how hot neurons are, how good predictors are, what each mode costs.
 
     The page needs neither network nor scripts. What the directory does not hold yet is named with the command that
-    makes it. Pictures are drawn by matplotlib: pip install 'hybrid-inference[report]'.
+    makes it. Pictures are drawn by matplotlib.
 
     Example: hybrid report demo -o report.html
     """
-    from hybrid.stages.report import report as run_stage
+    with loading():
+        from hybrid.stages.report import report as run_stage
 
     with display.stages() as tell:
         result = run_stage(model_directory(model), output, png, profile, plan, tell)
-    display.show(as_json, result, lambda: reports.report_lines(result))
+    display.show(as_json, "hybrid.report/1", result, lambda: reports.report_lines(result))

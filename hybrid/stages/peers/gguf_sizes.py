@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid.extras import install_command
 from profiler.artifacts import UserError
 
 BLOCK = re.compile(r"blk\.(\d+)\.(ffn_(?:up|down|gate)\.)?")
@@ -51,7 +52,7 @@ def read_gguf_sizes(path: Path) -> GgufSizes:
     try:
         from gguf import GGUFReader  # optional
     except ImportError as error:
-        raise UserError("reading a GGUF file needs gguf: pip install 'hybrid-inference[peers]'") from error
+        raise UserError(f"reading a GGUF file needs gguf: {install_command('peers')}") from error
     try:
         sizes = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
     except (OSError, ValueError, IndexError, KeyError) as error:
