@@ -32,7 +32,7 @@ TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{%
 @dataclass(frozen=True)
 class Bases:
     """Where they are. llama: SentencePiece, safetensors. opt: byte-level BPE as two files, torch's format. sharded:
-    `tokenizer.json`, two shards and an index. model: of `llama`, with profile, predictors, plan, thresholds and
+    `tokenizer.json`, two shards and an index. packed: of `llama`; model: the same with profile, predictors, plan, thresholds and
     evaluation. published: predictors of `model` as others publish them. texts: a text, documents, conversations.
     """
 
@@ -59,7 +59,8 @@ def make_bases(folder: Path) -> Bases:
     _texts(bases.texts)
     _published(bases.published)
     write_hardware(folder / "hardware.json", read_hardware("rtx4090-desktop"))
-    pack(bases.llama, bases.model)
+    pack(bases.llama, bases.packed)
+    shutil.copytree(bases.packed, bases.model)
     stages(bases.model, bases.texts)
     (folder / "complete").touch()
     return bases

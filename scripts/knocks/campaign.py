@@ -11,19 +11,20 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from knocks import targets
 from knocks.bases import Bases, make_bases
-from knocks.pool import Limits, Outcome, in_child, run_case, wait
+from knocks.pool import Limits, Outcome, in_child, run_case, run_commands, wait
 
 SKIPPED = ("hybrid.demo", "hybrid.ops.kernels", "hybrid.ops.cuda", "hybrid.stages.peers")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One case and how it ended."""
+    """One case and how it ended. count: damaged inputs in it. said, commands: of those that ended badly."""
 
     seed: int
     case: int
@@ -31,6 +32,7 @@ class Result:
     kind: str
     code: int | None
     seconds: float
+    count: int = 1
     said: str = ""
     commands: tuple[tuple[str, ...], ...] = ()
 
@@ -70,7 +72,7 @@ def run_one(seed: int, case: int, bases: Bases, scratch: Path, limits: Limits, k
     try:
         made = target.make(folder, rng, bases)
         before = targets.snapshot(made.kept)
-        outcome = run_case(made.commands, folder, limits, made.stdin)
+        outcome = run_case(made.work or partial(run_commands, made.commands), folder, limits, made.stdin)
         if outcome.kind == "hang" and not again:  # the machine may have stood still
             return run_one(seed, case, bases, scratch, limits, keep, again=True)
         outcome = look_after(outcome, made, before, folder)
@@ -80,7 +82,8 @@ def run_one(seed: int, case: int, bases: Bases, scratch: Path, limits: Limits, k
     bad = outcome.kind not in ("done", "refused", "usage")
     commands = tuple(tuple(command) for command in made.commands) if bad else ()
     said = outcome.said if bad else ""
-    return Result(seed, case, target.name, outcome.kind, outcome.code, round(outcome.seconds, 3), said, commands)
+    seconds = round(outcome.seconds, 3)
+    return Result(seed, case, target.name, outcome.kind, outcome.code, seconds, made.count, said, commands)
 
 
 def look_after(outcome: Outcome, made: targets.Case, before: dict[str, object], folder: Path) -> Outcome:

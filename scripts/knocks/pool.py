@@ -70,7 +70,7 @@ def in_child(work: Callable[[], None], stdout: Path, stderr: Path, stdin: Path |
         for path, flags, number in (
             (stdin or Path(os.devnull), os.O_RDONLY, 0),
             (stdout, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 1),
-            (stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 2),
+            (stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 2),
         ):
             opened = os.open(path, flags, 0o644)
             os.dup2(opened, number)
@@ -130,12 +130,12 @@ def kill_session(leader: int) -> bool:
     return True
 
 
-def run_case(commands: Sequence[Sequence[str]], folder: Path, limits: Limits, stdin: Path | None = None) -> Outcome:
-    """Run a case; its output stays in `folder`."""
+def run_case(work: Callable[[], None], folder: Path, limits: Limits, stdin: Path | None = None) -> Outcome:
+    """Do the work in a process of its own, within limits; its output stays in `folder`."""
     stdout, stderr = folder / "stdout", folder / "stderr"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     started = time.monotonic()
-    child = in_child(limited(lambda: run_commands(commands)), stdout, stderr, stdin)
+    child = in_child(limited(work), stdout, stderr, stdin)
     found = wait(child, limits.seconds)
     seconds = time.monotonic() - started
     said = stderr.read_text(errors="replace") if stderr.exists() else ""

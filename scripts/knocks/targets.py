@@ -14,6 +14,7 @@ from typing import Any
 from knocks.bases import Bases
 from knocks.mutations import damaged_bytes, damaged_json, damaged_json_bytes, damaged_safetensors, json_bytes
 from knocks.options import random_command
+from knocks.requests import TOGETHER, send_requests
 from knocks.templates import damaged_template
 from knocks.tensors import damaged_torch
 
@@ -25,12 +26,16 @@ Commands = list[list[str]]
 
 @dataclass
 class Case:
-    """Commands to run, one after the other. kept: folders in which nothing may change but what `written` names."""
+    """Commands to run, one after the other, or other `work`. kept: folders in which nothing may change but what
+    `written` names. count: damaged inputs in it.
+    """
 
     commands: Commands
     kept: list[Path] = field(default_factory=list)
     written: tuple[str, ...] = ()
     stdin: Path | None = None
+    work: Callable[[], None] | None = None
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,10 @@ def _options(folder: Path, rng: Random, bases: Bases) -> Case:
     return Case([random_command(rng, model, folder / "text.txt", bases)], stdin=_question(folder))
 
 
+def _requests(folder: Path, rng: Random, bases: Bases) -> Case:
+    return Case([], [bases.model], work=lambda: send_requests(bases.model, rng), count=TOGETHER)
+
+
 JSON, TENSORS = damaged_json_bytes, damaged_safetensors
 TARGETS = (
     Target("config.json", 10, _checkpoint("llama", "config.json", JSON)),
@@ -212,6 +221,7 @@ TARGETS = (
     Target("published predictors", 4, _published),
     Target("texts", 6, _text),
     Target("options", 14, _options),
+    Target("requests over HTTP", 1, _requests),
 )
 
 
