@@ -1,20 +1,17 @@
 """The command line: parses, imports the stage inside the command, calls it, prints.
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 an error that the message explains, 2 wrong
-usage, 130 interrupted.
+Results go to stdout, progress and errors to stderr; exit codes are in `hybrid.exits`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hybrid import display, reports
+from hybrid import display, exits, reports
+from hybrid.cli_cache import cache_app
 from hybrid.cli_calibrate import calibrate
 from hybrid.cli_chat import chat
 from hybrid.cli_compare import compare
@@ -28,7 +25,6 @@ from hybrid.cli_report import report
 from hybrid.cli_run import run
 from hybrid.cli_serve import serve
 from hybrid.cli_simulate import simulate
-from profiler.artifacts import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +36,27 @@ app = typer.Typer(
     Wherever a model directory is expected, `demo` stands for the model that ships with hybrid.
     """,
 )
+
+
+def show_version(wanted: bool) -> None:
+    """Print the versions and end."""
+    if wanted:
+        from hybrid.cli_version import version_lines
+
+        display.write("\n".join(version_lines()) + "\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=show_version, is_eager=True, help="Show the versions of hybrid and what it uses."
+        ),
+    ] = False,
+) -> None:
+    """Nothing of its own: --version does what it does when it is read."""
 
 
 @app.command()
@@ -59,20 +76,14 @@ def pack(
 
     with display.progress("packing") as tell:
         report = run_stage(source, destination, weight_format.value, tell)
-    display.show(as_json, report, lambda: reports.pack_lines(report))
+    display.show(as_json, "hybrid.pack/1", report, lambda: reports.pack_lines(report))
 
 
 app.add_typer(profile_app, name="profile")
-
-
 app.command()(calibrate)
 app.command("import-predictors")(import_predictors)
 app.command()(hardware)
-
-
 app.command()(plan)
-
-
 app.command()(run)
 app.command()(chat)
 app.command()(serve)
@@ -80,6 +91,7 @@ app.command()(compare)
 app.command("eval")(evaluate)
 app.command()(report)
 app.command()(simulate)
+app.add_typer(cache_app, name="cache")
 
 
 @app.command()
@@ -96,28 +108,12 @@ def inspect(
 
     with display.progress("verifying") as tell:
         report = run_stage(model_directory(model), verify, tell)
-    display.show(as_json, report, lambda: reports.inspect_lines(report))
-
-
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """A mistake of the user's ends in one line and an exit code, never in a traceback; so does an interrupt."""
-    try:
-        yield
-    except KeyboardInterrupt:  # commands turn one into an exit themselves; before and after them it comes here
-        sys.exit(130)
-    except UserError as error:
-        display.note(f"hybrid: {error}")
-        sys.exit(1)
-    except MemoryError:
-        display.note("hybrid: out of memory; close something, or use a smaller --context")
-        sys.exit(1)
+    display.show(as_json, "hybrid.inspect/1", report, lambda: reports.inspect_lines(report))
 
 
 def main() -> None:
     """The `hybrid` command."""
-    with user_errors():
-        app(standalone_mode=True)
+    exits.run(lambda: app(prog_name="hybrid"))
 
 
 if __name__ == "__main__":

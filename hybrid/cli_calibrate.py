@@ -61,7 +61,7 @@ def calibrate(
         )
         with display.stages() as tell:
             report = run_stage(path, text, settings, tell, display.note)
-        display.show(as_json, report, lambda: reports.calibration_lines(report))
+        display.show(as_json, "hybrid.calibrate/1", report, lambda: reports.calibration_lines(report))
         return
     if sparsity is not None:
         raise UserError("give a budget of perplexity or a sparsity, not both")
@@ -77,4 +77,4 @@ def calibrate(
     )
     with display.stages() as tell:
         found = fit(path, text, wanted, tell)
-    display.show(as_json, found, lambda: reports.budget_lines(found))
+    display.show(as_json, "hybrid.calibrate-budget/1", found, lambda: reports.budget_lines(found))

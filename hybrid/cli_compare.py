@@ -112,7 +112,7 @@ def compare(
     )
     with display.stages() as tell:
         result = run_stage(model, texts, settings, tell, plot)
-    display.show(as_json, result, lambda: comparison_lines(result))
+    display.show(as_json, "hybrid.compare/1", result, lambda: comparison_lines(result))
 
 
 def comparison_lines(result: Comparison) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +60,7 @@ def hardware(
     if list_shipped:
         known = [read_hardware(name) for name in shipped_hardware()]
         if as_json:
-            display.write_json([asdict(machine) for machine in known])
+            display.write_json("hybrid.machines/1", {"machines": known})
         else:
             display.write("\n".join(shipped_lines(known)) + "\n")
         return
@@ -81,7 +80,7 @@ def hardware(
     )
     with display.stages() as tell:
         report = measure(settings, tell)
-    display.show(as_json, report, lambda: hardware_lines(report))
+    display.show(as_json, "hybrid.hardware/1", report, lambda: hardware_lines(report))
 
 
 def hardware_lines(report: HardwareReport) -> list[str]:

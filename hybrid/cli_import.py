@@ -57,7 +57,7 @@ def import_predictors(
     settings = ImportSettings(name, weight_format.value, keep, parse_count(tokens), reorder)
     with display.stages() as tell:
         report = run_stage(model_directory(model), folder, text or [], settings, tell, display.note)
-    display.show(as_json, report, lambda: import_lines(report))
+    display.show(as_json, "hybrid.import-predictors/1", report, lambda: import_lines(report))
 
 
 def import_lines(report: ImportReport) -> list[str]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from hybrid import display
+from hybrid.cli_completion import complete_added, complete_model
+from hybrid.names import DEMO, MANIFEST
 from profiler.artifacts import UserError
 
 
@@ -50,10 +49,25 @@ class KvFormat(str, Enum):
     f32 = "f32"
 
 
-MODEL_HELP = "A model directory, or `demo`."
-ModelArgument = Annotated[str, typer.Argument(metavar="DIR", help=MODEL_HELP, show_default=False)]
+def named_model(context: typer.Context, model: str | None) -> str | None:
+    """The name of a model as it is, with a word where it may be mistaken: `demo` and `./demo` are two things."""
+    if model == DEMO and not context.resilient_parsing and Path(DEMO, MANIFEST).exists():
+        display.note("note: demo is the model that ships with hybrid; the folder of this name is ./demo")
+    return model
+
+
+MODEL_HELP = "A model directory, or `demo` for the shipped model; ./demo is a folder."
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR", help=MODEL_HELP, show_default=False, callback=named_model, autocompletion=complete_model
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-PlanOption = Annotated[str | None, typer.Option(help="A plan of the directory by name, or a plan's path.")]
+PlanOption = Annotated[
+    str | None,
+    typer.Option(help="A plan of the directory by name, or a plan's path.", autocompletion=complete_added("plans")),
+]
 VramOption = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Make a plan now for so much GPU memory, such as 8GiB; 0 leaves the GPU alone."),
@@ -104,24 +118,15 @@ TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text fil
 ModeOption = Annotated[
     Mode | None, typer.Option(help="By default the cheapest that the model offers; threshold is lossy.")
 ]
-ProfileOption = Annotated[str, typer.Option(help="The profile whose predictors are used.")]
-ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]
-
-
-@contextlib.contextmanager
-def loading() -> Iterator[None]:
-    """Around an import that takes seconds, before a command has begun: an interrupt ends the process there and then.
-
-    torch drops a KeyboardInterrupt that meets it half imported, or aborts.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+ProfileOption = Annotated[
+    str, typer.Option(help="The profile whose predictors are used.", autocompletion=complete_added("profiles"))
+]
+ThresholdsOption = Annotated[
+    str,
+    typer.Option(
+        help="The thresholds, by name, that mode threshold uses.", autocompletion=complete_added("thresholds")
+    ),
+]
 
 
 def parse_slowdown(given: list[str] | None) -> dict[str, float]:
@@ -149,7 +154,7 @@ def held_out(model: str, texts: list[Path] | None) -> list[Path]:
     Raises:
         UserError: none was given.
     """
-    from hybrid.stages.shipped import DEMO, HELDOUT_TEXT
+    from hybrid.stages.shipped import HELDOUT_TEXT
 
     found = texts or ([HELDOUT_TEXT] if model == DEMO else [])
     if not found:

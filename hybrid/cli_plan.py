@@ -110,7 +110,7 @@ def plan(
         explain=explain,
     )
     report = run_stage(model_directory(model), settings)
-    display.show(as_json, report, lambda: plan_lines(report))
+    display.show(as_json, "hybrid.plan/1", report, lambda: plan_lines(report))
 
 
 def plan_lines(report: PlanReport) -> list[str]:

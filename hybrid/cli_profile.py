@@ -127,7 +127,7 @@ def count(
     )
     with display.stages() as tell:
         report = run_stage(path, text, settings, tell, display.note)
-    display.show(as_json, report, lambda: reports.profile_lines(report))
+    display.show(as_json, "hybrid.profile/1", report, lambda: reports.profile_lines(report))
 
 
 @profile_app.command()
@@ -147,7 +147,7 @@ def merge(
 
     with display.stages() as tell:
         report = run_stage(model_directory(model), names, name, tell)
-    display.show(as_json, report, lambda: reports.profile_lines(report))
+    display.show(as_json, "hybrid.profile/1", report, lambda: reports.profile_lines(report))
 
 
 def parse_part(text: str, path: Path) -> int:

@@ -18,11 +18,13 @@ from hybrid.cli_options import (
     Mode,
     ModelArgument,
     PlanOption,
+    ProfileOption,
     ThreadsOption,
     ThresholdsOption,
     device_name,
     held_out,
 )
+from hybrid.names import DEMO
 from profiler.artifacts import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def evaluate(
     ] = None,
     plan: PlanOption = None,
     device: DeviceOption = None,
-    profile: Annotated[str, typer.Option(help="The profile whose predictors are used.")] = "default",
+    profile: ProfileOption = "default",
     thresholds: ThresholdsOption = "default",
     tokens: Annotated[
         int | None,
@@ -104,7 +106,7 @@ def evaluate(
             display.write("\n".join([*reports.budget_lines(found), "", ""]))
     with display.stages() as tell:
         report = run_stage(model, texts, settings, tell)
-    display.show(as_json, report, lambda: reports.evaluation_lines(report, layers))
+    display.show(as_json, "hybrid.eval/1", report, lambda: reports.evaluation_lines(report, layers))
 
 
 def calibrated(
@@ -112,7 +114,7 @@ def calibrated(
 ) -> BudgetReport:
     """The thresholds of the one mode that has some, searched within a budget and stored."""
     from hybrid.stages.budget import BudgetSettings, fit, parse_budget
-    from hybrid.stages.shipped import CALIBRATION_TEXT, DEMO
+    from hybrid.stages.shipped import CALIBRATION_TEXT
 
     found = texts or ([CALIBRATION_TEXT] if model == DEMO else [])
     if not found:

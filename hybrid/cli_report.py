@@ -30,4 +30,4 @@ def report(
 
     with display.stages() as tell:
         result = run_stage(model_directory(model), output, png, profile, plan, tell)
-    display.show(as_json, result, lambda: reports.report_lines(result))
+    display.show(as_json, "hybrid.report/1", result, lambda: reports.report_lines(result))

@@ -156,8 +156,14 @@ class LLM:
         """The mode that the model was opened in."""
         return self._engine.options.mode
 
-    def generate(self, prompts: str | Sequence[str], params: SamplingParams | None = None) -> list[Completion]:
+    def generate(
+        self, prompts: str | Sequence[str | Sequence[int]], params: SamplingParams | None = None
+    ) -> list[Completion]:
         """Complete the prompts, decoding them together; `params.n` completions of each, one after the other, in order.
+
+        Args:
+            prompts: a text, or several; of each its token ids may be given instead.
+            params: how they are continued.
 
         Raises:
             UserError: a prompt or what is asked for cannot be computed; the message says how to mend it.

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from hybrid.checkpoint.reader import Checkpoint
+from hybrid.names import ADDED
 from hybrid.runtime.memory import process_memory
-from hybrid.store.files import ADDED
 from hybrid.store.formats import VECTORS, choose_format, convert
 from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride, matrix_format
 from hybrid.store.manifest import DENSE_FILE, TOKENIZER_FILES, TOKENIZER_LIMIT, FileRecord, Manifest, layer_file

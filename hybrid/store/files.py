@@ -9,20 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from hybrid.names import ADDED, MANIFEST
 from hybrid.spec import ModelSpec
 from hybrid.store.layout import FileLayout
-from hybrid.store.manifest import DENSE_FILE, MANIFEST, MEND, TOKENIZER_FILES, Manifest, layer_file
+from hybrid.store.manifest import DENSE_FILE, MEND, TOKENIZER_FILES, Manifest, layer_file
 from hybrid.store.rows import Ids, LayerFile, damaged, open_checked, reorder_layer
 from profiler.artifacts import UserError, sha256_file
 
-# What later stages write, folder -> suffix; pack makes the folders.
-ADDED = {
-    "profiles": ".safetensors",
-    "predictors": ".safetensors",
-    "plans": ".json",
-    "evaluations": ".json",
-    "thresholds": ".json",
-}
 Progress = Callable[[int, int], None]
 
 

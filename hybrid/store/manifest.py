@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hybrid.names import MANIFEST
 from hybrid.spec import ModelSpec
 from hybrid.store.layout import ALIGNMENT, PAGE, WEIGHT_CODES, FileLayout, dense_layout, layer_layout, least_stride
 from profiler.artifacts import UserError, digest_json, read_json, write_json
 
-MANIFEST = "model.json"
 KIND, VERSION = "model", 1
 MEND = "hybrid pack CHECKPOINT DIR"
 DENSE_FILE = "dense.safetensors"
