@@ -61,11 +61,20 @@ def options(
 
 @app.command()
 def pack(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint folder.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A Hugging Face checkpoint folder, or a GGUF file.")],
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory to make; must not exist.")],
     weight_format: Annotated[
-        WeightFormat, typer.Option("--format", help="auto keeps a 16-bit type; q8_0 takes 8.5 bits a weight, q4_0 4.5.")
+        WeightFormat,
+        typer.Option(
+            "--format", help="auto keeps the checkpoint's where it can; q8_0 takes 8.5 bits a weight, q4_0 4.5."
+        ),
     ] = WeightFormat.auto,
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What the FFN of a GGUF file computes: relu, relu2, silu, drelu, fatrelu:THRESHOLD."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a model directory.
@@ -75,7 +84,7 @@ def pack(
     from hybrid.stages.pack import pack as run_stage
 
     with display.progress("packing") as tell:
-        report = run_stage(source, destination, weight_format.value, tell)
+        report = run_stage(source, destination, weight_format.value, tell, activation)
     display.show(as_json, "hybrid.pack/1", report, lambda: reports.pack_lines(report))
 
 

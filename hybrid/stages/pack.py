@@ -14,6 +14,7 @@ import torch
 from hybrid.checkpoint.reader import Checkpoint
 from hybrid.names import ADDED
 from hybrid.runtime.memory import process_memory
+from hybrid.stages.pack_notes import rounding_notes, stored_weights
 from hybrid.store.formats import VECTORS, choose_format, convert
 from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride, matrix_format
 from hybrid.store.manifest import DENSE_FILE, TOKENIZER_FILES, TOKENIZER_LIMIT, FileRecord, Manifest, layer_file
@@ -59,18 +60,20 @@ def pack(
     destination: Path,
     weight_format: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    activation: str | None = None,
 ) -> PackReport:
-    """Pack the checkpoint folder `source` into the model directory `destination`, which appears when it is complete.
+    """Pack the checkpoint `source`, a folder or a GGUF file, into the model directory `destination`, which appears when
+    it is complete.
 
-    weight_format: `bf16`, `f16`, `q8_0`, `q4_0`, or `auto`, which keeps a 16-bit type and makes bf16 of others.
-    `progress(done, total)` is told the bytes written.
+    weight_format: `bf16`, `f16`, `q8_0`, `q4_0`, or `auto`, which keeps a 16-bit type, q8_0 and q4_0 (see
+    `choose_format`). `progress(done, total)` is told the bytes written. activation: see `Checkpoint.open`.
 
     Raises:
         UserError: the checkpoint cannot be packed, the destination cannot be written, or another pack is writing it.
     """
     source, destination = source.resolve(), destination.resolve()
     check_places(source, destination)
-    return pack_checkpoint(Checkpoint.open(source), destination, weight_format, progress)
+    return pack_checkpoint(Checkpoint.open(source, activation), destination, weight_format, progress)
 
 
 def pack_checkpoint(
@@ -81,8 +84,7 @@ def pack_checkpoint(
 ) -> PackReport:
     """`pack` of a checkpoint that is open, wherever its tensors come from; a whole `destination` path is expected."""
     started = time.monotonic()
-    matrices = {tensor.dtype for tensor in checkpoint.tensors.values() if len(tensor.shape) > 1}
-    packer = _Packer(checkpoint, choose_format(weight_format, matrices), progress)
+    packer = _Packer(checkpoint, choose_format(weight_format, stored_weights(checkpoint)), progress)
     try:
         with atomic_directory(destination, PURPOSE) as (partial, had_remains):
             require_free_space(destination.parent, packer.total, PURPOSE)
@@ -91,7 +93,9 @@ def pack_checkpoint(
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL:
             require_free_space(destination.parent, packer.total, PURPOSE)
         raise
-    notes = [f"removed {partial}, left by a run that was killed"] if had_remains else []
+    notes = [*checkpoint.notes, *rounding_notes(checkpoint, packer.weight_format)]
+    if had_remains:
+        notes.insert(0, f"removed {partial}, left by a run that was killed")
     if not {"tokenizer.model", "tokenizer.json", "vocab.json"} & set(manifest.files):
         notes.append(
             f"{checkpoint.path} has no tokenizer (tokenizer.model, tokenizer.json or vocab.json): "
@@ -131,9 +135,9 @@ class _Packer:
         self.stride = least_stride(self.spec, weight_format)
         self.dense = dense_layout(self.spec, weight_format)
         self.layer = layer_layout(self.spec, weight_format, self.stride)
-        self.kept = kept_files(checkpoint.path)
+        self.kept = kept_files(checkpoint)
         weights = self.dense.size + self.spec.n_layers * self.layer.size
-        self.total = weights + sum(path.stat().st_size for path in self.kept.values()) + MARGIN
+        self.total = weights + sum(map(_size, self.kept.values())) + MARGIN
         self._progress, self._weights, self._done = progress, weights, 0
 
     def write(self, directory: Path) -> Manifest:
@@ -144,8 +148,8 @@ class _Packer:
         files = {DENSE_FILE: self._write_dense(directory / DENSE_FILE)}
         for index in range(self.spec.n_layers):
             files[layer_file(index)] = self._write_layer(directory / layer_file(index), index)
-        for name, path in self.kept.items():
-            write_atomic(directory / name, path.read_bytes())
+        for name, kept in self.kept.items():
+            write_atomic(directory / name, kept if isinstance(kept, bytes) else kept.read_bytes())
             files[name] = FileRecord((directory / name).stat().st_size, sha256_file(directory / name))
         digest = self.checkpoint.source_digest()
         manifest = Manifest.create(self.spec, self.weight_format, self.stride, files, digest)
@@ -219,6 +223,9 @@ class _Packer:
         return self.checkpoint.blocks(name) if source in SIXTEEN_BIT.values() else self._converted(name, VECTORS)
 
     def _converted(self, name: str, stored_format: str, rows: int | None = None) -> Iterator[torch.Tensor]:
+        if self.checkpoint.tensors[name].block_format == stored_format:
+            yield from self.checkpoint.blocks_kept(name, rows)
+            return
         for block in self.checkpoint.blocks(name, rows):
             yield convert(block, stored_format, self._source_name(name))
 
@@ -231,18 +238,25 @@ class _Packer:
             self._progress(self._done, self._weights)
 
 
-def kept_files(source: Path) -> dict[str, Path]:
-    """The checkpoint's files that are kept as they are, by the name they will have.
+def kept_files(checkpoint: Checkpoint) -> dict[str, Path | bytes]:
+    """The checkpoint's files that are kept as they are, or what stands for them, by the name they will have.
 
     Raises:
         UserError: one is not a file, or far too large to be what it is called.
     """
+    if checkpoint.made is not None:
+        return dict(checkpoint.made)
+    source = checkpoint.path
     names = {name: "config.json" if name == "source_config.json" else name for name in TOKENIZER_FILES}
     kept = {name: source / original for name, original in names.items() if (source / original).exists()}
     for path in kept.values():
         if not path.is_file() or path.stat().st_size > TOKENIZER_LIMIT:
             raise UserError(f"{path} is not a file of at most {TOKENIZER_LIMIT >> 20} MiB, as it should be")
-    return kept
+    return dict(kept)
+
+
+def _size(kept: Path | bytes) -> int:
+    return len(kept) if isinstance(kept, bytes) else kept.stat().st_size
 
 
 def as_bytes(block: torch.Tensor) -> Array:
