@@ -17,6 +17,7 @@ from hybrid.cli_options import (
     NoOverlapOption,
     PlanOption,
     ProfileOption,
+    RamOption,
     SlowdownOption,
     ThreadsOption,
     ThresholdsOption,
@@ -40,6 +41,7 @@ class Opening:
     thresholds: ThresholdsOption = "default"
     plan: PlanOption = None
     vram: VramOption = None
+    ram: RamOption = None
     device: DeviceOption = None
     slowdown: SlowdownOption = None
     context: ContextOption = None
@@ -62,6 +64,7 @@ class Opening:
                 thresholds=self.thresholds,
                 plan=self.plan,
                 vram=None if self.vram is None else parse_size(self.vram),
+                ram=None if self.ram is None else parse_size(self.ram),
                 device=device_name(self.device),
                 slowdown=parse_slowdown(self.slowdown),
                 context=self.context,
@@ -70,6 +73,7 @@ class Opening:
                 mmap=not self.no_mmap,
                 overlap=not self.no_overlap,
                 note=lambda line: display.note(f"warning: {line}"),
+                inform=display.note,
                 tell=tell,
                 **others,
             )

@@ -70,7 +70,14 @@ PlanOption = Annotated[
 ]
 VramOption = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Make a plan now for so much GPU memory, such as 8GiB; 0 leaves the GPU alone."),
+    typer.Option(metavar="SIZE", help="Take so much GPU memory, such as 8GiB, by a plan made for it; 0 takes none."),
+]
+RamOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Host memory for the model, such as 16GiB: what has no room there is read from the drive when needed.",
+    ),
 ]
 DeviceOption = Annotated[
     Device | None,

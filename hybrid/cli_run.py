@@ -64,8 +64,8 @@ def run(
 ) -> None:
     """Complete a prompt, streaming the text; a line of figures follows on stderr.
 
-    Where there is a GPU, the plan `default` is used, or one is made for what is free of its memory. --vram makes one
-    for a budget, which bounds all that this process takes of the GPU; --vram 0 leaves the GPU alone.
+    Where there is a GPU, the plan `default` is used, or one made for what is free of its memory. --vram bounds all that
+    this process takes of the GPU, --ram what the model takes of host memory; a line says what was chosen.
 
     Of what is read from stdin or a file one line end at its end is dropped. With --chat the answer alone is printed.
 

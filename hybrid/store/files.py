@@ -60,6 +60,11 @@ class ModelFiles:
         return self.manifest.pack_digest
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of the files of weights, all of them."""
+        return sum(layout.size for layout in self.manifest.layouts.values())
+
+    @property
     def tokenizer_files(self) -> list[str]:
         """Names of the files kept from the checkpoint."""
         return [name for name in TOKENIZER_FILES if name in self.manifest.files]
