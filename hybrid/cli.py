@@ -25,6 +25,7 @@ from hybrid.cli_report import report
 from hybrid.cli_run import run
 from hybrid.cli_serve import serve
 from hybrid.cli_simulate import simulate
+from hybrid.exits import loading
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -81,7 +82,8 @@ def pack(
 
     Example: hybrid pack ~/models/ReluLLaMA-7B relu7b --format q8_0
     """
-    from hybrid.stages.pack import pack as run_stage
+    with loading():
+        from hybrid.stages.pack import pack as run_stage
 
     with display.progress("packing") as tell:
         report = run_stage(source, destination, weight_format.value, tell, activation)

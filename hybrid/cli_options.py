@@ -11,6 +11,7 @@ import typer
 
 from hybrid import display
 from hybrid.cli_completion import complete_added, complete_model
+from hybrid.exits import explain_bus_errors
 from hybrid.names import DEMO, MANIFEST
 from profiler.artifacts import UserError
 
@@ -173,6 +174,7 @@ def model_directory(model: str) -> Path:
     """The model directory that is meant; `demo` is made on first use. Only that takes torch."""
     from hybrid.stages.finding import find_model
 
+    explain_bus_errors()
     found = find_model(model)
     if found is None:
         from hybrid.stages.demo import demo_directory

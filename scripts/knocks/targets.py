@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from knocks.bases import Bases
+from knocks.gguf_file import damaged_gguf
 from knocks.mutations import damaged_bytes, damaged_json, damaged_json_bytes, damaged_safetensors, json_bytes
 from knocks.options import random_command
 from knocks.requests import TOGETHER, send_requests
@@ -188,6 +189,14 @@ def _options(folder: Path, rng: Random, bases: Bases) -> Case:
     return Case([random_command(rng, model, folder / "text.txt", bases)], stdin=_question(folder))
 
 
+def _gguf(folder: Path, rng: Random, bases: Bases) -> Case:
+    path = folder / "model.gguf"
+    damaged_gguf(path, rng, bases)
+    kinds = ("auto", "auto", "f16", "q8_0", "q4_0")
+    pack = ["pack", str(path), str(folder / "out"), "--activation", "relu", "--format", rng.choice(kinds)]
+    return Case([pack, _use(folder / "out", rng, ("run", "verify", "chat"))], stdin=_question(folder))
+
+
 def _requests(folder: Path, rng: Random, bases: Bases) -> Case:
     return Case([], [bases.model], work=lambda: send_requests(bases.model, rng), count=TOGETHER)
 
@@ -219,6 +228,7 @@ TARGETS = (
     Target("evaluation", 3, _artifact("evaluations/default.json", JSON, ("inspect", "report"))),
     Target("hardware", 6, _hardware),
     Target("published predictors", 4, _published),
+    Target("GGUF", 12, _gguf),
     Target("texts", 6, _text),
     Target("options", 14, _options),
     Target("requests over HTTP", 1, _requests),
