@@ -42,9 +42,7 @@ class DriveRows:
             self._next = (self._next + 1) % len(self._rows)
 
 
-def drive_rows(
-    options: EngineOptions, rows: Sequence[Origin], stored: Sequence[str], before: int
-) -> DriveRows | None:
+def drive_rows(options: EngineOptions, rows: Sequence[Origin], stored: Sequence[str], before: int) -> DriveRows | None:
     """What keeps a plan's budget of host memory; None where it sets none, or leaves nothing on the drive.
 
     stored: the purposes of what lies in files. before: bytes of files that the process had in memory before those of

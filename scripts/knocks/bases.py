@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,9 @@ from profiler.hardware import read_hardware, write_hardware
 
 HIDDEN, NEURONS, LAYERS, HEADS, KV_HEADS = 32, 96, 2, 4, 2
 CONTEXT = 128
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,9 @@ def _checkpoint(folder: Path, vocabulary: int, tokenizer: dict[str, bytes], shar
     for name, content in tokenizer.items():
         (folder / name).write_bytes(content)
     _json(folder / "config.json", config)
-    _beside(folder, {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>"})
+    _beside(
+        folder, {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>"}
+    )
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     added = {"<tool>": vocabulary - 1} if "tokenizer.model" not in tokenizer else {}
     _json(folder / "added_tokens.json", added)
@@ -203,7 +206,9 @@ def _opt(folder: Path, vocabulary: int, tokenizer: dict[str, bytes]) -> None:
 
 def _beside(folder: Path, tokenizer_config: dict[str, Any]) -> None:
     _json(folder / "tokenizer_config.json", tokenizer_config)
-    _json(folder / "special_tokens_map.json", {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "unk_token": "<unk>"})
+    _json(
+        folder / "special_tokens_map.json", {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "unk_token": "<unk>"}
+    )
     _json(folder / "generation_config.json", {"eos_token_id": [2], "temperature": 0.7, "top_p": 0.9, "do_sample": True})
 
 
@@ -212,8 +217,10 @@ def _texts(folder: Path) -> None:
     for number, name in enumerate(("text.txt", "other.txt", "third.txt")):
         (folder / name).write_text("\n".join(_lines(HELDOUT_TEXT, number, 1))[:6000])
     documents = [{"text": text[:1500]} for text in _lines(HELDOUT_TEXT, 3, 4)]
-    chats = [{"messages": [{"role": r, "content": c[:300]} for r, c in (("user", a), ("assistant", a[300:]))]}
-             for a in _lines(HELDOUT_TEXT, 5, 4)]
+    chats = [
+        {"messages": [{"role": r, "content": c[:300]} for r, c in (("user", a), ("assistant", a[300:]))]}
+        for a in _lines(HELDOUT_TEXT, 5, 4)
+    ]
     for name, lines in (("documents.jsonl", documents), ("chats.jsonl", chats)):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -17,6 +17,7 @@ from random import Random
 
 from knocks import targets
 from knocks.bases import Bases, make_bases
+from knocks.folders import snapshot
 from knocks.pool import Limits, Outcome, in_child, run_case, run_commands, wait
 
 SKIPPED = ("hybrid.demo", "hybrid.ops.kernels", "hybrid.ops.cuda", "hybrid.stages.peers")
@@ -65,13 +66,15 @@ def _make(folder: Path) -> None:
     make_bases(folder)
 
 
-def run_one(seed: int, case: int, bases: Bases, scratch: Path, limits: Limits, keep: bool = False, again: bool = False) -> Result:
+def run_one(
+    seed: int, case: int, bases: Bases, scratch: Path, limits: Limits, keep: bool = False, again: bool = False
+) -> Result:
     """One case, in a folder that is made for it and removed."""
-    target, rng = targets.numbered(case), Random(f"{seed}/{case}")  # noqa: S311
+    target, rng = targets.numbered(case), Random(f"{seed}/{case}")
     folder = Path(tempfile.mkdtemp(prefix=f"case-{case}-", dir=scratch))
     try:
         made = target.make(folder, rng, bases)
-        before = targets.snapshot(made.kept)
+        before = snapshot(made.kept)
         outcome = run_case(made.work or partial(run_commands, made.commands), folder, limits, made.stdin)
         if outcome.kind == "hang" and not again:  # the machine may have stood still
             return run_one(seed, case, bases, scratch, limits, keep, again=True)
@@ -90,7 +93,7 @@ def look_after(outcome: Outcome, made: targets.Case, before: dict[str, object], 
     """The outcome, or what is wrong with the files that the commands left."""
     if outcome.kind not in ("done", "refused", "usage"):
         return outcome
-    after = targets.snapshot(made.kept)
+    after = snapshot(made.kept)
     changed = sorted(
         name
         for name in set(before) | set(after)

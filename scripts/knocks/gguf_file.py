@@ -30,7 +30,11 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
     "model.layers": "blk",
 }
-KINDS = {"f16": gguf.GGMLQuantizationType.F16, "q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}
+KINDS = {
+    "f16": gguf.GGMLQuantizationType.F16,
+    "q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "q4_0": gguf.GGMLQuantizationType.Q4_0,
+}
 
 
 @functools.cache

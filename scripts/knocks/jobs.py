@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from hybrid.store.files import ModelFiles
 from knocks.bases import Bases
 from knocks.pool import Limits, run_case, run_commands
+from profiler.profile import read_profile
 
 PATIENT = Limits(240.0)
 STALE = ".partial-"
@@ -33,17 +35,18 @@ class Job:
         """What a process does to run the command."""
         return partial(run_commands, [list(self.line(bases, folder))])
 
-    def problems(self, bases: Bases, folder: Path, scratch: Path, expected: str | None) -> list[str]:
+    def problems(self, bases: Bases, folder: Path, scratch: Path, expected: str | None = None) -> list[str]:
         """What is wrong after the command was hindered: with the directory, and with the command when it is repeated.
 
-        expected: what the directory's `digest` has to be in the end.
+        expected: what the digest of a packed directory has to be in the end.
         """
         found, model = [], folder / self.model
+        packed = self.name == "pack"
         if model.exists():
             found += self._unusable(model, scratch)
-        elif self.name != "pack":
+        elif not packed:
             return ["the directory is gone"]
-        if not (self.name == "pack" and model.exists()):
+        if not (packed and model.exists()):
             again = run_case(self.work(bases, folder), scratch, PATIENT)
             if again.kind != "done":
                 found.append(f"repeated, it ended as {again.kind}: {again.said[-300:]}")
@@ -51,8 +54,10 @@ class Job:
         left = [str(path) for path in folder.rglob("*") if STALE in path.name or path.name.endswith(".unfinished")]
         if left:
             found.append(f"left behind: {left[:3]}")
-        if not found and expected is not None and digest(model) != expected:
+        if packed and not found and expected is not None and digest(model) != expected:
             found.append("the result is another one than that of a run without hindrance")
+        if not packed and not found and not in_order(model):
+            found.append("the rows are not in the order of the profile")
         return found
 
     def _unusable(self, model: Path, scratch: Path) -> list[str]:
@@ -61,11 +66,20 @@ class Job:
         return [] if used.kind == "done" else [f"the directory does not work ({used.kind}): {used.said[-300:]}"]
 
 
+def in_order(model: Path) -> bool:
+    """Whether the hottest rows of the profile come first, in every layer."""
+    files = ModelFiles.open_files(model)
+    if not files.has_profile("default"):
+        return True
+    profile = read_profile(files.profile_path("default"))
+    return all((files.neuron_ids(i) == profile.hottest_first(i)).all() for i in range(profile.layers))
+
+
 def digest(model: Path) -> str:
-    """Of all files of a directory, by name; plans aside, which hold the seconds that a solver took."""
+    """Of all files of a directory, by name."""
     whole = hashlib.sha256()
     for path in sorted(model.rglob("*")):
-        if path.is_file() and path.parent.name != "plans":
+        if path.is_file():
             whole.update(str(path.relative_to(model)).encode() + b"\0" + path.read_bytes())
     return whole.hexdigest()
 
@@ -110,6 +124,15 @@ GENERATE = Job(
 EVALUATE = Job(
     "eval",
     copied("model"),
-    lambda bases, folder: ("eval", str(folder / "model"), "--text", str(bases.texts / "third.txt"), "--tokens", "300", "--threads", "1"),
+    lambda bases, folder: (
+        "eval",
+        str(folder / "model"),
+        "--text",
+        str(bases.texts / "third.txt"),
+        "--tokens",
+        "300",
+        "--threads",
+        "1",
+    ),
     uses=(VERIFY, RUN),
 )

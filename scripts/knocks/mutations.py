@@ -12,7 +12,20 @@ from typing import Any
 NUMBERS = (0, 1, -1, 2, 3, 7, 127, 255, 256, 65535, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, (1 << 53) + 1)
 HUGE = ((1 << 62), (1 << 63) - 1, 1 << 63, (1 << 64) - 1, 10**30, -(1 << 63), 10**400)
 FLOATS = (0.5, -0.0, 1e-300, 1e300, 3.4e38, 1e39, float("nan"), float("inf"), float("-inf"))
-TEXTS = ("", " ", "\0", "x" * 5000, "../../../etc/passwd", "/dev/zero", "\ud800", "ä€😀", "%s%n", "{{ 1 }}", "null", "1e999")
+TEXTS = (
+    "",
+    " ",
+    "\0",
+    "x" * 5000,
+    "../../../etc/passwd",
+    "/dev/zero",
+    "\ud800",
+    "ä€😀",
+    "%s%n",
+    "{{ 1 }}",
+    "null",
+    "1e999",
+)
 MARKERS = ("f32", "bf16", "q4_0", "gpu", "cpu", "flash", "ram", "relu", "silu", "exact", "predicted", "<s>", "</s>")
 
 
@@ -200,7 +213,10 @@ def damaged_safetensors(data: bytes, rng: Random) -> bytes:
     metadata = header.get("__metadata__", {})
     inner = metadata.get("kind")
     if kind < 0.45:
-        at, word = rng.randrange(max(1, len(body))), rng.choice((b"\0\0\xc0\x7f", b"\0\x7e\0\x7e", b"\xff" * 4, bytes(4)))
+        at, word = (
+            rng.randrange(max(1, len(body))),
+            rng.choice((b"\0\0\xc0\x7f", b"\0\x7e\0\x7e", b"\xff" * 4, bytes(4))),
+        )
         count = rng.choice((1, 1, 16, 1000))
         body[at - at % 4 : at - at % 4 + 4 * count] = word * count
         return _joined(header, bytes(body[: len(data) - 8 - length]))

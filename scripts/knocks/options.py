@@ -13,9 +13,56 @@ from knocks.bases import Bases
 
 # Those that take minutes, or never end, when their options happen to be right, are given options that are wrong.
 ENDLESS = ("serve", "hardware", "compare", "prepare")
-WORDS = ("", " ", "0", "1", "-1", "2", "7", "64", "4096", "1e3", "nan", "inf", "1e400", "99999999999999999999", "demo2", "x")
-WORDS += ("../x", "/dev/null", "/", ".", "default", "none", "auto", "8GiB", "20000", "5%", "-5%", "1TiB", "gpu=2", "cpu=0")
-WORDS += ("gpu=nan", "cpu", "ä😀", "a\nb", "%s", "a" * 300, "--", "-", "q4_0", "exact", "predicted", "threshold", "cuda", "null")
+WORDS = (
+    "",
+    " ",
+    "0",
+    "1",
+    "-1",
+    "2",
+    "7",
+    "64",
+    "4096",
+    "1e3",
+    "nan",
+    "inf",
+    "1e400",
+    "99999999999999999999",
+    "demo2",
+    "x",
+)
+WORDS += (
+    "../x",
+    "/dev/null",
+    "/",
+    ".",
+    "default",
+    "none",
+    "auto",
+    "8GiB",
+    "20000",
+    "5%",
+    "-5%",
+    "1TiB",
+    "gpu=2",
+    "cpu=0",
+)
+WORDS += (
+    "gpu=nan",
+    "cpu",
+    "ä😀",
+    "a\nb",
+    "%s",
+    "a" * 300,
+    "--",
+    "-",
+    "q4_0",
+    "exact",
+    "predicted",
+    "threshold",
+    "cuda",
+    "null",
+)
 WORDS += ("[0-9]+", "(((", "{}", '{"type": "object"}', "NaN", "1_000", "0x10", "1.5", "100k", "2M", "f16,bf16", ",")
 
 

@@ -9,15 +9,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from knocks.bases import Bases
 from knocks.campaign import Result
-from knocks.jobs import EVALUATE, GENERATE, PACK, PLAN, PROFILED, Job, digest
-from knocks.pool import in_child, judge, kill_session, run_case, wait
-from knocks.jobs import PATIENT
+from knocks.jobs import EVALUATE, GENERATE, PACK, PATIENT, PLAN, PROFILED, Job, digest
+from knocks.pool import BAD, in_child, judge, kill_session, run_case, wait
 from knocks.tracer import can_trace, traced
 
 KILLED = -signal.SIGKILL
@@ -39,6 +38,7 @@ def place(scratch: Path) -> Iterator[tuple[Path, Path]]:
     """A folder for a job, and one for what its processes print."""
     folder = Path(tempfile.mkdtemp(prefix="point-", dir=scratch))
     try:
+        folder.chmod(0o755)
         for name in ("work", "log", "log/after"):
             (folder / name).mkdir()
         yield folder / "work", folder / "log"
@@ -74,7 +74,6 @@ def kills(bases: Bases, scratch: Path) -> Iterator[Result]:
     number = 0
     for job, by_writes, by_time in ((PACK, 30, 10), (PROFILED, 34, 10), (PLAN, 12, 6)):
         whole = reference(job, bases, scratch)
-        expected = None if job is PLAN else whole.digest
         moments: list[tuple[str, float]] = [("write", at) for at in spread(by_writes, whole.writes)]
         times = by_time if moments else by_time + by_writes
         moments += [("second", whole.seconds * (i + 0.5) / times) for i in range(times)]
@@ -86,8 +85,8 @@ def kills(bases: Bases, scratch: Path) -> Iterator[Result]:
                     status = traced(job.work(bases, folder), log, SECONDS, int(at)).status
                 else:
                     status = _signalled(job, bases, folder, log, signal.SIGKILL, at)
-                problems = job.problems(bases, folder, log / "after", expected)
-                yield _result("kill -9", number, job, status, log, problems, (0, KILLED), f"{how} {at:g}")
+                problems = job.problems(bases, folder, log / "after", whole.digest)
+                yield result(f"kill -9: {job.name}", number, status, log, problems, (0, KILLED), f"{how} {at:g}")
 
 
 def full_disks(bases: Bases, scratch: Path) -> Iterator[Result]:
@@ -103,10 +102,10 @@ def full_disks(bases: Bases, scratch: Path) -> Iterator[Result]:
                 room = int(whole.bytes * (share + 0.3) / points) if whole.bytes > 0 else 4096 * share
                 resize(_allocated(folder) + room)
                 work = job.work(bases, folder)
-                status = _ended(in_child(_unseen(work) if unseen else work, log / "stdout", log / "stderr", None))
+                status = ended(in_child(_unseen(work) if unseen else work, log / "stdout", log / "stderr", None))
                 resize(64 << 20)
-                problems = job.problems(bases, folder, log / "after", None if job is PLAN else whole.digest)
-                yield _result("full disk", number, job, status, log, problems, (), f"{room} bytes left")
+                problems = job.problems(bases, folder, log / "after", whole.digest)
+                yield result(f"full disk: {job.name}", number, status, log, problems, (), f"{room} bytes left")
 
 
 @contextlib.contextmanager
@@ -148,8 +147,8 @@ def vanishing(bases: Bases, scratch: Path) -> Iterator[Result]:
                 status = traced(job.work(bases, folder), log, SECONDS, at, lambda _, f=folder: _emptied(f)).status
                 _emptied(folder)
                 job.begin(bases, folder)
-                problems = job.problems(bases, folder, log / "after", None)
-                yield _result("folder removed", number, job, status, log, problems, (), f"write {at}")
+                problems = job.problems(bases, folder, log / "after")
+                yield result(f"folder removed: {job.name}", number, status, log, problems, (), f"write {at}")
 
 
 def shrinking(bases: Bases, scratch: Path) -> Iterator[Result]:
@@ -174,8 +173,10 @@ def shrinking(bases: Bases, scratch: Path) -> Iterator[Result]:
                     time.sleep(whole.seconds * (part + 0.5) / 5)
                     with contextlib.suppress(OSError):
                         os.truncate(folder / job.model / name, length)
-                    status = _ended(child)
-                    yield _result("file cut", number, job, status, log, [], (), f"{name} to {length}, part {part}")
+                    status = ended(child)
+                    yield result(
+                        f"file cut: {job.name}", number, status, log, [], (), f"{name} to {length}, part {part}"
+                    )
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
@@ -192,9 +193,9 @@ def signals(bases: Bases, scratch: Path) -> Iterator[Result]:
                 with place(scratch) as (folder, log):
                     job.begin(bases, folder)
                     status = _signalled(job, bases, folder, log, sent, whole.seconds * (part + 0.5) / 4)
-                    problems = job.problems(bases, folder, log / "after", None if job is PLAN else whole.digest)
+                    problems = job.problems(bases, folder, log / "after", whole.digest)
                     allowed = (0, 130) if sent == signal.SIGINT else (0, -sent)
-                    yield _result("signal", number, job, status, log, problems, allowed, sent.name)
+                    yield result(f"signal: {job.name}", number, status, log, problems, allowed, sent.name)
 
 
 def _signalled(job: Job, bases: Bases, folder: Path, log: Path, sent: int, after: float) -> int | None:
@@ -202,29 +203,28 @@ def _signalled(job: Job, bases: Bases, folder: Path, log: Path, sent: int, after
     time.sleep(after)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, sent)
-    return _ended(child)
+    return ended(child)
 
 
-def _ended(child: int) -> int | None:
+def ended(child: int, keep: bool = False) -> int | None:
+    """The status of a child, None of one that hung; what it started is killed, unless it is kept."""
     found = wait(child, SECONDS)
-    kill_session(child)
+    if not keep:
+        kill_session(child)
     return None if found is None else found[0]
 
 
-def _result(
-    what: str, number: int, job: Job, status: int | None, log: Path, problems: list[str], allowed: tuple[int, ...], at: str
+def result(
+    target: str, number: int, status: int | None, log: Path, problems: list[str], allowed: Sequence[int], at: str
 ) -> Result:
+    """What came of a command that wrote its stderr into `log`, and of looking at what it left."""
     said = (log / "stderr").read_text(errors="replace")
-    if status is None:
-        kind, code = "hang", None
-    else:
-        code = os.waitstatus_to_exitcode(status)
-        kind = judge(code, said, allowed)
-    if kind in ("done", "refused", "usage") and problems:
+    code = None if status is None else os.waitstatus_to_exitcode(status)
+    kind = "hang" if code is None else judge(code, said, allowed)
+    if kind not in BAD and problems:
         kind = "damage"
-    good = kind in ("done", "refused", "usage")
-    shown = "" if good else f"{at}: {problems} {said[-1500:]}"
-    return Result(0, number, f"{what}: {job.name}", kind, code, 0.0, 1, shown)
+    shown = f"{at}: {problems} {said[-1500:]}" if kind in BAD else ""
+    return Result(0, number, target, kind, code, 0.0, 1, shown)
 
 
 def _bytes(folder: Path) -> int:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from knocks.bases import Bases
+from knocks.folders import linked, odd, replaced
 from knocks.gguf_file import damaged_gguf
 from knocks.mutations import damaged_bytes, damaged_json, damaged_json_bytes, damaged_safetensors, json_bytes
 from knocks.options import random_command
 from knocks.requests import TOGETHER, send_requests
 from knocks.templates import damaged_template
 from knocks.tensors import damaged_torch
-
 from profiler.artifacts import digest_json
 
+# Where conversations depend on the file, which have a process of their own that takes as long as all the rest.
+CHATTED = ("chat_template.jinja", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
+CHATS = ("chat", "chat", "run")
 Damage = Callable[[bytes, Random], bytes]
 Commands = list[list[str]]
 
@@ -48,35 +49,6 @@ class Target:
     make: Callable[[Path, Random, Bases], Case]
 
 
-def linked(source: Path, target: Path) -> Path:
-    """A copy of a folder whose files are links to the same bytes: every writer here replaces files by renaming."""
-    shutil.copytree(source, target, copy_function=os.link)
-    return target
-
-
-def replaced(path: Path, data: bytes) -> None:
-    """Other bytes under the same name; the linked original stays as it was."""
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)
-
-
-def odd(path: Path, rng: Random) -> bool:
-    """Now and then the file is no file: missing, empty, a folder, a dangling link, a pipe, unreadable."""
-    if rng.random() > 0.03:
-        return False
-    path.unlink()
-    kind = rng.randrange(5)
-    if kind == 1:
-        path.mkdir()
-    elif kind == 2:
-        path.symlink_to("nowhere")
-    elif kind == 3:
-        path.symlink_to(path.name)
-    elif kind == 4:
-        os.mkfifo(path)
-    return True
-
-
 def _checkpoint(base: str, name: str, damage: Damage) -> Callable[[Path, Random, Bases], Case]:
     def make(folder: Path, rng: Random, bases: Bases) -> Case:
         source = linked(getattr(bases, base), folder / "source")
@@ -86,7 +58,7 @@ def _checkpoint(base: str, name: str, damage: Damage) -> Callable[[Path, Random,
         if not odd(path, rng):
             replaced(path, damage(path.read_bytes(), rng))
         commands = [["pack", str(source), str(folder / "out"), "--format", rng.choice(("auto", "f16", "q8_0", "q4_0"))]]
-        commands.append(_use(folder / "out", rng, ("run", "run", "chat", "verify")))
+        commands.append(_use(folder / "out", rng, CHATS if name in CHATTED else ("run", "run", "verify")))
         return Case(commands, [source], stdin=_question(folder))
 
     return make
@@ -109,11 +81,32 @@ def _use(model: Path, rng: Random, kinds: Sequence[str]) -> list[str]:
         "verify": ["inspect", at, "--verify", "--json"],
         "inspect": ["inspect", at],
         "plan": ["plan", at, "--vram", "20000", "--name", "new", "--second-device", "cpu"],
-        "explain": ["plan", at, "--vram", "20000", "--name", "new", "--explain", "--solver", rng.choice(("greedy", "highs"))],
+        "explain": [
+            "plan",
+            at,
+            "--vram",
+            "20000",
+            "--name",
+            "new",
+            "--explain",
+            "--solver",
+            rng.choice(("greedy", "highs")),
+        ],
         "simulate": ["simulate", at, "--plan", "default", "--baselines", "--vram", "20000"],
         "report": ["report", at, "-o", str(model.parent / "page.html")],
         "merge": ["profile", "merge", at, "default", "default", "--name", "new"],
-        "eval": ["eval", at, "--text", str(model.parent / "text.txt"), "--tokens", "40", "--name", "new", "--threads", "1"],
+        "eval": [
+            "eval",
+            at,
+            "--text",
+            str(model.parent / "text.txt"),
+            "--tokens",
+            "40",
+            "--name",
+            "new",
+            "--threads",
+            "1",
+        ],
     }[kind]
 
 
@@ -177,7 +170,20 @@ def _text(folder: Path, rng: Random, bases: Bases) -> Case:
         path.write_bytes(damaged_bytes(data, rng))
     commands = (
         ["profile", str(model), "--text", str(path), "--no-predictors", "--name", "new"],
-        ["eval", str(model), "--text", str(path), "--tokens", "60", "--name", "new", "--threads", "1", "--mode", "exact"],
+        [
+            "eval",
+            str(model),
+            "--text",
+            str(path),
+            "--tokens",
+            "60",
+            "--name",
+            "new",
+            "--threads",
+            "1",
+            "--mode",
+            "exact",
+        ],
         ["calibrate", str(model), "--text", str(path), "--tokens", "100", "--name", "new", "--threads", "1"],
     )
     return Case([rng.choice(commands)], [model], ("/new.", "neurons/"))
@@ -221,17 +227,31 @@ TARGETS = (
     Target("manifest", 10, _artifact("model.json", _manifest, ("run", "verify", "inspect", "plan"))),
     Target("dense weights", 3, _artifact("dense.safetensors", TENSORS, ("run", "verify", "inspect", "planned"))),
     Target("neuron rows", 4, _artifact("neurons/01.safetensors", TENSORS, ("run", "verify", "plan", "planned"))),
-    Target("profile", 7, _artifact("profiles/default.safetensors", TENSORS, ("plan", "explain", "simulate", "merge", "inspect"))),
-    Target("predictors", 7, _artifact("predictors/default.safetensors", TENSORS, ("run", "verify", "plan", "planned", "inspect"))),
+    Target(
+        "profile",
+        7,
+        _artifact("profiles/default.safetensors", TENSORS, ("plan", "explain", "simulate", "merge", "inspect")),
+    ),
+    Target(
+        "predictors",
+        7,
+        _artifact("predictors/default.safetensors", TENSORS, ("run", "verify", "plan", "planned", "inspect")),
+    ),
     Target("plan", 8, _artifact("plans/default.json", JSON, ("planned", "planned", "simulate", "inspect", "eval"))),
-    Target("thresholds", 5, _artifact("thresholds/default.json", JSON, ("threshold", "threshold", "inspect", "simulate"))),
-    Target("evaluation", 3, _artifact("evaluations/default.json", JSON, ("inspect", "report"))),
+    Target(
+        "thresholds", 5, _artifact("thresholds/default.json", JSON, ("threshold", "threshold", "inspect", "simulate"))
+    ),
+    Target(
+        "evaluation",
+        3,
+        _artifact("evaluations/default.json", JSON, ("inspect", "inspect", "inspect", "inspect", "report")),
+    ),
     Target("hardware", 6, _hardware),
     Target("published predictors", 4, _published),
     Target("GGUF", 12, _gguf),
     Target("texts", 6, _text),
     Target("options", 14, _options),
-    Target("requests over HTTP", 1, _requests),
+    Target("requests over HTTP", 5, _requests),
 )
 
 
@@ -248,13 +268,3 @@ def numbered(case: int) -> Target:
             return target
         at -= target.share
     raise AssertionError("shares add up")
-
-
-def snapshot(folders: Sequence[Path]) -> dict[str, Any]:
-    """What tells whether a file was changed, by its path."""
-    found: dict[str, Any] = {}
-    for folder in folders:
-        for path in folder.rglob("*"):
-            seen = path.lstat()
-            found[str(path)] = None if path.is_dir() and not path.is_symlink() else (seen.st_ino, seen.st_size, seen.st_mtime_ns)
-    return found

@@ -45,7 +45,11 @@ def can_trace() -> bool:
 
 
 def traced(
-    work: Callable[[], None], folder: Path, seconds: float, at: int | None = None, action: Callable[[int], None] | None = None
+    work: Callable[[], None],
+    folder: Path,
+    seconds: float,
+    at: int | None = None,
+    action: Callable[[int], None] | None = None,
 ) -> Traced:
     """Do the work in a process; before its `at`-th write, `action` is called with its id. Without one it is killed."""
 
