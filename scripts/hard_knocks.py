@@ -7,9 +7,9 @@
     python scripts/hard_knocks.py summary benchmarks/hard-knocks.json            the figures of all results
     python scripts/hard_knocks.py table benchmarks/hard-knocks.json              the same as Markdown
 
-Results are lines of JSON in --folder; what is there is not run again, so a campaign can be stopped and goes on. Cases run
-in processes that are forked from one with everything imported, on files in --scratch, which should be in memory. Full
-disks are mounted and need root; system calls are counted on x86-64 Linux only.
+Results are lines of JSON in --folder; what is there is not run again, so a campaign can be stopped and goes on. Cases
+run in processes that are forked from one with everything imported, on files in --scratch, which should be in memory.
+Full disks are mounted and need root; system calls are counted on x86-64 Linux only.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("file", type=Path, nargs="?", help="of summary and table")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--case", type=int, default=0, help="the first one, or the one to show")
+    parser.add_argument("--step", type=int, default=1, help="from one case to the next: neighbours are of one kind")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", choices=tuple(HINDRANCES))
@@ -70,7 +71,8 @@ def main() -> int:
     os.environ["HYBRID_CACHE"] = str(args.scratch / "cache")
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.what == "fuzz":
-        campaign(args.seed, range(args.case, args.case + args.cases), fuzzed, args.workers, args.scratch)
+        cases = range(args.case, args.case + args.cases * args.step, args.step)
+        campaign(args.seed, cases, fuzzed, args.workers, args.scratch)
         return tell(fuzzed)
     import_everything()
     bases = prepared(args.scratch)

@@ -1,5 +1,8 @@
-"""Whole files for the campaign to damage: tiny checkpoints of each kind, a model directory that every stage has been at,
-published predictors, texts, figures of a machine. All random, from one seed, and made once."""
+"""Whole files for the campaign to damage: all random, from one seed, and made once.
+
+Tiny checkpoints of each kind, a model directory that every stage has been at, published predictors, texts, figures of
+a machine.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,9 @@ TEMPLATE = (
 @dataclass(frozen=True)
 class Bases:
     """Where they are. llama: SentencePiece, safetensors. opt: byte-level BPE as two files, torch's format. sharded:
-    `tokenizer.json`, two shards and an index. packed: of `llama`; model: the same with profile, predictors, plan, thresholds and
-    evaluation. published: predictors of `model` as others publish them. texts: a text, documents, conversations.
+    `tokenizer.json`, two shards and an index. packed: of `llama`; model: the same with profile, predictors, plan,
+    thresholds and evaluation. published: predictors of `model` as others publish them. texts: a text, documents and
+    conversations.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Commands that are not alone: two at once in one directory, directories of somebody else, servers that are told to stop."""
+"""Commands that are not alone: two in one directory, directories of somebody else, servers that are told to stop."""
 
 from __future__ import annotations
 

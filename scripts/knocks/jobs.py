@@ -1,4 +1,4 @@
-"""The commands that are hindered, and what has to hold afterwards: the directory works, and the command can be repeated."""
+"""The commands that are hindered, and what has to hold then: the directory works, and the command can be repeated."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def kills(bases: Bases, scratch: Path) -> Iterator[Result]:
 
 
 def full_disks(bases: Bases, scratch: Path) -> Iterator[Result]:
-    """A disk, a tmpfs, with room for a part of what is written; in every second case it fills after it was looked at."""
+    """A disk, a tmpfs, with room for a part of what is written; every second one fills after it was looked at."""
     number = 0
     for job, points in ((PACK, 10), (PROFILED, 10), (PLAN, 4)):
         whole = reference(job, bases, scratch)

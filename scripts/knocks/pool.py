@@ -1,7 +1,7 @@
 """Commands in processes forked from one that has everything imported: tens of milliseconds a case instead of seconds.
 
-A case is a list of commands of `hybrid`, run one after the other as long as they succeed. What is allowed: exit codes 0,
-1 and 2; 1 with a line that begins `hybrid: `. Everything else has a name in `BAD`.
+A case is a list of commands of `hybrid`, run one after the other as long as they succeed. What is allowed: exit codes
+0, 1 and 2; 1 with a line that begins `hybrid: `. Everything else has a name in `BAD`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def run_commands(commands: Sequence[Sequence[str]]) -> None:
 
 
 def in_child(work: Callable[[], None], stdout: Path, stderr: Path, stdin: Path | None) -> int:
-    """Fork, and have the child do the work with its output in files; the child's id, which leads a session of its own."""
+    """Fork, and have the child do the work with its output in files; its id, which leads a session of its own."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
