@@ -1,4 +1,4 @@
-"""Stops a process at the N-th system call that writes: by ptrace(2), x86-64 Linux.
+"""Stops a process at the N-th system call that writes: by ptrace(2) and seccomp(2), x86-64 Linux.
 
 What counts: writes but those to stdout and stderr, files opened for writing, renames, folders made, files removed,
 fsync, locks. With its threads and children, in the order in which the kernel sees them.
@@ -10,21 +10,25 @@ import ctypes
 import os
 import platform
 import signal
+import struct
 import sys
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from knocks.pool import in_child, kill_session
 
-TRACEME, CONTINUE, PEEK, SYSCALL, SET_OPTIONS = 0, 7, 3, 24, 0x4200
-OPTIONS = 0x1 | 0x2 | 0x4 | 0x8 | 0x100000  # mark system calls; follow fork, vfork and clone; die with the tracer
+TRACEME, CONTINUE, PEEK, SET_OPTIONS = 0, 7, 3, 0x4200
+OPTIONS = 0x2 | 0x4 | 0x8 | 0x80 | 0x100000  # follow fork, vfork and clone; stop where the filter says; die with us
+SECCOMP_STOP = signal.SIGTRAP | (7 << 8)
 WALL = 0x40000000
-NUMBER, FIRST, THIRD = 120, 112, 96  # offsets of orig_rax, rdi and rdx in the kernel's `user`
+FIRST, THIRD, NUMBER = 112, 96, 120  # offsets of rdi, rdx and orig_rax in the kernel's `user`
 WRITES = (1, 18, 20, 296)
 OPENAT, OPEN_TO_WRITE = 257, os.O_WRONLY | os.O_RDWR | os.O_CREAT
 OTHERS = (73, 74, 75, 76, 77, 82, 83, 84, 86, 87, 88, 258, 263, 264, 265, 285, 316, 326)
+NO_NEW_PRIVILEGES, SET_SECCOMP, FILTER = 38, 22, 2
+LOAD_NUMBER, IF_EQUAL, RETURN, ALLOW, TRACE = 0x20, 0x15, 0x06, 0x7FFF0000, 0x7FF00000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
@@ -55,42 +59,53 @@ def traced(
 
     def stopped() -> None:
         _libc.ptrace(TRACEME, 0, None, None)
+        _stop_at((*WRITES, OPENAT, *OTHERS))
         os.kill(os.getpid(), signal.SIGSTOP)
         work()
 
     child = in_child(stopped, folder / "stdout", folder / "stderr", None)
     os.waitpid(child, 0)
     _ask(SET_OPTIONS, child, OPTIONS)
-    _ask(SYSCALL, child)
-    until, writes, entered, how = time.monotonic() + seconds, 0, set[int](), SYSCALL
+    late = threading.Event()
+    watch = threading.Timer(seconds, lambda: (late.set(), kill_session(child)))
+    watch.start()
+    try:
+        status, writes = _followed(child, at, action or (lambda leader: os.kill(leader, signal.SIGKILL)))
+    finally:
+        watch.cancel()
+    kill_session(child)
+    return Traced(None if late.is_set() else status, writes)
+
+
+def _followed(child: int, at: int | None, action: Callable[[int], None]) -> tuple[int, int]:
+    """Status of a process, and its writes, from its first stop to its end."""
+    writes = 0
+    _ask(CONTINUE, child)
     while True:
-        thread, status = os.waitpid(-1, WALL | os.WNOHANG)
-        if not thread:
-            if time.monotonic() > until:
-                kill_session(child)
-                os.waitpid(child, WALL)
-                return Traced(None, writes)
-            time.sleep(0.0002)
-            continue
+        thread, status = os.waitpid(-1, WALL)
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
             if thread == child:
-                kill_session(child)
-                return Traced(status, writes)
+                return status, writes
             continue
-        caught, deliver = os.WSTOPSIG(status), 0
-        if caught == signal.SIGTRAP | 0x80:
-            entered ^= {thread}
-            if thread in entered and how == SYSCALL and _writes(thread):
-                writes += 1
-                if writes == at:
-                    if action is None:
-                        os.kill(child, signal.SIGKILL)
-                        continue
-                    action(child)
-                    how = CONTINUE
-        elif caught not in (signal.SIGTRAP, signal.SIGSTOP):
-            deliver = caught
-        _ask(how, thread, deliver)
+        if status >> 8 == SECCOMP_STOP and _writes(thread):
+            writes += 1
+            if writes == at:
+                action(child)
+        caught = os.WSTOPSIG(status)
+        _ask(CONTINUE, thread, 0 if caught in (signal.SIGTRAP, signal.SIGSTOP) else caught)
+
+
+def _stop_at(numbers: Sequence[int]) -> None:
+    """Have this process, and what comes of it, stop before these system calls, by a filter of seccomp(2)."""
+    program = [(LOAD_NUMBER, 0, 0, 0)]
+    program += [(IF_EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
+    program += [(RETURN, 0, 0, ALLOW), (RETURN, 0, 0, TRACE)]
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code)
+    whole = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program), ctypes.addressof(buffer)))
+    for arguments in ((NO_NEW_PRIVILEGES, 1, 0, 0, 0), (SET_SECCOMP, FILTER, ctypes.addressof(whole), 0, 0)):
+        if _libc.prctl(*(ctypes.c_ulong(argument) for argument in arguments)):
+            raise OSError(ctypes.get_errno(), "prctl")
 
 
 def _writes(thread: int) -> bool:
