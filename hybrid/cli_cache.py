@@ -9,7 +9,7 @@ import typer
 
 from hybrid import display
 from hybrid.cli_options import JsonOption
-from hybrid.exits import Exit
+from hybrid.exits import Exit, loading
 from hybrid.reports import table
 from profiler.artifacts import format_size
 
@@ -34,7 +34,8 @@ def list_cache(as_json: JsonOption = False) -> None:
 
     Example: hybrid cache list
     """
-    from hybrid.stages.cache_contents import cache_contents
+    with loading():
+        from hybrid.stages.cache_contents import cache_contents
 
     report = cache_contents()
     display.show(as_json, "hybrid.cache/1", report, lambda: cache_lines(report))
@@ -58,7 +59,8 @@ def clear(
 
     Example: hybrid cache clear demo
     """
-    from hybrid.stages.cache_contents import clear_cache
+    with loading():
+        from hybrid.stages.cache_contents import clear_cache
 
     report = clear_cache(names or (), everything)
     display.show(as_json, "hybrid.cache-clear/1", report, lambda: clear_lines(report))

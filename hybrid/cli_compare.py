@@ -25,6 +25,7 @@ from hybrid.cli_options import (
     held_out,
     parse_slowdown,
 )
+from hybrid.exits import loading
 from hybrid.reports import table
 from profiler.artifacts import format_size, parse_size
 
@@ -87,8 +88,9 @@ def compare(
 
     Example: hybrid compare relu7b --vram 8GiB --text heldout/ --checkpoint ~/models/ReluLLaMA-7B --plot compare.png
     """
-    from hybrid.stages.compare import compare as run_stage
-    from hybrid.stages.compare_contenders import Settings
+    with loading():
+        from hybrid.stages.compare import compare as run_stage
+        from hybrid.stages.compare_contenders import Settings
 
     texts = held_out(model, text)
     settings = Settings(

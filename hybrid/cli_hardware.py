@@ -9,6 +9,7 @@ import typer
 
 from hybrid import display
 from hybrid.cli_options import Device, JsonOption, SlowdownOption, ThreadsOption, device_name, parse_slowdown
+from hybrid.exits import loading
 from hybrid.reports import table
 from profiler.artifacts import UserError, format_size
 from profiler.formats import WEIGHT_FORMATS
@@ -66,7 +67,8 @@ def hardware(
         return
     if no_flash and directory is not None:
         raise UserError("--directory names the drive that --no-flash leaves out; give one of them")
-    from hybrid.stages.hardware import QUICK, HardwareSettings, measure
+    with loading():
+        from hybrid.stages.hardware import QUICK, HardwareSettings, measure
 
     settings = HardwareSettings(
         second_device=device_name(second_device),

@@ -11,7 +11,7 @@ import typer
 
 from hybrid import display
 from hybrid.cli_completion import complete_added, complete_model
-from hybrid.exits import explain_bus_errors
+from hybrid.exits import explain_bus_errors, loading
 from hybrid.names import DEMO, MANIFEST
 from profiler.artifacts import UserError
 
@@ -62,6 +62,25 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="DIR", help=MODEL_HELP, show_default=False, callback=named_model, autocompletion=complete_model
+    ),
+]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SRC",
+        help="A Hugging Face checkpoint folder, a GGUF file, or a name on the hub: org/name, org/name@revision, "
+        "org/name/FILE.gguf.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[
+    WeightFormat,
+    typer.Option("--format", help="auto keeps the checkpoint's where it can; q8_0 takes 8.5 bits a weight, q4_0 4.5."),
+]
+ActivationOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="What the FFN of a GGUF file computes: relu, relu2, silu, drelu, fatrelu:THRESHOLD."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -172,12 +191,14 @@ def held_out(model: str, texts: list[Path] | None) -> list[Path]:
 
 def model_directory(model: str) -> Path:
     """The model directory that is meant; `demo` is made on first use. Only that takes torch."""
-    from hybrid.stages.finding import find_model
+    with loading():
+        from hybrid.stages.finding import find_model
 
     explain_bus_errors()
     found = find_model(model)
     if found is None:
-        from hybrid.stages.demo import demo_directory
+        with loading():
+            from hybrid.stages.demo import demo_directory
 
         return demo_directory()
     return found

@@ -24,6 +24,7 @@ from hybrid.cli_options import (
     device_name,
     held_out,
 )
+from hybrid.exits import loading
 from hybrid.names import DEMO
 from profiler.artifacts import UserError
 
@@ -81,8 +82,9 @@ def evaluate(
 
     Example: hybrid eval relu7b --text heldout/ --budget 0.1% --calibrate calibrate/
     """
-    from hybrid.stages.evaluate import EvaluationSettings
-    from hybrid.stages.evaluate import evaluate as run_stage
+    with loading():
+        from hybrid.stages.evaluate import EvaluationSettings
+        from hybrid.stages.evaluate import evaluate as run_stage
 
     settings = EvaluationSettings(
         name=name,
@@ -113,8 +115,9 @@ def calibrated(
     model: str, texts: list[Path] | None, budget: str, modes: list[Mode] | None, profile: str, threads: int | None
 ) -> BudgetReport:
     """The thresholds of the one mode that has some, searched within a budget and stored."""
-    from hybrid.stages.budget import BudgetSettings, fit, parse_budget
-    from hybrid.stages.shipped import CALIBRATION_TEXT
+    with loading():
+        from hybrid.stages.budget import BudgetSettings, fit, parse_budget
+        from hybrid.stages.shipped import CALIBRATION_TEXT
 
     found = texts or ([CALIBRATION_TEXT] if model == DEMO else [])
     if not found:

@@ -18,6 +18,7 @@ from hybrid.cli_options import (
     model_directory,
     named_model,
 )
+from hybrid.exits import loading
 from hybrid.reports import table
 from profiler.artifacts import UserError, format_size, parse_size
 from profiler.formats import WEIGHT_FORMATS
@@ -99,7 +100,8 @@ def simulate(
         return
     if (model is None) == (shape is None):
         raise UserError("name a model directory, or one of the papers' models with --shape NAME: one of both")
-    from hybrid.stages.simulate import SimulateSettings, simulate_directory, simulate_shape
+    with loading():
+        from hybrid.stages.simulate import SimulateSettings, simulate_directory, simulate_shape
 
     settings = SimulateSettings(
         hardware=tuple(hardware or ()),
@@ -122,7 +124,8 @@ def simulate(
 
 def show_shapes(as_json: bool) -> None:
     """The papers' models."""
-    from placement.shapes import read_shape, shipped_shapes
+    with loading():
+        from placement.shapes import read_shape, shipped_shapes
 
     shapes = [read_shape(name) for name in shipped_shapes()]
     if as_json:

@@ -115,10 +115,11 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
     def again(lost: UnraisableHookArgs) -> None:
         if issubclass(lost.exc_type, KeyboardInterrupt):
-            threading.Timer(LOST_SECONDS, signal.raise_signal, [signal.SIGINT]).start()
+            threading.Timer(LOST_SECONDS, signal.pthread_kill, [main, signal.SIGINT]).start()
         else:
             before(lost)
 
+    main = threading.main_thread().ident or 0
     before, sys.unraisablehook = sys.unraisablehook, again
     try:
         with _handling(interrupt):
@@ -134,7 +135,6 @@ def loading() -> Iterator[None]:
     torch drops a KeyboardInterrupt that meets it half imported, or aborts.
     """
     with _handling(lambda number, frame: os._exit(Exit.INTERRUPTED)):
-        explain_bus_errors()
         yield
 
 

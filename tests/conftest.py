@@ -8,10 +8,12 @@ import mmap
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jsonschema_rs
 import pytest
 import torch
 
@@ -56,6 +58,30 @@ class PretendedDevice:
 
 
 Command = Callable[..., tuple[int, str, str]]
+SCHEMAS = Path(__file__).resolve().parent.parent / "docs" / "schemas"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def results_as_documented() -> Iterator[Collection[str]]:
+    """Whatever a test has a command print as JSON, in this process, meets the schema that the documents have of it.
+
+    Yields the names of the results that were printed so far.
+    """
+    from hybrid import display
+
+    validators: dict[str, jsonschema_rs.Validator] = {}
+    write_json = display.write_json
+
+    def checked(schema: str, value: Mapping[str, Any], indent: int | None = 1) -> None:
+        if schema not in validators:
+            path = SCHEMAS / f"{schema.removeprefix('hybrid.').replace('/', '-')}.json"
+            validators[schema] = jsonschema_rs.validator_for(json.loads(path.read_text(encoding="utf-8")))
+        validators[schema].validate({"schema": schema, **display.plain(value)})
+        write_json(schema, value, indent)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(display, "write_json", checked)
+        yield validators.keys()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,6 +47,15 @@ def open_shard(path: Path) -> list[SourceTensor]:
     return open_torch_file(path) if path.suffix == ".bin" else open_safetensors(path)
 
 
+def indexed_shards(index: Path) -> list[str]:
+    """Names of the files that an index speaks of, all of them plain names of files beside it.
+
+    Raises:
+        UserError: it is no index.
+    """
+    return sorted(set(_weight_map(index).values()))
+
+
 def _open_indexed(index: Path, harmless: Callable[[str], bool]) -> dict[str, SourceTensor]:
     listed = _weight_map(index)
     tensors: dict[str, SourceTensor] = {}

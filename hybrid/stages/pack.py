@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hybrid.checkpoint.kept import SOURCE_CONFIG, TOKENIZER_FILES, TOKENIZER_LIMIT
 from hybrid.checkpoint.reader import Checkpoint
 from hybrid.names import ADDED
 from hybrid.runtime.memory import process_memory
 from hybrid.stages.pack_notes import rounding_notes, stored_weights
 from hybrid.store.formats import VECTORS, choose_format, convert
 from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride, matrix_format
-from hybrid.store.manifest import DENSE_FILE, TOKENIZER_FILES, TOKENIZER_LIMIT, FileRecord, Manifest, layer_file
+from hybrid.store.manifest import DENSE_FILE, FileRecord, Manifest, layer_file
+from hybrid.store.origin import Origin
 from hybrid.store.rows import BLOCK_BYTES, write_layer
 from hybrid.store.writer import Array, StreamingWriter
 from profiler.artifacts import (
@@ -61,19 +63,23 @@ def pack(
     weight_format: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     activation: str | None = None,
+    name: str | None = None,
 ) -> PackReport:
     """Pack the checkpoint `source`, a folder or a GGUF file, into the model directory `destination`, which appears when
     it is complete.
 
     weight_format: `bf16`, `f16`, `q8_0`, `q4_0`, or `auto`, which keeps a 16-bit type, q8_0 and q4_0 (see
-    `choose_format`). `progress(done, total)` is told the bytes written. activation: see `Checkpoint.open`.
+    `choose_format`). `progress(done, total)` is told the bytes written. activation: see `Checkpoint.open`. name: of a
+    source that was downloaded, for `origin.json`.
 
     Raises:
         UserError: the checkpoint cannot be packed, the destination cannot be written, or another pack is writing it.
     """
-    source, destination = source.resolve(), destination.resolve()
-    check_places(source, destination)
-    return pack_checkpoint(Checkpoint.open(source, activation), destination, weight_format, progress)
+    source, destination = source.absolute(), destination.resolve()  # a GGUF file's name counts, where it is a link
+    check_places(source.resolve(), destination)
+    checkpoint = Checkpoint.open(source, activation)
+    origin = origin_of(checkpoint, activation, name)
+    return pack_checkpoint(checkpoint, destination, weight_format, progress, origin)
 
 
 def pack_checkpoint(
@@ -81,6 +87,7 @@ def pack_checkpoint(
     destination: Path,
     weight_format: str,
     progress: Callable[[int, int], None] | None = None,
+    origin: Origin | None = None,
 ) -> PackReport:
     """`pack` of a checkpoint that is open, wherever its tensors come from; a whole `destination` path is expected."""
     started = time.monotonic()
@@ -88,6 +95,8 @@ def pack_checkpoint(
     try:
         with atomic_directory(destination, PURPOSE) as (partial, had_remains):
             require_free_space(destination.parent, packer.total, PURPOSE)
+            if origin is not None:
+                origin.write(partial)
             manifest = packer.write(partial)
     except UserError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL:
@@ -113,6 +122,15 @@ def pack_checkpoint(
         pack_digest=manifest.pack_digest,
         notes=tuple(notes),
     )
+
+
+def origin_of(checkpoint: Checkpoint, activation: str | None, name: str | None) -> Origin:
+    """Where a checkpoint comes from: the name of what was downloaded, else its files as they are now."""
+    if name is not None:
+        return Origin(name, activation, {})
+    kept = {path for path in kept_files(checkpoint).values() if isinstance(path, Path)}
+    shards = {tensor.shard for tensor in checkpoint.tensors.values()}
+    return Origin.of_files(checkpoint.path, activation, sorted(kept | shards))
 
 
 def check_places(source: Path, destination: Path) -> None:
@@ -247,7 +265,7 @@ def kept_files(checkpoint: Checkpoint) -> dict[str, Path | bytes]:
     if checkpoint.made is not None:
         return dict(checkpoint.made)
     source = checkpoint.path
-    names = {name: "config.json" if name == "source_config.json" else name for name in TOKENIZER_FILES}
+    names = {name: "config.json" if name == SOURCE_CONFIG else name for name in TOKENIZER_FILES}
     kept = {name: source / original for name, original in names.items() if (source / original).exists()}
     for path in kept.values():
         if not path.is_file() or path.stat().st_size > TOKENIZER_LIMIT:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hybrid.checkpoint.kept import TOKENIZER_FILES
 from hybrid.names import ADDED, MANIFEST
 from hybrid.spec import ModelSpec
 from hybrid.store.layout import FileLayout
-from hybrid.store.manifest import DENSE_FILE, MEND, TOKENIZER_FILES, Manifest, layer_file
+from hybrid.store.manifest import DENSE_FILE, MEND, Manifest, layer_file
 from hybrid.store.rows import Ids, LayerFile, damaged, open_checked, reorder_layer
 from profiler.artifacts import UserError, sha256_file
 

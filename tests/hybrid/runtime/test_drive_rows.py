@@ -1,7 +1,8 @@
-"""Rows that a plan leaves on the drive: they do not stay in memory beyond the plan's budget, and results are the same."""
+"""Rows that a plan leaves on the drive: memory holds no more than the budget says, and results are the same."""
 
 import gc
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_what_is_not_the_rows_is_given_up_on_after_one_round():
 def mapped(directory):
     """Bytes of the model's files that this process has in memory, by what the kernel says of each mapping."""
     found, counts = 0, False
-    with open("/proc/self/smaps") as lines:
+    with Path("/proc/self/smaps").open() as lines:
         for line in lines:
             name = line.split()
             if "-" in name[0] and not name[0].endswith(":"):
