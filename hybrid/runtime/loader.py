@@ -19,7 +19,7 @@ from hybrid.runtime.cache_room import CacheRoom, choose_room
 from hybrid.runtime.choices import check_same_model, choose_context
 from hybrid.runtime.cores import require_cores, shared_cores, usable_cores
 from hybrid.runtime.cuda_memory import device_memory
-from hybrid.runtime.drive_rows import DriveRows, drive_rows, resident_of_files
+from hybrid.runtime.drive_rows import DriveRows, drive_rows
 from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions
@@ -154,7 +154,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         predictors = options.predictors
         guards = [] if predictors is None else guard(predictors.mappings())
         opened.callback(unguard, guards)
-        before, placer = resident_of_files(), Placer(directory, options, units, room.pages)
+        placer = Placer(directory, options, units, room.pages)
         outer = placer.outer()
         parts = [placer.attention(i, layer.attention) for i, layer in enumerate(layers)]
         split = [placer.ffn(i, layer) for i, layer in enumerate(layers)]
@@ -184,6 +184,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         if isinstance(recorded, RecordedStep) and scattered:
             directory.scatter()
         scheduler.stream = row_stream(directory, options, units.get("gpu"), split, prefill)
+        mapped = [range(address, address + length) for address, length, _ in directory.mappings()]
         opened.pop_all()
     return Machine(
         decoder=decoder,
@@ -199,7 +200,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         predictors=predictors,
         dense_bytes_per_token=placer.dense_bytes_per_token(outer),
         kv_element_bytes=KV_FORMATS[options.kv_format],
-        drive_rows=drive_rows(options, placer.on_drive, STORED, before),
+        drive_rows=drive_rows(options, placer.on_drive, STORED, mapped),
     )
 
 

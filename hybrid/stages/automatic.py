@@ -29,6 +29,7 @@ from profiler.hardware import read_hardware
 
 DEFAULT = "default"
 TYPICAL_DRIVE = "cpu-only"  # the shipped figures whose drive stands for one that was not measured
+SOLVING = 2.0  # seconds that a solver may take before a command begins, where nearness to the best is not yet proved
 ROUNDING = 4  # bits: what is free counts down to a sixteenth of the power of two below it, as it changes a little
 MIB = 1 << 20
 Note = Callable[[str], None]
@@ -115,6 +116,7 @@ def plan_within(
         thresholds=use.thresholds,
         kv_format=use.kv_format,
         kv_pages=use.kv_pages,
+        time_limit=SOLVING,
         unprofiled=True,
     )
     request, found = read_request(files, settings, given)
