@@ -83,6 +83,9 @@ ActivationOption = Annotated[
         metavar="NAME", help="What the FFN of a GGUF file computes: relu, relu2, silu, drelu, fatrelu:THRESHOLD."
     ),
 ]
+TokenizerOption = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Take the tokenizer files of another folder.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 PlanOption = Annotated[
     str | None,

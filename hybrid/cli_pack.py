@@ -8,8 +8,15 @@ from typing import Annotated
 import typer
 
 from hybrid import display, reports
-from hybrid.cli_options import ActivationOption, FormatOption, JsonOption, SourceArgument, WeightFormat
-from hybrid.exits import loading
+from hybrid.cli_options import (
+    ActivationOption,
+    FormatOption,
+    JsonOption,
+    SourceArgument,
+    TokenizerOption,
+    WeightFormat,
+)
+from hybrid.exits import explain_bus_errors, loading
 
 
 def pack(
@@ -17,6 +24,7 @@ def pack(
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory to make; must not exist.")],
     weight_format: FormatOption = WeightFormat.auto,
     activation: ActivationOption = None,
+    tokenizer: TokenizerOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a model directory; `hybrid prepare` does so too, and all that comes after it.
@@ -27,6 +35,7 @@ def pack(
         from hybrid.stages.pack import pack as run_stage
         from hybrid.stages.sources import find_source
 
+    explain_bus_errors()
     with display.stages() as tell:
         found = find_source(source, display.note)
         path = found.fetch(lambda done, total: tell("downloading", done, total))
@@ -36,6 +45,7 @@ def pack(
             weight_format.value,
             lambda done, total: tell("packing", done, total),
             activation,
+            tokenizer,
             None if found.listing is None else found.name,
         )
     display.show(as_json, "hybrid.pack/1", report, lambda: reports.pack_lines(report))

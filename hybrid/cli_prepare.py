@@ -15,11 +15,12 @@ from hybrid.cli_options import (
     FormatOption,
     JsonOption,
     SourceArgument,
+    TokenizerOption,
     WeightFormat,
     device_name,
 )
 from hybrid.display_overall import overall
-from hybrid.exits import loading
+from hybrid.exits import explain_bus_errors, loading
 from profiler.artifacts import format_size, parse_count, parse_size
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def prepare(
     destination: Annotated[Path, typer.Argument(metavar="DIR", help="The model directory: new, or begun before.")],
     weight_format: FormatOption = WeightFormat.auto,
     activation: ActivationOption = None,
+    tokenizer: TokenizerOption = None,
     text: Annotated[
         list[Path] | None,
         typer.Option(
@@ -76,6 +78,7 @@ def prepare(
     SRC is looked for on this machine first, then on the Hugging Face hub (HF_ENDPOINT, HF_TOKEN, HF_HOME and
     HF_HUB_OFFLINE mean what they mean to its own tools). Only the files that are needed are downloaded, into its cache.
     """
+    explain_bus_errors()
     with loading():
         from hybrid.stages.plan import PlanSettings
         from hybrid.stages.prepare import PrepareSettings
@@ -84,6 +87,7 @@ def prepare(
     settings = PrepareSettings(
         weight_format=weight_format.value,
         activation=activation,
+        tokenizer=tokenizer,
         texts=tuple(text or ()),
         tokens=None if tokens is None else parse_count(tokens),
         memory=None if memory is None else parse_size(memory),

@@ -212,7 +212,7 @@ def _choose_activation(
     header: GgufHeader, config: dict[str, Any], name: str, assumed: str, asked: str | None
 ) -> tuple[str, ...]:
     """Write the activation into the config; says what was assumed."""
-    kind, _, threshold = (asked or assumed).partition(":")
+    kind, _, threshold = (assumed if asked is None else asked).partition(":")
     config["hidden_act"] = kind
     if kind in ("drelu", "fatrelu") and name == "llama":
         config["hidden_act"] = "relu" if kind == "drelu" else kind

@@ -45,17 +45,17 @@ class Checkpoint:
     _digests: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def open(path: Path, activation: str | None = None) -> Checkpoint:
+    def open(path: Path, activation: str | None = None, with_tokenizer: bool = True) -> Checkpoint:
         """Read the config and the headers of all weight files; no weights yet.
 
         activation: what the FFN of a GGUF file computes, where that is not what its architecture says: a name of
-        transformers', `drelu`, or `fatrelu:THRESHOLD`.
+        transformers', `drelu`, or `fatrelu:THRESHOLD`. with_tokenizer: whether its tokenizer is wanted.
 
         Raises:
             UserError: not a checkpoint, not supported, or damaged; the message says what to do.
         """
         if path.is_file():
-            source = open_gguf(path, activation)
+            source = open_gguf(path, activation, with_tokenizer)
         else:
             _refuse_what_is_no_checkpoint(path)
             if activation is not None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hybrid.checkpoint.kept import SOURCE_CONFIG, TOKENIZER_FILES, TOKENIZER_LIMIT
 from hybrid.checkpoint.reader import Checkpoint
 from hybrid.names import ADDED
 from hybrid.runtime.memory import process_memory
+from hybrid.stages.pack_files import TOKENIZERS, kept_files, origin_of
 from hybrid.stages.pack_notes import rounding_notes, stored_weights
 from hybrid.store.formats import VECTORS, choose_format, convert
 from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride, matrix_format
@@ -63,23 +63,25 @@ def pack(
     weight_format: str = "auto",
     progress: Callable[[int, int], None] | None = None,
     activation: str | None = None,
+    tokenizer: Path | None = None,
     name: str | None = None,
 ) -> PackReport:
     """Pack the checkpoint `source`, a folder or a GGUF file, into the model directory `destination`, which appears when
     it is complete.
 
     weight_format: `bf16`, `f16`, `q8_0`, `q4_0`, or `auto`, which keeps a 16-bit type, q8_0 and q4_0 (see
-    `choose_format`). `progress(done, total)` is told the bytes written. activation: see `Checkpoint.open`. name: of a
-    source that was downloaded, for `origin.json`.
+    `choose_format`). `progress(done, total)` is told the bytes written. activation: see `Checkpoint.open`.
+    tokenizer: a folder whose tokenizer files are taken instead of the checkpoint's own. name: of a source that was
+    downloaded, for `origin.json`.
 
     Raises:
         UserError: the checkpoint cannot be packed, the destination cannot be written, or another pack is writing it.
     """
     source, destination = source.absolute(), destination.resolve()  # a GGUF file's name counts, where it is a link
     check_places(source.resolve(), destination)
-    checkpoint = Checkpoint.open(source, activation)
-    origin = origin_of(checkpoint, activation, name)
-    return pack_checkpoint(checkpoint, destination, weight_format, progress, origin)
+    checkpoint = Checkpoint.open(source, activation, with_tokenizer=tokenizer is None)
+    origin = origin_of(checkpoint, activation, tokenizer, name)
+    return pack_checkpoint(checkpoint, destination, weight_format, progress, tokenizer, origin)
 
 
 def pack_checkpoint(
@@ -87,11 +89,13 @@ def pack_checkpoint(
     destination: Path,
     weight_format: str,
     progress: Callable[[int, int], None] | None = None,
+    tokenizer: Path | None = None,
     origin: Origin | None = None,
 ) -> PackReport:
     """`pack` of a checkpoint that is open, wherever its tensors come from; a whole `destination` path is expected."""
     started = time.monotonic()
-    packer = _Packer(checkpoint, choose_format(weight_format, stored_weights(checkpoint)), progress)
+    kept = kept_files(checkpoint, tokenizer)
+    packer = _Packer(checkpoint, choose_format(weight_format, stored_weights(checkpoint)), kept, progress)
     try:
         with atomic_directory(destination, PURPOSE) as (partial, had_remains):
             require_free_space(destination.parent, packer.total, PURPOSE)
@@ -105,7 +109,7 @@ def pack_checkpoint(
     notes = [*checkpoint.notes, *rounding_notes(checkpoint, packer.weight_format)]
     if had_remains:
         notes.insert(0, f"removed {partial}, left by a run that was killed")
-    if not {"tokenizer.model", "tokenizer.json", "vocab.json"} & set(manifest.files):
+    if not TOKENIZERS & set(manifest.files):
         notes.append(
             f"{checkpoint.path} has no tokenizer (tokenizer.model, tokenizer.json or vocab.json): "
             "the model will need one"
@@ -124,22 +128,14 @@ def pack_checkpoint(
     )
 
 
-def origin_of(checkpoint: Checkpoint, activation: str | None, name: str | None) -> Origin:
-    """Where a checkpoint comes from: the name of what was downloaded, else its files as they are now."""
-    if name is not None:
-        return Origin(name, activation, {})
-    kept = {path for path in kept_files(checkpoint).values() if isinstance(path, Path)}
-    shards = {tensor.shard for tensor in checkpoint.tensors.values()}
-    return Origin.of_files(checkpoint.path, activation, sorted(kept | shards))
-
-
-def check_places(source: Path, destination: Path) -> None:
+def check_places(source: Path | None, destination: Path) -> None:
     """Refuse to write into the checkpoint, around it, or where there is no folder to write in.
 
     Raises:
         UserError: says which of these it is.
     """
-    if source == destination or source in destination.parents or destination in source.parents:
+    inside = source is not None and (source in destination.parents or destination in source.parents)
+    if source == destination or inside:
         raise UserError(f"{destination} and the checkpoint {source} lie one inside the other; choose another folder")
     if not destination.parent.is_dir():
         raise UserError(f"{destination.parent} is not a folder; make it first: mkdir -p {destination.parent}")
@@ -148,12 +144,18 @@ def check_places(source: Path, destination: Path) -> None:
 class _Packer:
     """Writes the files of one model."""
 
-    def __init__(self, checkpoint: Checkpoint, weight_format: str, progress: Callable[[int, int], None] | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        weight_format: str,
+        kept: dict[str, Path | bytes],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         self.checkpoint, self.spec, self.weight_format = checkpoint, checkpoint.spec, weight_format
         self.stride = least_stride(self.spec, weight_format)
         self.dense = dense_layout(self.spec, weight_format)
         self.layer = layer_layout(self.spec, weight_format, self.stride)
-        self.kept = kept_files(checkpoint)
+        self.kept = kept
         weights = self.dense.size + self.spec.n_layers * self.layer.size
         self.total = weights + sum(map(_size, self.kept.values())) + MARGIN
         self._progress, self._weights, self._done = progress, weights, 0
@@ -254,23 +256,6 @@ class _Packer:
         self._done += count
         if self._progress:
             self._progress(self._done, self._weights)
-
-
-def kept_files(checkpoint: Checkpoint) -> dict[str, Path | bytes]:
-    """The checkpoint's files that are kept as they are, or what stands for them, by the name they will have.
-
-    Raises:
-        UserError: one is not a file, or far too large to be what it is called.
-    """
-    if checkpoint.made is not None:
-        return dict(checkpoint.made)
-    source = checkpoint.path
-    names = {name: "config.json" if name == SOURCE_CONFIG else name for name in TOKENIZER_FILES}
-    kept = {name: source / original for name, original in names.items() if (source / original).exists()}
-    for path in kept.values():
-        if not path.is_file() or path.stat().st_size > TOKENIZER_LIMIT:
-            raise UserError(f"{path} is not a file of at most {TOKENIZER_LIMIT >> 20} MiB, as it should be")
-    return dict(kept)
 
 
 def _size(kept: Path | bytes) -> int:

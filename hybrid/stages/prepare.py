@@ -16,6 +16,7 @@ from hybrid.checkpoint.names import parameter_count
 from hybrid.checkpoint.reader import Checkpoint
 from hybrid.spec import ModelSpec
 from hybrid.stages.pack import check_places, pack
+from hybrid.stages.pack_files import origin_of
 from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan import plan as make_plan
 from hybrid.stages.prepare_kept import Text, find_packed, kept_plan, kept_profile
@@ -34,6 +35,7 @@ from hybrid.stages.profile_results import finish_rows
 from hybrid.stages.shipped_texts import described
 from hybrid.stages.sources import Source, find_source
 from hybrid.store.files import ModelFiles
+from hybrid.store.origin import Origin
 from placement.plan import Plan
 from profiler.artifacts import format_size
 
@@ -42,13 +44,14 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """weight_format, activation: as for `pack`. texts: to profile on, none for those that ship with hybrid. tokens: of
-    them, None for all, or of the shipped ones a part. memory: bytes for profiling, None for a part of what is free.
-    predictors: train them. plan: what the plan is for.
+    """weight_format, activation, tokenizer: as for `pack`. texts: to profile on, none for those that ship with hybrid.
+    tokens: of them, None for all, or of the shipped ones a part. memory: bytes for profiling, None for a part of what
+    is free. predictors: train them. plan: what the plan is for.
     """
 
     weight_format: str = "auto"
     activation: str | None = None
+    tokenizer: Path | None = None
     texts: tuple[Path, ...] = ()
     tokens: int | None = None
     memory: int | None = None
@@ -134,12 +137,8 @@ class _Preparation:
 
     def _packed(self, source: Source) -> ModelFiles:
         """Download and pack, where that is not done."""
-        check_places(source.path.absolute() if source.path else Path("/nowhere"), self.destination)
-        if (
-            files := find_packed(
-                self.destination, source, self.settings.weight_format, self.settings.activation, self._compare
-            )
-        ) is not None:
+        check_places(source.path and source.path.resolve(), self.destination.resolve())
+        if (files := self._found(source)) is not None:
             self._ended("pack", "kept", f"{self.destination} is packed, in {files.weight_format}")
             return files
         if source.listing is not None:
@@ -148,7 +147,7 @@ class _Preparation:
             self._ended("download", "done", f"{source.name} is in {path}")
         else:
             path = source.fetch(lambda done, total: None)
-        checkpoint = Checkpoint.open(path, self.settings.activation)
+        checkpoint = self._open(path)
         self._expect(checkpoint)
         self.pace.begin("pack")
         name = None if source.listing is None else source.name
@@ -156,17 +155,39 @@ class _Preparation:
         def tell(done: int, total: int) -> None:
             self.pace.tell("packing", done / max(1, total))
 
-        report = pack(path, self.destination, self.settings.weight_format, tell, self.settings.activation, name)
+        report = pack(
+            path,
+            self.destination,
+            self.settings.weight_format,
+            tell,
+            self.settings.activation,
+            self.settings.tokenizer,
+            name,
+        )
         for line in report.notes:
             self.note(line)
         self._ended("pack", "done", f"{format_size(report.bytes)} in {report.weight_format} in {self.destination}")
         return ModelFiles.open_files(self.destination)
 
-    def _compare(self, source: Source) -> str:
-        """The digest of a source's weights, all of which are read for it."""
+    def _found(self, source: Source) -> ModelFiles | None:
+        given = self.settings
+
+        def serves(origin: Origin) -> bool:
+            if source.path is None:
+                kept = None if given.tokenizer is None else str(given.tokenizer.absolute())
+                return (origin.options.get("activation"), origin.options.get("tokenizer")) == (given.activation, kept)
+            return origin_of(self._open(source.path.absolute()), given.activation, given.tokenizer, None) == origin
+
+        return find_packed(self.destination, source, given.weight_format, serves, self._read)
+
+    def _open(self, path: Path) -> Checkpoint:
+        return Checkpoint.open(path, self.settings.activation, with_tokenizer=self.settings.tokenizer is None)
+
+    def _read(self, source: Source) -> Checkpoint:
+        """A source with all of its weights read, so that it has a digest."""
         self.pace.begin("compare")
         path = source.fetch(lambda done, total: self.pace.tell("download", 0.5 * done / max(1, total)))
-        checkpoint = Checkpoint.open(path, self.settings.activation)
+        checkpoint = self._open(path)
         total, done = sum(tensor.nbytes for tensor in checkpoint.tensors.values()), 0
         for name, tensor in checkpoint.tensors.items():
             for _ in checkpoint.blocks(name):
@@ -174,7 +195,7 @@ class _Preparation:
             done += tensor.nbytes
             self.pace.tell(f"comparing {source.name} with {self.destination}", done / total)
         self.pace.end()
-        return checkpoint.source_digest()
+        return checkpoint
 
     def _profiled(self, files: ModelFiles) -> None:
         if not files.spec.has_exact_zeros:

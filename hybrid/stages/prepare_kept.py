@@ -10,7 +10,6 @@ from pathlib import Path
 from hybrid.checkpoint.reader import Checkpoint
 from hybrid.runtime.choices import check_same_model, choose_context
 from hybrid.stages.finding import choose_mode, find_outlines
-from hybrid.stages.pack import origin_of
 from hybrid.stages.plan import PlanSettings
 from hybrid.stages.plan_defaults import resolve
 from hybrid.stages.profile_setup import read_whole
@@ -29,7 +28,6 @@ BYTES_PER_TOKEN = 4  # of text, about
 MOST_BYTES_PER_TOKEN = 8  # so that a text has at least so many tokens as its bytes by this
 COUNTED = 0.9  # of the tokens asked for, which windows that are not full may leave
 Note = Callable[[str], None]
-Compare = Callable[[Source], str]
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,20 @@ class Text:
 
 
 def find_packed(
-    destination: Path, source: Source, weight_format: str, activation: str | None, compare: Compare
+    destination: Path,
+    source: Source,
+    weight_format: str,
+    serves: Callable[[Origin], bool],
+    read: Callable[[Source], Checkpoint],
 ) -> ModelFiles | None:
     """The model directory, if it was packed from the source; None where nothing is there.
 
-    compare: reads all of a source for the digest of its weights, which decides where `origin.json` does not.
+    Args:
+        destination: the directory.
+        source: what it should be packed from.
+        weight_format: in which it should be; `auto` takes what is there.
+        serves: whether an origin that names the source is of it as it is now, read by the same options.
+        read: reads all of the source, where its origin does not tell whether it is the same model.
 
     Raises:
         UserError: something else is there.
@@ -78,9 +85,11 @@ def find_packed(
         ) from error
     remove = f"choose another folder, or remove it: rm -r {shlex.quote(str(destination))}"
     origin = read_origin(destination)
-    if not (_is_of(origin, source, activation) or compare(source) == files.source_digest):
-        of = "" if origin is None else f", packed from {origin.source},"
-        raise UserError(f"{destination}{of} holds other weights than {source.name}; {remove}")
+    if origin is None or origin.source != source.name or not serves(origin):
+        checkpoint = read(source)
+        if (checkpoint.source_digest(), checkpoint.spec) != (files.source_digest, files.spec):
+            of = "" if origin is None else f", packed from {origin.source},"
+            raise UserError(f"{destination}{of} holds another model than {source.name}; {remove}")
     if weight_format not in ("auto", files.weight_format):
         raise UserError(f"{destination} is packed in {files.weight_format}; for {weight_format} {remove}")
     return files
@@ -148,19 +157,6 @@ def kept_plan(files: ModelFiles, wanted: PlanSettings) -> Plan | None:
 def _near(planned: int, free: int) -> bool:
     """Whether a plan for what was free serves for what is free now: it fits, and wastes little."""
     return free * 3 // 4 <= planned <= free
-
-
-def _is_of(origin: Origin | None, source: Source, activation: str | None) -> bool:
-    """Whether the source is what a directory says that it was packed from, unchanged since.
-
-    Raises:
-        UserError: the source is none that can be packed.
-    """
-    if origin is None or (origin.source, origin.activation) != (source.name, activation):
-        return False
-    if source.path is None:
-        return True
-    return origin_of(Checkpoint.open(source.path.absolute(), activation), activation, None) == origin
 
 
 def _counted_on(files: ModelFiles, profile: Profile, text: Text) -> bool:

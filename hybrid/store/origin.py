@@ -19,25 +19,26 @@ Stamp = tuple[int, int]
 
 @dataclass(frozen=True)
 class Origin:
-    """source: a whole path, or `org/name@commit` of a hub. activation: what the FFN was said to compute, None where the
-    source says it. files: of a path, by name: bytes and the time of the last change in nanoseconds.
+    """source: a whole path, or `org/name@commit` of a hub. options: by which it was read, such as `activation`, where
+    they were given. files: of a path, by name: bytes and the time of the last change in nanoseconds.
     """
 
     source: str
-    activation: str | None
+    options: dict[str, str]
     files: dict[str, Stamp]
 
     def __post_init__(self) -> None:
         stamps = self.files.values() if isinstance(self.files, dict) else [None]
         whole = all(isinstance(s, tuple) and len(s) == 2 and all(isinstance(n, int) for n in s) for s in stamps)
-        if not isinstance(self.source, str) or not isinstance(self.activation, str | None) or not whole:
-            raise UserError("an origin is a source, an activation and the stamps of files")
+        options = [*self.options, *self.options.values()] if isinstance(self.options, dict) else [None]
+        if not all(isinstance(text, str) for text in (self.source, *options)) or not whole:
+            raise UserError("an origin is a source, options and the stamps of files")
 
     @staticmethod
-    def of_files(source: Path, activation: str | None, files: list[Path]) -> Origin:
+    def of_files(source: Path, options: dict[str, str], files: list[Path]) -> Origin:
         """That of a folder or file on this machine, as its files are now."""
         stats = {str(path): path.stat() for path in files}
-        return Origin(str(source), activation, {name: (s.st_size, s.st_mtime_ns) for name, s in stats.items()})
+        return Origin(str(source), options, {name: (s.st_size, s.st_mtime_ns) for name, s in stats.items()})
 
     def write(self, directory: Path) -> None:
         """Write it into a model directory."""

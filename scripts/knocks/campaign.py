@@ -48,6 +48,10 @@ def import_everything() -> None:
         for module in pkgutil.walk_packages(root.__path__, f"{package}."):
             if not module.name.startswith(SKIPPED):
                 importlib.import_module(module.name)
+    from hybrid.cli import COMMANDS, loaded
+
+    for name in COMMANDS:
+        loaded(name)
     for name in ("matplotlib.pyplot", "rich.progress", "llguidance", "highspy", "pulp"):
         importlib.import_module(name)
 

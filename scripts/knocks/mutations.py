@@ -118,7 +118,9 @@ def strange(rng: Random, old: Any = None) -> Any:
     if isinstance(old, str) and rng.random() < 0.4:
         return rng.choice((old + "x", old[:-1], old.upper(), old * 100, [old], {"content": old}))
     if isinstance(old, list) and rng.random() < 0.5:
-        return rng.choice((old[:-1], old + old[-1:], old * 50, old[::-1], [old], sorted(old, key=lambda item: type(item).__name__)))
+        return rng.choice(
+            (old[:-1], old + old[-1:], old * 50, old[::-1], [old], sorted(old, key=lambda item: type(item).__name__))
+        )
     return rng.choice(
         (
             None,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import click
-import typer
-
 from knocks.bases import Bases
 
 # Those that take minutes, or never end, when their options happen to be right, are given options that are wrong.
-ENDLESS = ("serve", "hardware", "compare", "prepare")
+ENDLESS = ("serve", "hardware", "compare")
 WORDS = (
     "",
     " ",
@@ -66,20 +65,18 @@ WORDS += (
 WORDS += ("[0-9]+", "(((", "{}", '{"type": "object"}', "NaN", "1_000", "0x10", "1.5", "100k", "2M", "f16,bf16", ",")
 
 
-def commands() -> dict[str, click.Command]:
+@functools.cache
+def commands() -> dict[str, Any]:
     """All commands by their words, such as `profile merge`."""
-    from hybrid.cli import app
+    from hybrid.cli import COMMANDS, loaded
 
-    found: dict[str, click.Command] = {}
-
-    def add(name: str, command: click.Command) -> None:
-        if isinstance(command, click.Group):
-            for child, inner in command.commands.items():
-                add(f"{name} {child}".strip(), inner)
+    found: dict[str, Any] = {}
+    for name in COMMANDS:
+        command = loaded(name)
+        if hasattr(command, "commands"):
+            found |= {f"{name} {child}": inner for child, inner in command.commands.items()}
         else:
             found[name] = command
-
-    add("", typer.main.get_command(app))
     return found
 
 
@@ -90,9 +87,9 @@ def random_command(rng: Random, model: Path, text: Path, bases: Bases) -> list[s
     command = known[name]
     line = name.split()
     for parameter in command.params:
-        if isinstance(parameter, click.Argument):
+        if parameter.param_type_name == "argument":
             line.append(_argument(rng, name, parameter, model, text, bases))
-    options = [p for p in command.params if isinstance(p, click.Option) and "--help" not in p.opts]
+    options = [p for p in command.params if p.param_type_name == "option" and "--help" not in p.opts]
     names = {option.name for option in options}
     if name in ENDLESS:
         line += ["--threads", rng.choice(("0", "-1", "x"))] if "threads" in names else ["--nothing"]
@@ -102,8 +99,12 @@ def random_command(rng: Random, model: Path, text: Path, bases: Bases) -> list[s
         line += ["--text", str(text)]
     if "output" in names and "--output" not in line and rng.random() < 0.9:
         line += ["--output", str(model.parent / "made")]
-    if name == "chat" or name == "run":
-        line += ["-n", "2"]
+    line += {
+        "chat": ["-n", "2"],
+        "run": ["-n", "2"],
+        "prepare": ["--no-predictors", "--tokens", "2k"],
+        "doctor": ["--no-drive"],
+    }.get(name, [])
     return [word.replace("\0", "") for word in line]
 
 
@@ -121,13 +122,13 @@ def _argument(rng: Random, name: str, parameter: Any, model: Path, text: Path, b
     }.get(str(parameter.name), str(text))
 
 
-def _option(rng: Random, option: click.Option, model: Path, text: Path) -> list[str]:
+def _option(rng: Random, option: Any, model: Path, text: Path) -> list[str]:
     flag = rng.choice(option.opts)
     if option.is_flag:
         return [flag]
-    kind = option.type
-    if isinstance(kind, click.Choice) and rng.random() < 0.7:
-        return [flag, str(getattr(rng.choice(list(kind.choices)), "value", rng.choice(list(kind.choices))))]
+    asked = option.type_descriptor.annotation
+    if isinstance(asked, type) and issubclass(asked, enum.Enum) and rng.random() < 0.7:
+        return [flag, str(rng.choice(list(asked)).value)]
     right = {"name": "new", "profile": "default", "plan": "default", "thresholds": "default", "text": str(text)}
     if option.name in right and rng.random() < 0.5:
         return [flag, right[option.name]]

@@ -114,7 +114,16 @@ void sum_blocks(const FfnCall& call, const Active& active, int64_t count, int64_
     by_tiles<Simd>(call, active, count, [&](auto T, int t, const auto& rows) {
       for (int r = 0; r < rows.count; ++r)
         __builtin_prefetch(rows.next[r] + quant_bytes(format, width) + 2 * at[0].first_block);
-      for (int u = 0; u < some; ++u) add_unit<Simd, format, T>(rows, at[u], width, sums[t] + u * size, units * size);
+      constexpr int S = T == 1 ? words_together<Simd, format>() : 1;
+      for (int u = 0; u < some;) {
+        float* const to = sums[t] + u * size;
+        if (u + S <= some && at[u].first_block == at[u + S - 1].first_block) {
+          add_units<Simd, format, T, S>(rows, at[u], width, to, units * size);
+          u += S;
+        } else {
+          add_units<Simd, format, T, 1>(rows, at[u++], width, to, units * size);
+        }
+      }
     });
     for (int t = 0; t < call.in.tokens; ++t)
       for (int u = 0; u < some; ++u) spread<Simd, format>(at[u], sums[t] + u * size, y + t * width);

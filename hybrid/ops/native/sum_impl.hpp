@@ -94,16 +94,23 @@ constexpr int offset() { return format == hybrid::q4_0 ? Simd::nibble_offset : 0
 template <class Simd, Format format, int T>
 constexpr int parts_together() { return T * parts<format>() > Simd::sums_held ? Simd::sums_held / T : parts<format>(); }
 
-// Sums of one word of each of n blocks for T tokens, kept [parts + 1][group_blocks], those of the next token y_stride
-// further: lane l of part k belongs to block l, and the last part is the factors' sum.
-template <class Simd, Format format, int T, bool whole, int first = 0>
-inline void add_lanes(const Tile<T>& t, int64_t quants, int64_t scales, int64_t n, float* y, int64_t y_stride) {
+// Words of a block, one after the other, that registers hold the sums of for one token: they share its factors.
+template <class Simd, Format format>
+constexpr int words_together() { return Simd::sums_held > parts<format>() ? Simd::sums_held / parts<format>() : 1; }
+
+// Sums of S words of each of n blocks for T tokens, kept [parts + 1][group_blocks] for each word, those of the next word
+// one `next_word` further, those of the next token y_stride: lane l of part k belongs to block l, and the last part is the
+// factors' sum.
+template <class Simd, Format format, int T, int S, bool whole, int first = 0>
+inline void add_lanes(const Tile<T>& t, int64_t quants, int64_t scales, int64_t n, int64_t in_group, float* y,
+                      int64_t y_stride) {
   constexpr int K = parts<format>(), N = parts_together<Simd, format, T>();
   constexpr bool sum_factors = first == 0 && offset<Simd, format>() != 0;
-  constexpr int64_t part = hybrid::group_blocks;
-  typename Simd::V sums[T][N], all[T];
+  constexpr int64_t part = hybrid::group_blocks, next_word = (K + 1) * part;
+  typename Simd::V sums[S][T][N], all[T];
   for (int k = 0; k < T; ++k) {
-    for (int p = 0; p < N; ++p) sums[k][p] = Simd::load(y + k * y_stride + (first + p) * part);
+    for (int s = 0; s < S; ++s)
+      for (int p = 0; p < N; ++p) sums[s][k][p] = Simd::load(y + k * y_stride + s * next_word + (first + p) * part);
     if constexpr (sum_factors) all[k] = Simd::load(y + k * y_stride + K * part);
   }
   for (int r = 0; r < t.count; ++r) {
@@ -113,15 +120,19 @@ inline void add_lanes(const Tile<T>& t, int64_t quants, int64_t scales, int64_t 
       factors[k] = Simd::mul(scale, Simd::broadcast(t.factors[r][k]));
       if constexpr (sum_factors) all[k] = Simd::add(all[k], factors[k]);
     }
-    if constexpr (first == 0) __builtin_prefetch(t.next[r] + quants);
-    const typename Simd::I words = whole ? Simd::words(t.rows[r] + quants) : Simd::words(t.rows[r] + quants, n);
-    add_word<Simd, format, first, N, T>(words, factors, sums);
+    for (int s = 0; s < S; ++s) {
+      const int64_t at = quants + s * in_group * 4;
+      if constexpr (first == 0) __builtin_prefetch(t.next[r] + at);
+      const typename Simd::I words = whole ? Simd::words(t.rows[r] + at) : Simd::words(t.rows[r] + at, n);
+      add_word<Simd, format, first, N, T>(words, factors, sums[s]);
+    }
   }
-  for (int k = 0; k < T; ++k) {
-    for (int p = 0; p < N; ++p) Simd::store(y + k * y_stride + (first + p) * part, sums[k][p]);
-    if constexpr (sum_factors) Simd::store(y + k * y_stride + K * part, all[k]);
-  }
-  if constexpr (first + N < K) add_lanes<Simd, format, T, whole, first + N>(t, quants, scales, n, y, y_stride);
+  for (int k = 0; k < T; ++k)
+    for (int s = 0; s < S; ++s) {
+      for (int p = 0; p < N; ++p) Simd::store(y + k * y_stride + s * next_word + (first + p) * part, sums[s][k][p]);
+      if constexpr (sum_factors) Simd::store(y + k * y_stride + s * next_word + K * part, all[k]);
+    }
+  if constexpr (first + N < K) add_lanes<Simd, format, T, S, whole, first + N>(t, quants, scales, n, in_group, y, y_stride);
 }
 
 // A unit of block formats is one word of each block of a group.
@@ -141,15 +152,14 @@ inline Unit unit_at(int64_t unit, int64_t width) {
   return {first, n, step, first * 4 * steps + step * n * 4};
 }
 
-// The unit's sums of T tokens, [parts + 1][group_blocks] each and y_stride apart, += the tile's rows.
-template <class Simd, Format format, int T>
-inline void add_unit(const Tile<T>& t, const Unit& unit, int64_t width, float* y, int64_t y_stride) {
-  const int64_t scales = quant_bytes(format, width) + 2 * unit.first_block;
+// The sums of S units, of the same blocks, of T tokens, [parts + 1][group_blocks] each and y_stride apart, += the tile's rows.
+template <class Simd, Format format, int T, int S>
+inline void add_units(const Tile<T>& t, const Unit& unit, int64_t width, float* y, int64_t y_stride) {
+  const int64_t scales = quant_bytes(format, width) + 2 * unit.first_block, n = unit.blocks;
   int64_t l = 0;
-  for (; l + Simd::lanes <= unit.blocks; l += Simd::lanes)
-    add_lanes<Simd, format, T, true>(t, unit.offset + 4 * l, scales + 2 * l, Simd::lanes, y + l, y_stride);
-  if (l < unit.blocks)
-    add_lanes<Simd, format, T, false>(t, unit.offset + 4 * l, scales + 2 * l, unit.blocks - l, y + l, y_stride);
+  for (; l + Simd::lanes <= n; l += Simd::lanes)
+    add_lanes<Simd, format, T, S, true>(t, unit.offset + 4 * l, scales + 2 * l, Simd::lanes, n, y + l, y_stride);
+  if (l < n) add_lanes<Simd, format, T, S, false>(t, unit.offset + 4 * l, scales + 2 * l, n - l, n, y + l, y_stride);
 }
 
 // Puts a unit's sums where they belong.

@@ -7,6 +7,7 @@ import torch
 from hybrid.checkpoint.reader import Checkpoint
 from hybrid.stages.pack import pack
 from hybrid.store.directory import ModelDirectory
+from profiler.artifacts import UserError
 
 ACTIVATION = {"llama": "relu", "qwen2": None, "qwen3": None, "arcee": None, "nemotron": None}
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
@@ -70,3 +71,43 @@ def as_ggml(vector, kind):
         at = [64 * group * words + 4 * (word * lanes + lane) for word in range(words)]
         out += vector[4 * words * count + 2 * block :][:2] + b"".join(vector[a : a + 4] for a in at)
     return out
+
+
+SCALINGS = [
+    {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
+    {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
+    {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+    {"factor": 6.0, "low_freq_factor": 1.0, "high_freq_factor": 3.5, "original_max_position_embeddings": 5000},
+]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: str(s["original_max_position_embeddings"]))
+def test_llama3_scaling_comes_back_from_its_factors(scaling, make_llama, make_gguf, tmp_path):
+    rope = {"rope_type": "llama3", "rope_theta": 10000.0, **scaling}
+    sizes = {"head_dim": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1}
+    folder = make_llama(tmp_path, rope_parameters=rope, **sizes)
+    path = make_gguf(folder, tmp_path / "model.gguf")
+    assert Checkpoint.open(path, "relu").spec == Checkpoint.open(folder).spec
+
+
+def test_names_of_a_relu_model_call_for_its_activation(make_llama, make_gguf, tmp_path):
+    folder = make_llama(tmp_path, hidden_act="silu")
+    plain = make_gguf(folder, tmp_path / "plain.gguf")
+    checkpoint = Checkpoint.open(plain)
+    assert checkpoint.spec.activation == "silu" and "--activation relu" in checkpoint.notes[0]
+    assert Checkpoint.open(plain, "relu").spec.activation == "relu"
+    assert Checkpoint.open(plain, "drelu").spec.activation == "drelu"
+    sparse = Checkpoint.open(plain, "fatrelu:0.01").spec
+    assert (sparse.activation, sparse.activation_cutoff) == ("relu", 0.01)
+    named = make_gguf(folder, tmp_path / "model.gguf", **{"general.basename": "ReluLLaMA"})
+    renamed = tmp_path / "prosparse-llama-2-7b.gguf"
+    renamed.write_bytes(plain.read_bytes())
+    for path, name in ((named, "ReluLLaMA"), (renamed, "prosparse-llama-2-7b")):
+        with pytest.raises(UserError, match=rf"calls itself '{name}.* say which it is: --activation relu, "):
+            Checkpoint.open(path)
+        assert Checkpoint.open(path, "silu").spec.activation == "silu"
+    for wrong in ("swish", "fatrelu", "fatrelu:x", "relu:0.1", ""):
+        with pytest.raises(UserError, match="--activation relu, relu2, drelu"):
+            Checkpoint.open(plain, wrong)
+    with pytest.raises(UserError, match="--activation is for GGUF files"):
+        Checkpoint.open(folder, "relu")

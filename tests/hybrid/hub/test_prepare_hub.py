@@ -1,4 +1,4 @@
-"""`hybrid prepare` and `hybrid pack` of names on a hub, from nothing, again, interrupted, offline, and of a GGUF file."""
+"""`hybrid prepare` and `hybrid pack` of names on a hub: from nothing, again, interrupted, offline, of a GGUF file."""
 
 from __future__ import annotations
 

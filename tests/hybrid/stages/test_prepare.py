@@ -133,7 +133,7 @@ def test_the_same_weights_from_elsewhere_are_kept_and_others_refused(
     before = stamps(tmp_path / "model")
     (tmp_path / "checkpoints").mkdir()
     other = make_llama(tmp_path / "checkpoints", seed=7)
-    with pytest.raises(UserError, match=r"holds other weights than .*; choose another folder, or remove it: rm -r"):
+    with pytest.raises(UserError, match=r"holds another model than .*; choose another folder, or remove it: rm -r"):
         ready(other)
     os.utime(moved / "config.json")
     (tmp_path / "model" / "origin.json").write_text("{}")
