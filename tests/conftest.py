@@ -189,15 +189,15 @@ def hybrid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def refused(hybrid: Command) -> Callable[..., str]:
-    """`refused(*arguments) -> message` of a command that must fail with one clear error."""
+    """`refused(*arguments) -> message` of a command that must fail with one clear error, the last that it says."""
 
     def run(*arguments: object) -> str:
         code, out, err = hybrid(*arguments)
         assert code == 1
         assert out == ""
-        assert err.startswith("hybrid: ")
-        assert "Traceback" not in err
-        return err
+        _, found, message = f"\n{err}".partition("\nhybrid: ")
+        assert found and "Traceback" not in err
+        return f"hybrid: {message}"
 
     return run
 
