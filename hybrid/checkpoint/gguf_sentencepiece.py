@@ -67,7 +67,9 @@ def _unknown(vocabulary: Vocabulary) -> int:
 
 
 def _piece(vocabulary: Vocabulary, index: int, unknown: int) -> bytes:
-    kind = TokenType.UNKNOWN if index == unknown else vocabulary.kinds[index]
+    kind = vocabulary.kinds[index]
+    if index == unknown or kind is TokenType.UNKNOWN:  # SentencePiece has one such piece
+        kind = TokenType.UNKNOWN if index == unknown else TokenType.CONTROL
     text = vocabulary.tokens[index]
     if kind is TokenType.USER_DEFINED:
         text = text.replace(" ", SPACE)
