@@ -22,12 +22,12 @@ def with_sources(text: str) -> str:
 
 
 def with_outputs(text: str, only: str) -> str:
-    """The document with what its commands print now, of those that contain `only`."""
+    """The document with what its commands print now, of those in which `only` is found."""
     with session(FRESH in text) as here:
         forms = {"block": BLOCK, "table": TABLE, "background": BACKGROUND}
         found = [(m.start(), kind, m) for kind, form in forms.items() for m in form.finditer(text)]
         for _, kind, match in sorted(found, key=lambda one: one[0]):
-            if only in match["command"]:
+            if re.search(only, match["command"]):
                 text = text.replace(match[0], replaced(here, kind, match), 1)
     return text
 
@@ -46,7 +46,7 @@ def main() -> None:
     """Rewrite the documents that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("documents", type=Path, nargs="+")
-    parser.add_argument("--only", default="", help="run only commands that contain this text")
+    parser.add_argument("--only", default="", help="run only commands in which this pattern is found")
     parser.add_argument("--only-code", action="store_true", help="put sources in, and run nothing")
     args = parser.parse_args()
     for document in args.documents:

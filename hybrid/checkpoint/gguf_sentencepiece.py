@@ -25,7 +25,7 @@ def added_tokens(vocabulary: Vocabulary) -> dict[int, str]:
     """Tokens with names of their own that are not of the trained model, by id; their texts have ordinary spaces."""
     named = (TokenType.CONTROL, TokenType.USER_DEFINED)
     triples = enumerate(zip(vocabulary.tokens, vocabulary.kinds, vocabulary.scores, strict=True))
-    return {i: token for i, (token, kind, score) in triples if score == ADDED_SCORE and kind in named}
+    return {i: token for i, (token, kind, score) in triples if score == ADDED_SCORE and kind in named and token}
 
 
 def sentencepiece_model(vocabulary: Vocabulary) -> bytes:

@@ -42,12 +42,12 @@ def _hybrid_problem(words: list[str], whole: bool) -> str | None:
     """As its own parser says it. A command within a sentence may leave out arguments, but has known options alone."""
     root = command = typer.main.get_command(cli.app)
     context = root.context_class(root, info_name="hybrid")
-    while hasattr(command, "commands") and words and (command is not root or not words[0].startswith("-")):
-        found = command.commands.get(words[0])
+    while hasattr(command, "get_command") and words and (command is not root or not words[0].startswith("-")):
+        found = command.get_command(context, words[0])
         if found is None and command is root:
             return f"there is no command {words[0]}"
         if found is None:  # `hybrid profile DIR` means one of the group's own
-            found = command.commands[COUNT]
+            found = command.get_command(context, COUNT)
             words = [COUNT, *words]
         context = found.context_class(found, info_name=words[0], parent=context)
         command, words = found, words[1:]

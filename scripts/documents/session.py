@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-LINKED = ("hybrid", "scripts", "docs")  # what commands in a fresh folder find there of the checkout
+LINKED = ("hybrid", "scripts", "docs", "benchmarks")  # what commands in a fresh folder find there of the checkout
 STARTS = 180.0  # seconds that a server may take to say its address
 FIGURE = re.compile(r"[-+~]?\d[\d,.]*(e[-+]?\d+)?")
 UNIT = re.compile(r"# ?(%|x|B|[KMG]iB|ms|us|min|s|G|M|k)\b|# ?%|#x")

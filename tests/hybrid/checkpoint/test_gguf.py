@@ -32,6 +32,36 @@ def test_every_family_has_the_spec_and_the_values_of_its_folder(family, make_fam
     assert ours.parameters == theirs.parameters
 
 
+VARIANTS = [
+    ("llama", {"attention_bias": True, "tie_word_embeddings": True}),
+    (
+        "llama",
+        {"num_key_value_heads": 6, "head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    ),
+    ("arcee", {"mlp_bias": True, "attention_bias": True}),
+    ("nemotron", {"mlp_bias": True, "partial_rotary_factor": 1.0}),
+    ("qwen2", {"tie_word_embeddings": True, "rms_norm_eps": 1e-6}),
+]
+
+
+@pytest.mark.parametrize(("family", "options"), VARIANTS)
+def test_biases_ties_and_other_options(family, options, make_family, make_gguf, tmp_path):
+    folder = make_family(family, tmp_path, dtype=torch.float32, **options)
+    path = make_gguf(folder, tmp_path / "model.gguf", "f32")
+    theirs, ours = Checkpoint.open(folder), Checkpoint.open(path, ACTIVATION[family])
+    assert ours.spec == theirs.spec
+    expected = read_all(theirs)
+    assert all(torch.equal(values, expected[name]) for name, values in read_all(ours).items())
+
+
+def test_a_window_makes_it_mistral(make_mistral, make_gguf, tmp_path):
+    folder = make_mistral(tmp_path)
+    told = make_gguf(folder, tmp_path / "told.gguf", **{"llama.attention.sliding_window": 24})
+    assert Checkpoint.open(told, "relu").spec == Checkpoint.open(folder).spec
+    untold = Checkpoint.open(make_gguf(folder, tmp_path / "untold.gguf"), "relu").spec
+    assert (untold.family, untold.sliding_window) == ("llama", None)
+
+
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
 def test_packed_blocks_are_the_files_bit_for_bit(kind, make_family, make_gguf, tmp_path):
     folder = make_family("llama", tmp_path, head_dim=16, **SIZES)
@@ -132,6 +162,12 @@ def test_a_split_model_is_opened_by_its_first_file(make_llama, make_gguf, tmp_pa
     split(whole, names)
     expected, found = read_all(Checkpoint.open(whole, "relu")), read_all(Checkpoint.open(names[0], "relu"))
     assert all(torch.equal(found[name], values) for name, values in expected.items())
+    links = tmp_path / "links"  # as the cache of the hub has them
+    links.mkdir()
+    for number, name in enumerate(names):
+        shutil.copy(name, tmp_path / f"blob{number}")
+        (links / name.name).symlink_to(tmp_path / f"blob{number}")
+    assert pack(links / names[0].name, tmp_path / "packed", activation="relu").parameters
     with pytest.raises(UserError, match=r"is file 2 of 3; give the first one: .*m-00001-of-00003\.gguf"):
         Checkpoint.open(names[1], "relu")
     shutil.copy(names[1], tmp_path / "other.gguf")
