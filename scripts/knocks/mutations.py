@@ -151,7 +151,10 @@ def damaged_json(value: Any, rng: Random) -> Any:
     """The value with one to three places changed, removed, added or exchanged."""
     value = copy.deepcopy(value)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        value = _damaged_once(value, rng)
+        try:
+            value = _damaged_once(value, rng)
+        except (OverflowError, RecursionError):  # it is damaged enough already to be in its own way
+            break
     return value
 
 

@@ -36,8 +36,8 @@ from hybrid import cli
 from hybrid.checkpoint.reader import Checkpoint
 source, made = sys.argv[1:]
 opened = Checkpoint.open
-def cut(path, *others):
-    found = opened(path, *others)
+def cut(path, *others, **more):
+    found = opened(path, *others, **more)
     os.truncate(path / "pytorch_model.bin", 5000)
     return found
 Checkpoint.open = staticmethod(cut)
