@@ -25,6 +25,7 @@ from hybrid.cli_options import (
     device_name,
     parse_slowdown,
 )
+from hybrid.exits import explain_bus_errors
 from profiler.artifacts import parse_size
 
 PLACED_AT_ONCE = 1 << 30  # bytes that are on a GPU before a bar of progress could be read
@@ -56,6 +57,7 @@ class Opening:
         Raises:
             UserError: an option makes no sense, or the model cannot be opened.
         """
+        explain_bus_errors()
         with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
             return opener(
                 model,

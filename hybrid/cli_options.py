@@ -11,7 +11,7 @@ import typer
 
 from hybrid import display
 from hybrid.cli_completion import complete_added, complete_model
-from hybrid.exits import loading
+from hybrid.exits import explain_bus_errors, loading
 from hybrid.names import DEMO, MANIFEST
 from profiler.artifacts import UserError
 
@@ -197,6 +197,7 @@ def model_directory(model: str) -> Path:
     with loading():
         from hybrid.stages.finding import find_model
 
+    explain_bus_errors()
     found = find_model(model)
     if found is None:
         with loading():

@@ -16,7 +16,7 @@ from hybrid.cli_options import (
     TokenizerOption,
     WeightFormat,
 )
-from hybrid.exits import loading
+from hybrid.exits import explain_bus_errors, loading
 
 
 def pack(
@@ -35,6 +35,7 @@ def pack(
         from hybrid.stages.pack import pack as run_stage
         from hybrid.stages.sources import find_source
 
+    explain_bus_errors()
     with display.stages() as tell:
         found = find_source(source, display.note)
         path = found.fetch(lambda done, total: tell("downloading", done, total))

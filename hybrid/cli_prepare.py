@@ -20,7 +20,7 @@ from hybrid.cli_options import (
     device_name,
 )
 from hybrid.display_overall import overall
-from hybrid.exits import loading
+from hybrid.exits import explain_bus_errors, loading
 from profiler.artifacts import format_size, parse_count, parse_size
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def prepare(
     SRC is looked for on this machine first, then on the Hugging Face hub (HF_ENDPOINT, HF_TOKEN, HF_HOME and
     HF_HUB_OFFLINE mean what they mean to its own tools). Only the files that are needed are downloaded, into its cache.
     """
+    explain_bus_errors()
     with loading():
         from hybrid.stages.plan import PlanSettings
         from hybrid.stages.prepare import PrepareSettings

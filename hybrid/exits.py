@@ -72,6 +72,9 @@ def _outcome(command: Callable[[], None], interrupted: Callable[[], bool]) -> in
             return Exit.INTERRUPTED
         if _pipe_broke(error):
             return Exit.DONE
+        if isinstance(error, OSError):  # a file or folder that went, a disk that fails: nobody foresaw it where it was
+            display.note(f"hybrid: {_told(error)}")
+            return Exit.ERROR
         raise
     return Exit.DONE
 
@@ -86,6 +89,13 @@ def _pipe_broke(error: BaseException | None) -> bool:
         os.dup2(nothing, number)  # Python flushes its streams once more when it ends
         os.close(nothing)
     return bool(broken)
+
+
+def _told(error: OSError) -> str:
+    """What the operating system said, and of which file."""
+    reason = error.strerror or str(error) or type(error).__name__
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)!s:.300}: "
+    return f"{where}{reason}; see that files and folders stay where they are while hybrid uses them, then try again"
 
 
 def _without_reader(number: int) -> bool:
@@ -126,6 +136,14 @@ def loading() -> Iterator[None]:
     """
     with _handling(lambda number, frame: os._exit(Exit.INTERRUPTED)):
         yield
+
+
+def explain_bus_errors() -> None:
+    """From now on a file that shrinks while it is mapped, whoever mapped it, ends the process with one line and 1."""
+    with contextlib.suppress(ImportError):  # a broken extension is told of by what needs it
+        from hybrid.ops import _native
+
+        _native.explain_bus_errors()
 
 
 @contextlib.contextmanager

@@ -43,8 +43,7 @@ def replay(hybrid, monkeypatch, tmp_path):
                 else:
                     found = here.run(one.command)
                 lines, expected = (
-                    sorted(line for line in masked(output) if not line.startswith(ONCE))
-                    for output in (found, one.output)
+                    sorted(line for line in masked(text) if not line.startswith(ONCE)) for text in (found, one.output)
                 )
                 assert lines == expected, one.command
                 count += 1
