@@ -57,12 +57,14 @@ class Shown:
 def commands(document: Path) -> list[Documented]:
     """Every command of a document, in its order."""
     found: list[Documented] = []
-    fenced, joined = False, ""
+    fenced, typed, joined = False, False, ""
     for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
         if mark := re.match(r"<!-- run(?: as table| in background)?: (.+?) -->", line):
             found.append(Documented(document, number, mark[1], "marker"))
         elif line.startswith("```"):
-            fenced, joined = not fenced, ""
+            fenced, typed, joined = not fenced, line == "```console", ""
+        elif fenced and typed and not joined and not line.startswith("$ "):
+            continue  # what a command printed
         elif fenced:
             text = joined + line.strip().removeprefix("$ ")
             joined = text[:-1].rstrip() + " " if text.endswith("\\") else ""

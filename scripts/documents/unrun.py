@@ -19,6 +19,7 @@ EXACT = (
     "python scripts/bench_plans.py --redraw",
     "python scripts/reproduce_paper.py",
     "python scripts/command_tables.py",
+    "python scripts/hard_knocks.py table",
     "python scripts/picture_of_trace.py --redraw",
 )
 QUICK = (
@@ -68,6 +69,7 @@ UNRUN = {
     ("installing.md", "make demo"): INSTALLS,
     ("installing.md", "pip install"): INSTALLS,
     ("installing.md", "docker"): "it needs an engine of containers; scripts of the installation run its steps by hand",
+    ("reliability.md", "python scripts/hard_knocks.py"): "the campaign takes hours; a sample of it is among the tests",
     ("server.md", "pip install"): INSTALLS,
     ("tutorial.md", "hybrid calibrate coder"): MINUTES,
     ("server.md", "hybrid serve demo"): SERVES,
