@@ -31,7 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BASE = re.compile(r"debian:([a-z]+)-slim(?: AS ([a-z]+))?")
 # Of this machine, so that names resolve and pip finds its index there too.
-OURS = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/apt/apt.conf.d")
+OURS = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/apt/apt.conf.d")
 
 
 @dataclass
@@ -103,7 +103,11 @@ def new_system(folder: Path, release: str) -> System:
             shutil.copy2(name, inside)
         elif name.is_dir():
             shutil.copytree(name, inside, dirs_exist_ok=True)
-    return System(folder)
+    system = System(folder)
+    if trusted := os.environ.get("PIP_CERT"):  # in a place that the package ca-certificates leaves alone
+        shutil.copy2(trusted, folder / "etc/pip-cert.pem")
+        system.environment["PIP_CERT"] = "/etc/pip-cert.pem"
+    return system
 
 
 class Shared:
