@@ -49,7 +49,11 @@ class System:
     def command(self, *arguments: str) -> list[str]:
         """The command that runs something in this system as its user."""
         settings = [f"{name}={value}" for name, value in self.environment.items()]
-        change = ["chroot", *([f"--userspec={self.user}"] if self.user else []), str(self.folder)]
+        change = [
+            shutil.which("chroot") or "/usr/sbin/chroot",
+            *([f"--userspec={self.user}"] if self.user else []),
+            str(self.folder),
+        ]
         inside = f"cd {shlex.quote(self.workdir)} && exec {shlex.join(arguments)}"
         return ["env", "-i", *settings, *change, "/bin/sh", "-c", inside]
 
@@ -104,6 +108,7 @@ def new_system(folder: Path, release: str) -> System:
         elif name.is_dir():
             shutil.copytree(name, inside, dirs_exist_ok=True)
     system = System(folder)
+    system.environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     if trusted := os.environ.get("PIP_CERT"):  # in a place that the package ca-certificates leaves alone
         shutil.copy2(trusted, folder / "etc/pip-cert.pem")
         system.environment["PIP_CERT"] = "/etc/pip-cert.pem"
@@ -150,6 +155,8 @@ def build(folder: Path, options: argparse.Namespace) -> System:
             system.environment[argument] = options.torch if argument == "TORCH" else default
         elif name == "USER":
             system.user = rest
+            users = (line.split(":") for line in (system.folder / "etc/passwd").read_text().splitlines())
+            system.environment["HOME"] = next(user[5] for user in users if user[0] == rest)
         elif name == "WORKDIR":
             system.workdir = rest
         else:
