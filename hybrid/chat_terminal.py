@@ -193,7 +193,7 @@ def show(session: ChatSession, pieces: Iterator[str], as_json: bool, raw: bool) 
             display.write("\n")
     if as_json:
         answer = "" if session.last is None else session.last.text.strip()
-        display.write(json.dumps({"answer": answer, **session.figures()}, ensure_ascii=False) + "\n")
+        display.write_json("hybrid.chat/1", {"answer": answer, **session.figures()}, indent=None)
     elif not begun:
         display.write("\n")
 

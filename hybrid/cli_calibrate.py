@@ -8,6 +8,7 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_options import JsonOption, Mode, ModelArgument, TextOption, ThreadsOption, model_directory
+from hybrid.exits import loading
 from profiler.artifacts import UserError, parse_count
 
 
@@ -49,8 +50,9 @@ def calibrate(
 
     path = model_directory(model)
     if budget is None:
-        from hybrid.stages.calibrate import CalibrateSettings
-        from hybrid.stages.calibrate import calibrate as run_stage
+        with loading():
+            from hybrid.stages.calibrate import CalibrateSettings
+            from hybrid.stages.calibrate import calibrate as run_stage
 
         if mode not in (None, Mode.threshold) or least_mass:
             raise UserError(
@@ -61,11 +63,12 @@ def calibrate(
         )
         with display.stages() as tell:
             report = run_stage(path, text, settings, tell, display.note)
-        display.show(as_json, report, lambda: reports.calibration_lines(report))
+        display.show(as_json, "hybrid.calibrate/1", report, lambda: reports.calibration_lines(report))
         return
     if sparsity is not None:
         raise UserError("give a budget of perplexity or a sparsity, not both")
-    from hybrid.stages.budget import BudgetSettings, fit, parse_budget
+    with loading():
+        from hybrid.stages.budget import BudgetSettings, fit, parse_budget
 
     wanted = BudgetSettings(
         budget=parse_budget(budget),
@@ -77,4 +80,4 @@ def calibrate(
     )
     with display.stages() as tell:
         found = fit(path, text, wanted, tell)
-    display.show(as_json, found, lambda: reports.budget_lines(found))
+    display.show(as_json, "hybrid.calibrate-budget/1", found, lambda: reports.budget_lines(found))

@@ -25,6 +25,7 @@ from hybrid.cli_options import (
     held_out,
     parse_slowdown,
 )
+from hybrid.exits import loading
 from hybrid.reports import table
 from profiler.artifacts import format_size, parse_size
 
@@ -87,8 +88,9 @@ def compare(
 
     Example: hybrid compare relu7b --vram 8GiB --text heldout/ --checkpoint ~/models/ReluLLaMA-7B --plot compare.png
     """
-    from hybrid.stages.compare import compare as run_stage
-    from hybrid.stages.compare_contenders import Settings
+    with loading():
+        from hybrid.stages.compare import compare as run_stage
+        from hybrid.stages.compare_contenders import Settings
 
     texts = held_out(model, text)
     settings = Settings(
@@ -112,7 +114,7 @@ def compare(
     )
     with display.stages() as tell:
         result = run_stage(model, texts, settings, tell, plot)
-    display.show(as_json, result, lambda: comparison_lines(result))
+    display.show(as_json, "hybrid.compare/1", result, lambda: comparison_lines(result))
 
 
 def comparison_lines(result: Comparison) -> list[str]:

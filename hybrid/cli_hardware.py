@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from hybrid import display
 from hybrid.cli_options import Device, JsonOption, SlowdownOption, ThreadsOption, device_name, parse_slowdown
+from hybrid.exits import loading
 from hybrid.reports import table
 from profiler.artifacts import UserError, format_size
 from profiler.formats import WEIGHT_FORMATS
@@ -61,13 +61,14 @@ def hardware(
     if list_shipped:
         known = [read_hardware(name) for name in shipped_hardware()]
         if as_json:
-            display.write_json([asdict(machine) for machine in known])
+            display.write_json("hybrid.machines/1", {"machines": known})
         else:
             display.write("\n".join(shipped_lines(known)) + "\n")
         return
     if no_flash and directory is not None:
         raise UserError("--directory names the drive that --no-flash leaves out; give one of them")
-    from hybrid.stages.hardware import QUICK, HardwareSettings, measure
+    with loading():
+        from hybrid.stages.hardware import QUICK, HardwareSettings, measure
 
     settings = HardwareSettings(
         second_device=device_name(second_device),
@@ -81,7 +82,7 @@ def hardware(
     )
     with display.stages() as tell:
         report = measure(settings, tell)
-    display.show(as_json, report, lambda: hardware_lines(report))
+    display.show(as_json, "hybrid.hardware/1", report, lambda: hardware_lines(report))
 
 
 def hardware_lines(report: HardwareReport) -> list[str]:

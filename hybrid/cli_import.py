@@ -10,6 +10,7 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_options import JsonOption, ModelArgument, model_directory
+from hybrid.exits import loading
 from profiler.artifacts import format_size, parse_count
 
 if TYPE_CHECKING:
@@ -51,13 +52,14 @@ def import_predictors(
 
     Example: hybrid import-predictors relu7b ReluLLaMA-7B-Predictor --text prose.txt --keep 0.99
     """
-    from hybrid.stages.import_predictors import ImportSettings
-    from hybrid.stages.import_predictors import import_predictors as run_stage
+    with loading():
+        from hybrid.stages.import_predictors import ImportSettings
+        from hybrid.stages.import_predictors import import_predictors as run_stage
 
     settings = ImportSettings(name, weight_format.value, keep, parse_count(tokens), reorder)
     with display.stages() as tell:
         report = run_stage(model_directory(model), folder, text or [], settings, tell, display.note)
-    display.show(as_json, report, lambda: import_lines(report))
+    display.show(as_json, "hybrid.import-predictors/1", report, lambda: import_lines(report))
 
 
 def import_lines(report: ImportReport) -> list[str]:

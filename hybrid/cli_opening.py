@@ -1,12 +1,31 @@
-"""How commands that generate open a model: from the options that they share, with progress and notes on stderr."""
+"""How commands that generate open a model: the options that they share, with progress and notes on stderr."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hybrid import display
-from hybrid.cli_options import Device, KvFormat, Mode, device_name, parse_slowdown
+from hybrid.cli_options import (
+    ContextOption,
+    DeviceOption,
+    KvFormat,
+    KvOption,
+    ModeOption,
+    NoMmapOption,
+    NoOverlapOption,
+    PlanOption,
+    ProfileOption,
+    RamOption,
+    SlowdownOption,
+    ThreadsOption,
+    ThresholdsOption,
+    VramOption,
+    device_name,
+    parse_slowdown,
+)
+from hybrid.exits import explain_bus_errors
 from profiler.artifacts import parse_size
 
 PLACED_AT_ONCE = 1 << 30  # bytes that are on a GPU before a bar of progress could be read
@@ -14,37 +33,49 @@ PLACED_AT_ONCE = 1 << 30  # bytes that are on a GPU before a bar of progress cou
 Opened = TypeVar("Opened")
 
 
-def opened(
-    opener: Callable[..., Opened],
-    model: str,
-    *,
-    mode: Mode | None,
-    vram: str | None,
-    device: Device | None,
-    slowdown: list[str] | None,
-    kv_format: KvFormat,
-    no_mmap: bool,
-    no_overlap: bool,
-    **others: Any,
-) -> Opened:
-    """What `opener`, which is `LLM` or `open_engine`, makes of options as commands have them.
+@dataclass(frozen=True)
+class Opening:
+    """What `run`, `chat` and `serve` can be told about how a model is opened."""
 
-    others: what is called the same there and needs no conversion.
+    mode: ModeOption = None
+    profile: ProfileOption = "default"
+    thresholds: ThresholdsOption = "default"
+    plan: PlanOption = None
+    vram: VramOption = None
+    ram: RamOption = None
+    device: DeviceOption = None
+    slowdown: SlowdownOption = None
+    context: ContextOption = None
+    kv_format: KvOption = KvFormat.f16
+    threads: ThreadsOption = None
+    no_mmap: NoMmapOption = False
+    no_overlap: NoOverlapOption = False
 
-    Raises:
-        UserError: an option makes no sense, or the model cannot be opened.
-    """
-    with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
-        return opener(
-            model,
-            mode=None if mode is None else mode.value,
-            vram=None if vram is None else parse_size(vram),
-            device=device_name(device),
-            slowdown=parse_slowdown(slowdown),
-            kv_format=kv_format.value,
-            mmap=not no_mmap,
-            overlap=not no_overlap,
-            note=lambda line: display.note(f"warning: {line}"),
-            tell=tell,
-            **others,
-        )
+    def open(self, opener: Callable[..., Opened], model: str, **others: Any) -> Opened:
+        """What `opener`, which is `LLM` or `open_engine`, makes of the options; others: what else it takes.
+
+        Raises:
+            UserError: an option makes no sense, or the model cannot be opened.
+        """
+        explain_bus_errors()
+        with display.long_progress("placing on the gpu", PLACED_AT_ONCE) as tell:
+            return opener(
+                model,
+                mode=None if self.mode is None else self.mode.value,
+                profile=self.profile,
+                thresholds=self.thresholds,
+                plan=self.plan,
+                vram=None if self.vram is None else parse_size(self.vram),
+                ram=None if self.ram is None else parse_size(self.ram),
+                device=device_name(self.device),
+                slowdown=parse_slowdown(self.slowdown),
+                context=self.context,
+                kv_format=self.kv_format.value,
+                threads=self.threads,
+                mmap=not self.no_mmap,
+                overlap=not self.no_overlap,
+                note=lambda line: display.note(f"warning: {line}"),
+                inform=display.note,
+                tell=tell,
+                **others,
+            )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
-from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from hybrid import display
+from hybrid.cli_completion import complete_added, complete_model
+from hybrid.exits import explain_bus_errors, loading
+from hybrid.names import DEMO, MANIFEST
 from profiler.artifacts import UserError
 
 
@@ -50,13 +50,57 @@ class KvFormat(str, Enum):
     f32 = "f32"
 
 
-MODEL_HELP = "A model directory, or `demo`."
-ModelArgument = Annotated[str, typer.Argument(metavar="DIR", help=MODEL_HELP, show_default=False)]
+def named_model(context: typer.Context, model: str | None) -> str | None:
+    """The name of a model as it is, with a word where it may be mistaken: `demo` and `./demo` are two things."""
+    if model == DEMO and not context.resilient_parsing and Path(DEMO, MANIFEST).exists():
+        display.note("note: demo is the model that ships with hybrid; the folder of this name is ./demo")
+    return model
+
+
+MODEL_HELP = "A model directory, or `demo` for the shipped model; ./demo is a folder."
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR", help=MODEL_HELP, show_default=False, callback=named_model, autocompletion=complete_model
+    ),
+]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SRC",
+        help="A Hugging Face checkpoint folder, a GGUF file, or a name on the hub: org/name, org/name@revision, "
+        "org/name/FILE.gguf.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[
+    WeightFormat,
+    typer.Option("--format", help="auto keeps the checkpoint's where it can; q8_0 takes 8.5 bits a weight, q4_0 4.5."),
+]
+ActivationOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="What the FFN of a GGUF file computes: relu, relu2, silu, drelu, fatrelu:THRESHOLD."
+    ),
+]
+TokenizerOption = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Take the tokenizer files of another folder.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-PlanOption = Annotated[str | None, typer.Option(help="A plan of the directory by name, or a plan's path.")]
+PlanOption = Annotated[
+    str | None,
+    typer.Option(help="A plan of the directory by name, or a plan's path.", autocompletion=complete_added("plans")),
+]
 VramOption = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Make a plan now for so much GPU memory, such as 8GiB; 0 leaves the GPU alone."),
+    typer.Option(metavar="SIZE", help="Take so much GPU memory, such as 8GiB, by a plan made for it; 0 takes none."),
+]
+RamOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Host memory for the model, such as 16GiB: what has no room there is read from the drive when needed.",
+    ),
 ]
 DeviceOption = Annotated[
     Device | None,
@@ -104,24 +148,15 @@ TextOption = Annotated[list[Path], typer.Option("--text", help="A UTF-8 text fil
 ModeOption = Annotated[
     Mode | None, typer.Option(help="By default the cheapest that the model offers; threshold is lossy.")
 ]
-ProfileOption = Annotated[str, typer.Option(help="The profile whose predictors are used.")]
-ThresholdsOption = Annotated[str, typer.Option(help="The thresholds, by name, that mode threshold uses.")]
-
-
-@contextlib.contextmanager
-def loading() -> Iterator[None]:
-    """Around an import that takes seconds, before a command has begun: an interrupt ends the process there and then.
-
-    torch drops a KeyboardInterrupt that meets it half imported, or aborts.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+ProfileOption = Annotated[
+    str, typer.Option(help="The profile whose predictors are used.", autocompletion=complete_added("profiles"))
+]
+ThresholdsOption = Annotated[
+    str,
+    typer.Option(
+        help="The thresholds, by name, that mode threshold uses.", autocompletion=complete_added("thresholds")
+    ),
+]
 
 
 def parse_slowdown(given: list[str] | None) -> dict[str, float]:
@@ -149,7 +184,7 @@ def held_out(model: str, texts: list[Path] | None) -> list[Path]:
     Raises:
         UserError: none was given.
     """
-    from hybrid.stages.shipped import DEMO, HELDOUT_TEXT
+    from hybrid.stages.shipped import HELDOUT_TEXT
 
     found = texts or ([HELDOUT_TEXT] if model == DEMO else [])
     if not found:
@@ -159,11 +194,14 @@ def held_out(model: str, texts: list[Path] | None) -> list[Path]:
 
 def model_directory(model: str) -> Path:
     """The model directory that is meant; `demo` is made on first use. Only that takes torch."""
-    from hybrid.stages.finding import find_model
+    with loading():
+        from hybrid.stages.finding import find_model
 
+    explain_bus_errors()
     found = find_model(model)
     if found is None:
-        from hybrid.stages.demo import demo_directory
+        with loading():
+            from hybrid.stages.demo import demo_directory
 
         return demo_directory()
     return found

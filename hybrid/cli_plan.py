@@ -20,6 +20,7 @@ from hybrid.cli_options import (
     device_name,
     model_directory,
 )
+from hybrid.exits import loading
 from hybrid.reports import table
 from profiler.artifacts import format_size, parse_size
 
@@ -89,8 +90,9 @@ def plan(
 
     Example: hybrid plan relu7b --vram 8GiB --ram 16GiB --hardware rtx4060-laptop --explain
     """
-    from hybrid.stages.plan import PlanSettings
-    from hybrid.stages.plan import plan as run_stage
+    with loading():
+        from hybrid.stages.plan import PlanSettings
+        from hybrid.stages.plan import plan as run_stage
 
     settings = PlanSettings(
         vram=None if vram is None else parse_size(vram),
@@ -110,7 +112,7 @@ def plan(
         explain=explain,
     )
     report = run_stage(model_directory(model), settings)
-    display.show(as_json, report, lambda: plan_lines(report))
+    display.show(as_json, "hybrid.plan/1", report, lambda: plan_lines(report))
 
 
 def plan_lines(report: PlanReport) -> list[str]:

@@ -11,10 +11,11 @@ from typer.core import TyperGroup
 
 from hybrid import display, reports
 from hybrid.cli_options import JsonOption, ModelArgument, model_directory
+from hybrid.exits import loading
+from hybrid.names import DEMO
 from profiler.artifacts import parse_count, parse_size
 
 COUNT = "count"
-BUNDLED_TOKENS = 32_768
 
 
 class DefaultGroup(TyperGroup):
@@ -26,7 +27,10 @@ class DefaultGroup(TyperGroup):
 
 
 profile_app = typer.Typer(
-    cls=DefaultGroup, help="Count which neurons fire on a text and train predictors; or merge such counts."
+    cls=DefaultGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Count which neurons fire on a text and train predictors; or merge such counts.",
 )
 NameOption = Annotated[str, typer.Option(help="Name of the profile in the directory.")]
 
@@ -98,17 +102,16 @@ def count(
     Shards of a text may be counted one by one, on several machines: profile the first, copy its predictors, count the
     others with --predictors NAME and a --name each, then add them up: see hybrid profile merge --help.
     """
-    from hybrid.stages.profile import ProfileSettings
-    from hybrid.stages.profile import profile as run_stage
-    from hybrid.stages.shipped import PROFILE_TEXT
+    with loading():
+        from hybrid.stages.profile import ProfileSettings
+        from hybrid.stages.profile import profile as run_stage
+        from hybrid.stages.shipped import PROFILE_TEXT
+        from hybrid.stages.shipped_texts import SHIPPED_TOKENS, broad_texts, described
 
     wanted = None if tokens is None else parse_count(tokens)
     if not text:
-        text, wanted = [PROFILE_TEXT], wanted or BUNDLED_TOKENS
-        display.note(
-            f"warning: no --text, so {wanted:,} tokens of Python source that comes with hybrid are used "
-            f"({PROFILE_TEXT.name}); what fires depends on the text: give some of the kind that the model is for"
-        )
+        text, wanted = [PROFILE_TEXT] if model == DEMO else broad_texts(), wanted or SHIPPED_TOKENS
+        display.note(described(text, wanted))
     path = model_directory(model)
     settings = ProfileSettings(
         name=name,
@@ -127,7 +130,7 @@ def count(
     )
     with display.stages() as tell:
         report = run_stage(path, text, settings, tell, display.note)
-    display.show(as_json, report, lambda: reports.profile_lines(report))
+    display.show(as_json, "hybrid.profile/1", report, lambda: reports.profile_lines(report))
 
 
 @profile_app.command()
@@ -143,11 +146,12 @@ def merge(
 
     The runs counted the same weights with the same predictors (or none), each its own text; others are refused.
     """
-    from hybrid.stages.profile_merge import merge as run_stage
+    with loading():
+        from hybrid.stages.profile_merge import merge as run_stage
 
     with display.stages() as tell:
         report = run_stage(model_directory(model), names, name, tell)
-    display.show(as_json, report, lambda: reports.profile_lines(report))
+    display.show(as_json, "hybrid.profile/1", report, lambda: reports.profile_lines(report))
 
 
 def parse_part(text: str, path: Path) -> int:

@@ -18,11 +18,14 @@ from hybrid.cli_options import (
     Mode,
     ModelArgument,
     PlanOption,
+    ProfileOption,
     ThreadsOption,
     ThresholdsOption,
     device_name,
     held_out,
 )
+from hybrid.exits import loading
+from hybrid.names import DEMO
 from profiler.artifacts import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ def evaluate(
     ] = None,
     plan: PlanOption = None,
     device: DeviceOption = None,
-    profile: Annotated[str, typer.Option(help="The profile whose predictors are used.")] = "default",
+    profile: ProfileOption = "default",
     thresholds: ThresholdsOption = "default",
     tokens: Annotated[
         int | None,
@@ -79,8 +82,9 @@ def evaluate(
 
     Example: hybrid eval relu7b --text heldout/ --budget 0.1% --calibrate calibrate/
     """
-    from hybrid.stages.evaluate import EvaluationSettings
-    from hybrid.stages.evaluate import evaluate as run_stage
+    with loading():
+        from hybrid.stages.evaluate import EvaluationSettings
+        from hybrid.stages.evaluate import evaluate as run_stage
 
     settings = EvaluationSettings(
         name=name,
@@ -104,15 +108,16 @@ def evaluate(
             display.write("\n".join([*reports.budget_lines(found), "", ""]))
     with display.stages() as tell:
         report = run_stage(model, texts, settings, tell)
-    display.show(as_json, report, lambda: reports.evaluation_lines(report, layers))
+    display.show(as_json, "hybrid.eval/1", report, lambda: reports.evaluation_lines(report, layers))
 
 
 def calibrated(
     model: str, texts: list[Path] | None, budget: str, modes: list[Mode] | None, profile: str, threads: int | None
 ) -> BudgetReport:
     """The thresholds of the one mode that has some, searched within a budget and stored."""
-    from hybrid.stages.budget import BudgetSettings, fit, parse_budget
-    from hybrid.stages.shipped import CALIBRATION_TEXT, DEMO
+    with loading():
+        from hybrid.stages.budget import BudgetSettings, fit, parse_budget
+        from hybrid.stages.shipped import CALIBRATION_TEXT
 
     found = texts or ([CALIBRATION_TEXT] if model == DEMO else [])
     if not found:

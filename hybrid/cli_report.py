@@ -9,6 +9,7 @@ import typer
 
 from hybrid import display, reports
 from hybrid.cli_options import JsonOption, ModelArgument, model_directory
+from hybrid.exits import loading
 
 
 def report(
@@ -26,8 +27,9 @@ def report(
 
     Example: hybrid report demo -o report.html
     """
-    from hybrid.stages.report import report as run_stage
+    with loading():
+        from hybrid.stages.report import report as run_stage
 
     with display.stages() as tell:
         result = run_stage(model_directory(model), output, png, profile, plan, tell)
-    display.show(as_json, result, lambda: reports.report_lines(result))
+    display.show(as_json, "hybrid.report/1", result, lambda: reports.report_lines(result))

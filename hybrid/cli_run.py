@@ -3,46 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hybrid import display, reports
-from hybrid.cli_opening import opened
-from hybrid.cli_options import (
-    ContextOption,
-    DeviceOption,
-    JsonOption,
-    KvFormat,
-    KvOption,
-    ModelArgument,
-    ModeOption,
-    NoMmapOption,
-    NoOverlapOption,
-    PlanOption,
-    ProfileOption,
-    SlowdownOption,
-    ThreadsOption,
-    ThresholdsOption,
-    VramOption,
-    loading,
-)
-from hybrid.cli_sampling import (
-    FrequencyOption,
-    MinPOption,
-    PresenceOption,
-    RegexOption,
-    RepetitionOption,
-    SchemaOption,
-    SeedOption,
-    StopOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    chosen_grammar,
-)
+from hybrid.cli_groups import with_groups
+from hybrid.cli_opening import Opening
+from hybrid.cli_options import JsonOption, ModelArgument
+from hybrid.cli_prompt import read_prompt
+from hybrid.cli_sampling import Sampling
+from hybrid.exits import UsageError, loading
 
 if TYPE_CHECKING:
     from hybrid.llm import LLM, Completion, SamplingParams
@@ -50,28 +23,26 @@ if TYPE_CHECKING:
 MOST_TOGETHER = 16  # texts of one prompt that are decoded together
 
 
+@with_groups
 def run(
     model: ModelArgument,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to complete.", show_default=False)],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="PROMPT", help="The text to complete; - reads it from stdin.", show_default=False),
+    ] = None,
+    *,
+    prompt_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Read the prompt from a file instead; - is stdin.")
+    ] = None,
+    as_chat: Annotated[
+        bool, typer.Option("--chat", help="Ask the prompt as a message, through the model's chat template.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="With --chat: what the model is told before the message.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", min=1, help="Tokens to generate.")] = 64,
-    mode: ModeOption = None,
-    profile: ProfileOption = "default",
-    thresholds: ThresholdsOption = "default",
-    plan: PlanOption = None,
-    vram: VramOption = None,
-    device: DeviceOption = None,
-    slowdown: SlowdownOption = None,
-    temperature: TemperatureOption = 0.0,
-    top_p: TopPOption = 1.0,
-    top_k: TopKOption = 0,
-    min_p: MinPOption = 0.0,
-    repetition: RepetitionOption = 1.0,
-    presence: PresenceOption = 0.0,
-    frequency: FrequencyOption = 0.0,
-    seed: SeedOption = None,
-    stop: StopOption = None,
-    schema: SchemaOption = None,
-    regex: RegexOption = None,
+    opening: Opening,
+    sampling: Sampling,
     n: Annotated[
         int, typer.Option("--n", "-N", min=1, help="Complete the prompt so many times, in different ways.")
     ] = 1,
@@ -79,11 +50,6 @@ def run(
         int | None,
         typer.Option(min=0, max=20, help="Show each token's log probability, and those of so many likeliest ones."),
     ] = None,
-    context: ContextOption = None,
-    kv_format: KvOption = KvFormat.f16,
-    threads: ThreadsOption = None,
-    no_mmap: NoMmapOption = False,
-    no_overlap: NoOverlapOption = False,
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -98,8 +64,10 @@ def run(
 ) -> None:
     """Complete a prompt, streaming the text; a line of figures follows on stderr.
 
-    Where there is a GPU, the plan `default` is used, or one is made for what is free of its memory. --vram makes one
-    for a budget, which bounds all that this process takes of the GPU; --vram 0 leaves the GPU alone.
+    Where there is a GPU, the plan `default` is used, or one made for what is free of its memory. --vram bounds all that
+    this process takes of the GPU, --ram what the model takes of host memory; a line says what was chosen.
+
+    Of what is read from stdin or a file one line end at its end is dropped. With --chat the answer alone is printed.
 
     Example: hybrid run demo "def parse_args(" -n 64
 
@@ -108,50 +76,34 @@ def run(
     Example: hybrid run demo "class " --temperature 0.8 --top-p 0.95 --n 3
 
     Example: hybrid run demo "version = " --regex '"[0-9]\\.[0-9]{1,2}"'
-    """
-    with loading():
-        from hybrid.llm import LLM, SamplingParams
 
-    params = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature or 0.0,
-        top_p=1.0 if top_p is None else top_p,
-        top_k=top_k or 0,
-        min_p=min_p or 0.0,
-        repetition_penalty=1.0 if repetition is None else repetition,
-        presence_penalty=presence,
-        frequency_penalty=frequency,
-        seed=seed,
-        stop=tuple(stop or ()),
-        n=n,
-        logprobs=logprobs,
-        grammar=chosen_grammar(schema, regex),
-    )
+    Example: echo "def main(" | hybrid run demo - --json
+    """
+    if system is not None and not as_chat:
+        raise UsageError("--system is told before a message: add --chat")
+    text = read_prompt(prompt, prompt_file)
+    with loading():
+        from hybrid.chat_prompt import ChatFormat
+        from hybrid.llm import LLM
+
+    fixed: dict[str, Any] = {"max_tokens": max_tokens, "n": n, "logprobs": logprobs}
+    params = sampling.params({}, **fixed)
     with contextlib.ExitStack() as stack:
-        made = opened(
-            LLM,
-            model,
-            mode=mode,
-            plan=plan,
-            vram=vram,
-            device=device,
-            slowdown=slowdown,
-            context=context,
-            kv_format=kv_format,
-            threads=threads,
-            no_mmap=no_mmap,
-            no_overlap=no_overlap,
-            profile=profile,
-            thresholds=thresholds,
-            max_sequences=min(n, MOST_TOGETHER),
-        )
-        llm = stack.enter_context(made)
+        llm = stack.enter_context(opening.open(LLM, model, max_sequences=min(n, MOST_TOGETHER)))
+        asked: str | Sequence[int] = text
+        if as_chat:
+            form = ChatFormat.of(llm.directory)
+            if form.note is not None:
+                display.note(f"warning: {form.note}")
+            told = [] if system is None else [{"role": "system", "content": system}]
+            asked = form.encode(llm.tokenizer, [*told, {"role": "user", "content": text}])
+            params = sampling.params({}, form.stop, **fixed)
         traced = None if trace is None else stack.enter_context(llm.trace(trace, trace_steps))
-        completions = _completed(llm, prompt, params, as_json)
+        completions = _completed(llm, asked, params, as_json)
         figures, tokenizer = llm.summary(), llm.tokenizer
     if as_json:
-        many = {"completions": [asdict(c) for c in completions]} if n > 1 else asdict(completions[0])
-        display.write_json({"prompt": prompt, **many, "summary": asdict(figures)})
+        said = {"prompt": text, "chat": as_chat, "completions": completions, "summary": figures}
+        display.write_json("hybrid.run/1", said)
         return
     for completion in completions:
         for line in reports.logprob_lines(completion.logprobs or (), tokenizer):
@@ -164,17 +116,18 @@ def run(
         display.note(reports.trace_line(traced, trace))
 
 
-def _completed(llm: LLM, prompt: str, params: SamplingParams, silent: bool) -> list[Completion]:
-    """One text is shown as it comes, several when all are there."""
+def _completed(llm: LLM, prompt: str | Sequence[int], params: SamplingParams, silent: bool) -> list[Completion]:
+    """One text is shown as it comes, several when all are there; after the prompt, where that is a text."""
     show = (lambda text: None) if silent else display.write
+    before = prompt if isinstance(prompt, str) else ""
     if params.n == 1:
         pieces = llm.stream(prompt, params)
-        show(prompt)
+        show(before)
         for piece in pieces:
             show(piece)
         show("\n")
         return [llm.last_completion]
-    completions = llm.generate(prompt, params)
+    completions = llm.generate([prompt], params)
     for number, completion in enumerate(completions, 1):
-        show(f"[{number} of {params.n}]\n{prompt}{completion.text}\n")
+        show(f"[{number} of {params.n}]\n{before}{completion.text}\n")
     return completions

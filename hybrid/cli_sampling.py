@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hybrid.exits import UsageError
 from profiler.artifacts import UserError
 
 if TYPE_CHECKING:
     from hybrid.runtime.grammar import Grammar
+    from hybrid.runtime.sampling_params import SamplingParams
 
 TemperatureOption = Annotated[
-    float | None, typer.Option(min=0.0, help="0 takes the likeliest token, 1 samples as the model has learned.")
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="0 takes the likeliest token, 1 samples as the model has learned. By default `run` takes the likeliest, "
+        "and `chat` what the model's makers recommend, else 1.",
+    ),
 ]
 TopPOption = Annotated[
     float | None, typer.Option(help="Sample from the fewest likeliest tokens that hold this probability.")
@@ -45,11 +54,60 @@ RegexOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What `run` and `chat` can be told about how the next token is chosen."""
+
+    temperature: TemperatureOption = None
+    top_p: TopPOption = None
+    top_k: TopKOption = None
+    min_p: MinPOption = None
+    repetition: RepetitionOption = None
+    presence: PresenceOption = 0.0
+    frequency: FrequencyOption = 0.0
+    seed: SeedOption = None
+    stop: StopOption = None
+    schema: SchemaOption = None
+    regex: RegexOption = None
+
+    def params(self, otherwise: Mapping[str, Any], stop: Sequence[str] = (), **others: Any) -> SamplingParams:
+        """What a text is continued by.
+
+        Args:
+            otherwise: fields that hold where the user named none.
+            stop: more strings that end it.
+            others: fields that these options do not have.
+
+        Raises:
+            UserError: one of them makes no sense.
+        """
+        from hybrid.runtime.sampling_params import SamplingParams
+
+        given = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition,
+        }
+        drawn = {**otherwise, **{name: value for name, value in given.items() if value is not None}}
+        return SamplingParams(
+            **drawn,
+            presence_penalty=self.presence,
+            frequency_penalty=self.frequency,
+            seed=self.seed,
+            stop=(*(self.stop or ()), *stop),
+            grammar=chosen_grammar(self.schema, self.regex),
+            **others,
+        )
+
+
 def chosen_grammar(schema: Path | None, regex: str | None) -> Grammar | None:
     """What `--json-schema` or `--regex` asks for.
 
     Raises:
-        UserError: both were given, or the file cannot be read.
+        UsageError: both were given.
+        UserError: the file cannot be read.
     """
     if schema is None and regex is None:
         return None
@@ -57,7 +115,7 @@ def chosen_grammar(schema: Path | None, regex: str | None) -> Grammar | None:
 
     if regex is not None:
         if schema is not None:
-            raise UserError("--json-schema and --regex both say what the text must be; give one of them")
+            raise UsageError("--json-schema and --regex both say what the text must be; give one of them")
         return Grammar("regex", regex)
     assert schema is not None
     try:

@@ -11,24 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid import display
-from hybrid.cli_opening import opened
-from hybrid.cli_options import (
-    ContextOption,
-    DeviceOption,
-    KvFormat,
-    KvOption,
-    ModelArgument,
-    ModeOption,
-    NoMmapOption,
-    NoOverlapOption,
-    PlanOption,
-    ProfileOption,
-    SlowdownOption,
-    ThreadsOption,
-    ThresholdsOption,
-    VramOption,
-    loading,
-)
+from hybrid.cli_groups import with_groups
+from hybrid.cli_opening import Opening
+from hybrid.cli_options import ModelArgument
+from hybrid.exits import loading
 from hybrid.extras import install_command
 from profiler.artifacts import UserError, format_size, parse_size
 
@@ -38,8 +24,10 @@ if TYPE_CHECKING:
 LIBRARIES = ("fastapi", "h11", "llguidance", "prometheus_client", "pydantic", "uvicorn")
 
 
+@with_groups
 def serve(
     model: ModelArgument,
+    *,
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 is every one of this machine's.")
     ] = "127.0.0.1",
@@ -78,15 +66,7 @@ def serve(
             help="A name that clients may call the server by, beside localhost; for proxies that pass on their own.",
         ),
     ] = None,
-    context: ContextOption = None,
-    mode: ModeOption = None,
-    profile: ProfileOption = "default",
-    thresholds: ThresholdsOption = "default",
-    plan: PlanOption = None,
-    vram: VramOption = None,
-    device: DeviceOption = None,
-    slowdown: SlowdownOption = None,
-    kv_format: KvOption = KvFormat.f16,
+    opening: Opening,
     kv_memory: Annotated[
         str | None,
         typer.Option(
@@ -101,9 +81,6 @@ def serve(
             min=1.0, help="While others get tokens, a step with part of a prompt takes so many times as long."
         ),
     ] = 2.0,
-    threads: ThreadsOption = None,
-    no_mmap: NoMmapOption = False,
-    no_overlap: NoOverlapOption = False,
     keep_alive: Annotated[
         float, typer.Option("--keep-alive-seconds", min=0.1, help="Silence in a stream before a comment is sent.")
     ] = 15.0,
@@ -146,21 +123,9 @@ def serve(
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(bind(settings))
         display.note(f"opening {model}")
-        made = opened(
+        made = opening.open(
             open_engine,
             model,
-            mode=mode,
-            plan=plan,
-            vram=vram,
-            device=device,
-            slowdown=slowdown,
-            context=context,
-            kv_format=kv_format,
-            threads=threads,
-            no_mmap=no_mmap,
-            no_overlap=no_overlap,
-            profile=profile,
-            thresholds=thresholds,
             max_sequences=slots,
             kv_memory=None if kv_memory is None else parse_size(kv_memory),
             pace=pace,

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid import display
-from hybrid.cli_options import JsonOption, KvFormat, KvOption, Mode, PlanOption, ThresholdsOption, model_directory
+from hybrid.cli_completion import complete_model
+from hybrid.cli_options import (
+    JsonOption,
+    KvFormat,
+    KvOption,
+    Mode,
+    PlanOption,
+    ThresholdsOption,
+    model_directory,
+    named_model,
+)
+from hybrid.exits import loading
 from hybrid.reports import table
 from profiler.artifacts import UserError, format_size, parse_size
 from profiler.formats import WEIGHT_FORMATS
@@ -21,7 +32,14 @@ HEADER = ["plan", "batch", "context", "tokens/s", "ms a step", "attention", "FFN
 
 def simulate(
     model: Annotated[
-        str | None, typer.Argument(metavar="[DIR]", help="A profiled model directory, or `demo`.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="DIR",
+            help="A profiled model directory, or `demo`.",
+            show_default=False,
+            callback=named_model,
+            autocompletion=complete_model,
+        ),
     ] = None,
     shape: Annotated[
         str | None, typer.Option(metavar="NAME", help="One of the papers' models in the place of DIR; see --list.")
@@ -82,7 +100,8 @@ def simulate(
         return
     if (model is None) == (shape is None):
         raise UserError("name a model directory, or one of the papers' models with --shape NAME: one of both")
-    from hybrid.stages.simulate import SimulateSettings, simulate_directory, simulate_shape
+    with loading():
+        from hybrid.stages.simulate import SimulateSettings, simulate_directory, simulate_shape
 
     settings = SimulateSettings(
         hardware=tuple(hardware or ()),
@@ -100,18 +119,17 @@ def simulate(
         kv_format=kv_format.value,
     )
     report = simulate_directory(model_directory(model), settings) if model else simulate_shape(str(shape), settings)
-    display.show(as_json, report, lambda: simulate_lines(report))
+    display.show(as_json, "hybrid.simulate/1", report, lambda: simulate_lines(report))
 
 
 def show_shapes(as_json: bool) -> None:
     """The papers' models."""
-    from dataclasses import asdict
-
-    from placement.shapes import read_shape, shipped_shapes
+    with loading():
+        from placement.shapes import read_shape, shipped_shapes
 
     shapes = [read_shape(name) for name in shipped_shapes()]
     if as_json:
-        display.write_json([asdict(shape) for shape in shapes])
+        display.write_json("hybrid.shapes/1", {"shapes": shapes})
         return
     header = ["shape", "layers", "hidden", "FFN", "parameters", "active", "80 % from"]
     rows = []

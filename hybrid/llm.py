@@ -61,9 +61,10 @@ class LLM:
         mode: `dense`, `exact`, `predicted` or `threshold`, which is lossy; None takes predicted where the model is
             profiled, else exact where its activation has exact zeros, else dense.
         plan: the name of a plan of the directory, or the path of one. None takes the plan `default` where there is a
-            GPU, if it is for this machine and fits now, else one made now for what is free; without a GPU, and of a
-            model that was not profiled, everything is computed on the CPU.
-        vram: a budget of GPU memory, in bytes or as `8GiB`, for a plan to be made now; 0 leaves the GPU alone.
+            GPU, if it is for this machine and fits now, else one for what is free, which is made now or was for an
+            earlier use and is kept in the cache; without a GPU everything is computed on the CPU.
+        vram: a budget of GPU memory, in bytes or as `8GiB`, for a plan to be made; 0 leaves the GPU alone.
+        ram: a budget of host memory for the model, likewise: what has no room there is read from the drive when needed.
         device: `cpu` or `cuda`: what the plan's GPU is. None is `cuda` where a plan or a budget is given. `cpu` asks
             for the stand-in made of ordinary memory.
         context: tokens of one sequence, prompt and output; None takes the plan's, else the model's own up to 4096.
@@ -82,6 +83,7 @@ class LLM:
         overlap: both units of a layer that is split over them compute at the same time; False has them do so one after
             the other, to the same bits.
         note: hears what a user should know of how the model was opened, line by line; by default Python warns.
+        inform: hears in one line how the model was opened, and by which plan.
         tell: hears of `(done, total)` bytes while weights are copied to the GPU.
 
     Raises:
@@ -108,7 +110,9 @@ class LLM:
         slowdown: Mapping[str, float] | None = None,
         overlap: bool = True,
         vram: int | str | None = None,
+        ram: int | str | None = None,
         note: Callable[[str], None] | None = None,
+        inform: Callable[[str], None] = lambda line: None,
         tell: Callable[[int, int], None] | None = None,
     ) -> None:
         notes: list[str] = []
@@ -129,8 +133,10 @@ class LLM:
             slowdown=slowdown,
             overlap=overlap,
             vram=parse_size(vram) if isinstance(vram, str) else vram,
+            ram=parse_size(ram) if isinstance(ram, str) else ram,
             automatic=True,
             note=note or notes.append,
+            inform=inform,
             tell=tell,
         )
         for line in notes:
@@ -156,8 +162,14 @@ class LLM:
         """The mode that the model was opened in."""
         return self._engine.options.mode
 
-    def generate(self, prompts: str | Sequence[str], params: SamplingParams | None = None) -> list[Completion]:
+    def generate(
+        self, prompts: str | Sequence[str | Sequence[int]], params: SamplingParams | None = None
+    ) -> list[Completion]:
         """Complete the prompts, decoding them together; `params.n` completions of each, one after the other, in order.
+
+        Args:
+            prompts: a text, or several; of each its token ids may be given instead.
+            params: how they are continued.
 
         Raises:
             UserError: a prompt or what is asked for cannot be computed; the message says how to mend it.

@@ -14,10 +14,11 @@ import tokenizers
 from tokenizers import processors
 
 from hybrid.token_bytes import BYTE_PIECE, bytes_rule, piece_bytes
-from hybrid.tokenizer_files import fast_from_gpt2, fast_from_json, read_checked
+from hybrid.tokenizer_files import fast_from_gpt2, fast_from_json, read_checked, refusing
 from hybrid.tokenizer_settings import TokenizerSettings, read_settings
 from profiler.artifacts import UserError
 
+CANNOT = "the model's tokenizer files contradict themselves"
 REPLACEMENT = "\ufffd"  # stands for bytes that are not valid UTF-8, or not yet
 
 
@@ -250,11 +251,13 @@ class FastTokenizer(Tokenizer):
 
     def _encode(self, text: str, add_bos: bool) -> list[int]:
         # The batch lets other threads go on meanwhile, which one text does not: a long prompt would hold up a server.
-        [encoding] = self._model.encode_batch_fast([text], add_special_tokens=add_bos)
+        with refusing(CANNOT):
+            [encoding] = self._model.encode_batch_fast([text], add_special_tokens=add_bos)
         return list(encoding.ids)
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self._model.decode(ids, skip_special_tokens=False))
+        with refusing(CANNOT):
+            return str(self._model.decode(ids, skip_special_tokens=False))
 
 
 def _check_unicode(text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import tokenizers
@@ -20,10 +22,8 @@ def fast_from_json(path: Path) -> tokenizers.Tokenizer:
         UserError: the library cannot read it.
     """
     text = read_checked(path)
-    try:
+    with refusing(f"{path} is not a tokenizer that can be read"):
         return tokenizers.Tokenizer.from_buffer(text)
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path} is not a tokenizer that can be read ({error}); copy it again") from error
 
 
 def fast_from_gpt2(directory: Path, settings: TokenizerSettings) -> tokenizers.Tokenizer:
@@ -35,14 +35,28 @@ def fast_from_gpt2(directory: Path, settings: TokenizerSettings) -> tokenizers.T
     paths = [directory / "vocab.json", directory / "merges.txt"]
     for path in paths:
         _check_size(path)
-    try:
+    with refusing(f"{paths[0]} and {paths[1]} are no byte-level BPE"):
         tokenizer = tokenizers.Tokenizer(models.BPE.from_file(*map(str, paths)))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.add_prefix_space)
         tokenizer.decoder = decoders.ByteLevel()
-    except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{paths[0]} and {paths[1]} are no byte-level BPE ({error}); copy them again") from error
-    _add_tokens(tokenizer, settings)
+        _add_tokens(tokenizer, settings)
     return tokenizer
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Whatever the `tokenizers` library raises over what a file says, as a `UserError` that begins with `what`.
+
+    It raises bare Exception, and where its Rust code panics, something that is a BaseException alone.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # an interrupt
+        raise UserError(f"{what} ({str(error)[:500]}); copy it again from where the checkpoint came from") from error
 
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, settings: TokenizerSettings) -> None:

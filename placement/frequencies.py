@@ -57,6 +57,12 @@ class Frequencies:
         shares = {name: np.take_along_axis(profile.frequency(name), neuron_ids, axis=1) for name in COUNT_NAMES}
         return cls(**shares, has_predictors=profile.has_predictors)
 
+    @classmethod
+    def unknown(cls, layers: int, rows: int) -> Frequencies:
+        """Of a model that was not profiled: every row counts as active always, which no row can exceed."""
+        always = np.ones((layers, rows))
+        return cls(always, always, always, always, has_predictors=False)
+
     def needed(self, mode: Mode, batch: int) -> Shares:
         """Share of steps of `batch` tokens that need the row: all (dense), that find it active, or that name it.
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 
 from profiler.artifacts import UserError
-from profiler.formats import BLOCK, is_quantised, quant_bytes, vector_bytes
+from profiler.formats import BLOCK, SCALE_BYTES, is_quantised, quant_bytes, vector_bytes
 
-__all__ = ["BLOCK", "decode", "encode", "scales_of", "vector_bytes"]
+__all__ = ["BLOCK", "decode", "encode", "from_ggml", "scales_of", "vector_bytes"]
 
 GROUP = 16  # blocks whose words are interleaved
 WEIGHTS_AT_ONCE = 1 << 20  # so that what lies between values and quants stays small
@@ -49,6 +49,19 @@ def encode(values: torch.Tensor, weight_format: str) -> torch.Tensor:
         words = encoded.view(torch.int32)  # [rows, blocks, words of a block]
         data[first : first + step, :quants] = _interleave(words).view(torch.uint8)
         data[first : first + step, quants:] = half.view(torch.uint8)
+    return data
+
+
+def from_ggml(blocks: torch.Tensor, weight_format: str) -> torch.Tensor:
+    """uint8 `[rows, vector_bytes]` of blocks as ggml stores them, uint8 `[rows, n / 32 * bytes of a block]`: the same
+    quants and scales, each block's scale before its quants there.
+    """
+    data, size = torch.empty_like(blocks), vector_bytes(weight_format, BLOCK)
+    count = blocks.shape[1] // size
+    quants, split = quant_bytes(weight_format, count * BLOCK), blocks.view(len(blocks), count, size)
+    words = split[..., SCALE_BYTES:].clone(memory_format=torch.contiguous_format).view(torch.int32)
+    data[:, :quants] = _interleave(words).view(torch.uint8)
+    data[:, quants:] = split[..., :SCALE_BYTES].reshape(len(blocks), -1)
     return data
 
 

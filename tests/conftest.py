@@ -8,10 +8,12 @@ import mmap
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jsonschema_rs
 import pytest
 import torch
 
@@ -56,6 +58,36 @@ class PretendedDevice:
 
 
 Command = Callable[..., tuple[int, str, str]]
+SCHEMAS = Path(__file__).resolve().parent.parent / "docs" / "schemas"
+
+
+def without_other_fields(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema of an object that has the fields that it names and no others."""
+    return {**schema, "additionalProperties": False} if isinstance(schema.get("required"), list) else schema
+
+
+@pytest.fixture(scope="session", autouse=True)
+def results_as_documented() -> Iterator[Collection[str]]:
+    """Whatever a test has a command print as JSON, in this process, meets the schema that the documents have of it.
+
+    Yields the names of the results that were printed so far.
+    """
+    from hybrid import display
+
+    validators: dict[str, jsonschema_rs.Validator] = {}
+    write_json = display.write_json
+
+    def checked(schema: str, value: Mapping[str, Any], indent: int | None = 1) -> None:
+        if schema not in validators:
+            path = SCHEMAS / f"{schema.removeprefix('hybrid.').replace('/', '-')}.json"
+            text = path.read_text(encoding="utf-8")
+            validators[schema] = jsonschema_rs.validator_for(json.loads(text, object_hook=without_other_fields))
+        validators[schema].validate({"schema": schema, **display.plain(value)})
+        write_json(schema, value, indent)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(display, "write_json", checked)
+        yield validators.keys()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -157,14 +189,25 @@ def hybrid(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.fixture
 def refused(hybrid: Command) -> Callable[..., str]:
-    """`refused(*arguments) -> message` of a command that must fail with one clear error."""
+    """`refused(*arguments) -> message` of a command that must fail with one clear error, the last that it says."""
 
     def run(*arguments: object) -> str:
         code, out, err = hybrid(*arguments)
         assert code == 1
         assert out == ""
-        assert err.startswith("hybrid: ")
-        assert "Traceback" not in err
-        return err
+        _, found, message = f"\n{err}".partition("\nhybrid: ")
+        assert found and "Traceback" not in err
+        return f"hybrid: {message}"
 
     return run
+
+
+@pytest.fixture(scope="session")
+def make_gguf() -> Callable[..., Path]:
+    """`make_gguf(checkpoint, path, kind="f16", **metadata) -> Path`: a checkpoint folder as llama.cpp converts it."""
+    folder = str(Path(__file__).resolve().parent.parent / "scripts")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    from checkpoint_to_gguf import convert
+
+    return convert

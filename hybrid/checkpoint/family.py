@@ -31,7 +31,8 @@ class Family:
     of a module -> the checkpoint's; `{i}` is the layer. when: key -> values of it that mark this layout among those of
     its architecture. activations: what config.json says -> what it means. fused_heads: q, k and v are one module, group
     by group: the queries that share a key head, that key head, its value head. norm_shift: what the model adds to the
-    weights of its norms. layered_window: config.json says which layers have the sliding window.
+    weights of its norms. layered_window: config.json says which layers have the sliding window. paired_heads: the rows
+    of q and k stand in the order of a model that rotates neighbours, as llama.cpp has them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Family:
     fused_heads: bool = False
     norm_shift: float = 0.0
     layered_window: bool = False
+    paired_heads: bool = False
 
     def __post_init__(self) -> None:
         for name in ("keys", "defaults", "fixed", "modules", "only", "when", "activations"):

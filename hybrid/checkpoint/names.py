@@ -7,6 +7,8 @@ with `.weight` and, where the spec has one, `.bias`. Matrices are `[outputs, inp
 
 from __future__ import annotations
 
+import math
+
 from hybrid.spec import ModelSpec
 
 Shape = tuple[int, ...]
@@ -23,6 +25,11 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
     if not spec.tied_embeddings:
         shapes["head.weight"] = (spec.vocab_size, spec.hidden_size)
     return shapes
+
+
+def parameter_count(spec: ModelSpec) -> int:
+    """Weights of the model, those that are tied counted once."""
+    return sum(math.prod(shape) for shape in tensor_shapes(spec).values())
 
 
 def neuron_tensors(spec: ModelSpec, layer: int) -> dict[str, Shape]:

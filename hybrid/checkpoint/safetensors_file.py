@@ -12,36 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from hybrid.checkpoint.tensors import FLOATS, SourceTensor
+from hybrid.checkpoint.tensors import FLOATS, FileTensor, SourceTensor
 from profiler.artifacts import UserError, format_size
 
 HEADER_LIMIT = 16 << 20  # ten times the header of the deepest model that a spec allows
 DIMENSIONS_LIMIT = 8
-
-
-@dataclass(frozen=True)
-class SafetensorsTensor(SourceTensor):
-    """A tensor of a safetensors file, `offset` bytes from its beginning."""
-
-    offset: int
-
-    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
-        """See `SourceTensor.blocks`."""
-        count, row_bytes = (self.shape[0] if stop is None else stop) - start, self.row_bytes
-        buffer = bytearray(min(rows, count) * row_bytes)
-        values = torch.frombuffer(buffer, dtype=self.dtype).view(-1, *self.shape[1:])
-        try:
-            with self.shard.open("rb") as file:
-                file.seek(self.offset + start * row_bytes)
-                for done in range(0, count, rows):
-                    taken = min(rows, count - done)
-                    if file.readinto(memoryview(buffer)[: taken * row_bytes]) != taken * row_bytes:
-                        raise UserError(f"{self.shard} ended inside {self.name}; was it changed while it was read?")
-                    yield values[:taken]
-        except OSError as error:
-            raise UserError(f"cannot read {self.name} from {self.shard}: {error.strerror}") from error
 
 
 def open_safetensors(path: Path) -> list[SourceTensor]:
@@ -75,7 +50,7 @@ def open_safetensors(path: Path) -> list[SourceTensor]:
 
 @dataclass(frozen=True)
 class _Extent:
-    source: SafetensorsTensor
+    source: FileTensor
     end: int
 
     @property
@@ -106,7 +81,7 @@ def _parse_entry(path: Path, name: str, entry: Any, data: int) -> _Extent:
         raise UserError(f"{path} is damaged: the header's entry of {name} has impossible numbers")
     if code in FLOATS and end - begin != math.prod(shape) * FLOATS[code].itemsize:
         raise UserError(f"{path} is damaged: {name} has {end - begin} bytes, not what {code} {shape} needs")
-    return _Extent(SafetensorsTensor(name, path, code, tuple(shape), data + begin), data + end)
+    return _Extent(FileTensor(name, path, code, tuple(shape), data + begin), data + end)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

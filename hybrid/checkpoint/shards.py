@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 INDEX_LIMIT = 16 << 20
+PLAIN_NAME = re.compile(r"[ -.0-\[\]-~]{1,255}")  # printable ASCII without slashes, as long as file systems take
 DOWNLOAD = "download the checkpoint again"
 
 
@@ -45,6 +47,15 @@ def open_shard(path: Path) -> list[SourceTensor]:
     return open_torch_file(path) if path.suffix == ".bin" else open_safetensors(path)
 
 
+def indexed_shards(index: Path) -> list[str]:
+    """Names of the files that an index speaks of, all of them plain names of files beside it.
+
+    Raises:
+        UserError: it is no index.
+    """
+    return sorted(set(_weight_map(index).values()))
+
+
 def _open_indexed(index: Path, harmless: Callable[[str], bool]) -> dict[str, SourceTensor]:
     listed = _weight_map(index)
     tensors: dict[str, SourceTensor] = {}
@@ -67,7 +78,8 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise UserError(f"{index} has no weight_map; {DOWNLOAD}")
     suffix = ".bin" if ".bin." in index.name else ".safetensors"
     for name, shard in entries.items():
-        plain = isinstance(shard, str) and "/" not in shard and "\\" not in shard and "\0" not in shard
-        if not plain or not shard.endswith(suffix):
-            raise UserError(f"{index} says that {name} is in {shard!r}, which is no {suffix} file of the same folder")
+        if not isinstance(shard, str) or not PLAIN_NAME.fullmatch(shard) or not shard.endswith(suffix):
+            raise UserError(
+                f"{index} says that {name:.200} is in {shard!r:.200}, which is no {suffix} file of the same folder"
+            )
     return dict(entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,15 +52,62 @@ class SourceTensor(ABC):
             count *= size
         return count
 
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The type in which the values are stored: their own, or bytes where they are quantised."""
+        return self.dtype
+
+    @property
+    def stored_row(self) -> tuple[int, ...]:
+        """The shape in which one index of the first dimension is stored."""
+        return self.shape[1:]
+
+    @property
+    def block_format(self) -> str | None:
+        """The weight format, q8_0 or q4_0, whose blocks the tensor holds as ggml lays them out; None for others."""
+        return None
+
     @abstractmethod
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
-        """The values, `rows` indices of the first dimension at a time, contiguous; each block is valid until the next.
+        """As stored, `rows` indices of the first dimension at a time, contiguous; each block is valid until the next.
 
         Of the indices `start` to `stop - 1`, by default of all.
 
         Raises:
             UserError: the shard cannot be read, or is shorter than it was.
         """
+
+    def widened(self, block: torch.Tensor) -> torch.Tensor:
+        """The values, of type `dtype`, of one of `blocks`: the block itself unless it is quantised."""
+        return block
+
+
+@dataclass(frozen=True)
+class FileTensor(SourceTensor):
+    """A tensor whose values lie one after the other in its shard, `offset` bytes from the beginning."""
+
+    offset: int
+
+    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """See `SourceTensor.blocks`."""
+        count, row_bytes = (self.shape[0] if stop is None else stop) - start, self.stored_row_bytes
+        buffer = bytearray(min(rows, count) * row_bytes)
+        values = torch.frombuffer(buffer, dtype=self.stored_dtype).view(-1, *self.stored_row)
+        try:
+            with self.shard.open("rb") as file:
+                file.seek(self.offset + start * row_bytes)
+                for done in range(0, count, rows):
+                    taken = min(rows, count - done)
+                    if file.readinto(memoryview(buffer)[: taken * row_bytes]) != taken * row_bytes:
+                        raise UserError(f"{self.shard} ended inside {self.name}; was it changed while it was read?")
+                    yield values[:taken]
+        except OSError as error:
+            raise UserError(f"cannot read {self.name} from {self.shard}: {error.strerror}") from error
+
+    @property
+    def stored_row_bytes(self) -> int:
+        """Bytes in the shard of one index of the first dimension."""
+        return math.prod(self.stored_row) * self.stored_dtype.itemsize
 
 
 def all_finite(values: torch.Tensor) -> bool:

@@ -82,6 +82,8 @@ def _ordinary(path: Path, name: object, value: object, mend: str) -> torch.Tenso
 
 def _check_archive(path: Path, mend: str) -> None:
     """Only an archive whose entries are stored plainly can be mapped, and cannot grow when it is read."""
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; {mend}")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

@@ -293,6 +293,9 @@ def greatest(x: int, n: int) -> int:
 def ask_for(address: int, bytes: int) -> int:
     """Ask the system to read what of a mapped range is not in memory; the bytes that it has to. Nobody waits."""
 
+def explain_bus_errors() -> None:
+    """From now on any mapped file that shrinks ends the process with one line that names it, and 1 (Linux)."""
+
 def guard_mapping(address: int, length: int, path: str) -> int: ...
 def unguard_mapping(handle: int) -> None: ...
 def _count_tasks(pool: Pool, tasks: int, failing: int = -1) -> int: ...

@@ -36,6 +36,9 @@ def check_same_model(files: ModelFiles, plan: Plan) -> None:
     mend = f"make one with: hybrid plan {files.path} --vram SIZE"
     if plan.digests.pack != files.pack_digest:
         raise UserError(f"the plan was made for another model than {files.path}; {mend}")
+    if (len(plan.layers), plan.n_rows) != (files.spec.n_layers, files.spec.n_neurons):
+        sizes = f"{len(plan.layers)} layers of {plan.n_rows} neurons"
+        raise UserError(f"the plan is damaged: it is of {sizes}, which are not those of {files.path}; {mend}")
     if plan.digests.row_order != files.row_order_digest():
         raise UserError(f"the rows of {files.path} were profiled anew since the plan was made; {mend}")
 

@@ -118,6 +118,7 @@ class Engine:
             if trace is not None:
                 for sequence in sampled:
                     trace.token(len(sequence.output_ids))
+        self.machine.settle_memory()
         self.machine.publish()
         return sampled
 
@@ -167,6 +168,7 @@ class Engine:
                 ids = list(token_ids[at : at + piece])
                 step = Step(ids, [Span(blocks, at, len(ids))])
                 pieces.append(self.passes.hidden(step, self.ledger.evaluation).clone())
+                self.machine.settle_memory()
         finally:
             self.machine.scheduler.tap = None
             self.pages.give_back(blocks)

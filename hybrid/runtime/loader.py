@@ -19,6 +19,7 @@ from hybrid.runtime.cache_room import CacheRoom, choose_room
 from hybrid.runtime.choices import check_same_model, choose_context
 from hybrid.runtime.cores import require_cores, shared_cores, usable_cores
 from hybrid.runtime.cuda_memory import device_memory
+from hybrid.runtime.drive_rows import DriveRows, drive_rows
 from hybrid.runtime.lane import Lane, ThreadLane
 from hybrid.runtime.memory import available_memory
 from hybrid.runtime.options import EngineOptions
@@ -58,6 +59,7 @@ class Machine:
     predictors: PredictorSet | None  # their mapping lasts as long as its guards
     dense_bytes_per_token: int
     kv_element_bytes: int
+    drive_rows: DriveRows | None = None
     closed: bool = False
 
     def set_cutoffs(self, cutoffs: tuple[float, ...]) -> None:
@@ -86,6 +88,11 @@ class Machine:
         if self.scheduler.tally is None:
             raise UserError("which neurons fire was not counted: open the engine with tally=True")
         return self.scheduler.tally.firing()
+
+    def settle_memory(self) -> None:
+        """Between operators: what the plan leaves on the drive, and was read, leaves memory where it is too much."""
+        if self.drive_rows is not None:
+            self.drive_rows.settle()
 
     def publish(self) -> None:
         """Between steps: what was counted so far of which neurons fire is what other threads read."""
@@ -177,6 +184,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         if isinstance(recorded, RecordedStep) and scattered:
             directory.scatter()
         scheduler.stream = row_stream(directory, options, units.get("gpu"), split, prefill)
+        mapped = [range(address, address + length) for address, length, _ in directory.mappings()]
         opened.pop_all()
     return Machine(
         decoder=decoder,
@@ -192,6 +200,7 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         predictors=predictors,
         dense_bytes_per_token=placer.dense_bytes_per_token(outer),
         kv_element_bytes=KV_FORMATS[options.kv_format],
+        drive_rows=drive_rows(options, placer.on_drive, STORED, mapped),
     )
 
 
@@ -211,7 +220,9 @@ def check_plan(directory: ModelDirectory, plan: Plan) -> None:
 
 def larger_than_memory(directory: ModelDirectory, options: EngineOptions) -> bool:
     """Whether rows that are named have to be read from the drive again and again."""
-    return options.mode == "predicted" and options.mmap and host_bytes(directory, options) > available_memory()
+    on_drive = options.plan is not None and options.plan.total_bytes("flash") > 0
+    larger = on_drive or host_bytes(directory, options) > available_memory()
+    return options.mode == "predicted" and options.mmap and larger
 
 
 def host_bytes(directory: ModelDirectory, options: EngineOptions) -> int:

@@ -132,6 +132,7 @@ class LongPass:
                 self._times.settle(self.told[0].overlap, self.told[1])
                 hidden: torch.Tensor = done.value
                 return hidden
+            self._machine.settle_memory()
             if seconds is None:
                 continue
             for unit in self._machine.units.values():

@@ -21,7 +21,7 @@ from hybrid.runtime.scheduler import SplitLayer
 from hybrid.runtime.unit import Unit
 from hybrid.runtime.upload import MappedTensor
 from hybrid.store.directory import ModelDirectory
-from hybrid.store.stored import StoredFile
+from hybrid.store.stored import Origin, StoredFile
 from placement.plan import LayerPlan
 from profiler.matrix import Matrix
 
@@ -33,6 +33,7 @@ class Placer:
         self.directory, self.spec, self.units, self.blocks = directory, directory.spec, units, blocks
         self.options = options
         self.banks: list[RowBank] = []
+        self.on_drive: list[Origin] = []  # rows that the plan leaves there
 
     def outer(self) -> OuterParts:
         """Embeddings, final norm and head."""
@@ -71,6 +72,8 @@ class Placer:
         banks: dict[str, list[RowBank]] = {"gpu": [], "cpu": []}
         for segment in layer.segments:
             unit, part = self.units[segment.computed_on], slice(segment.start, segment.stop)
+            if segment.on_flash:
+                self.on_drive.append(rows.file.origin(rows.rows[part]))
             bias = None if rows.bias is None else _place_view(unit, rows.file, rows.bias[part], "neurons")
             bank = RowBank(
                 _place_view(unit, rows.file, rows.rows[part], "neurons"),

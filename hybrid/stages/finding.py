@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hybrid.names import DEMO
 from hybrid.runtime.choices import known_mode
-from hybrid.stages.shipped import DEMO, demo_path, is_profiled
+from hybrid.stages.shipped import demo_path, is_profiled
 from hybrid.stages.thresholds import find_thresholds
 from hybrid.store.files import ModelFiles
 from placement.plan import Mode, Plan
@@ -16,9 +17,13 @@ from profiler.predictor_outline import AnyPredictors, PredictorSetOutline
 
 
 def find_model(path: str | Path) -> Path | None:
-    """The model directory that a name or a path means; None for a `demo` that was not made yet."""
-    if str(path) != DEMO:
-        return Path(path)
+    """The model directory that a name or a path means; None for a shipped model that was not made yet.
+
+    `demo` is the shipped model, whatever lies here; `./demo`, and any `Path`, is a folder, which messages name in full
+    where they would otherwise seem to mean the shipped one.
+    """
+    if path != DEMO:
+        return Path(path).absolute() if str(Path(path)) == DEMO else Path(path)
     demo = demo_path()
     return demo if demo.exists() and is_profiled(demo) else None
 

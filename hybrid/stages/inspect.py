@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hybrid.checkpoint.names import tensor_shapes
+from hybrid.checkpoint.names import parameter_count
 from hybrid.spec import ModelSpec
 from hybrid.stages.thresholds import require_thresholds
 from hybrid.store.evaluation_file import read_evaluation, why_stale
@@ -99,7 +98,7 @@ def inspect(path: Path, verify: bool = False, progress: Callable[[int, int], Non
         files.verify(progress)
         _verify_predictors(files)
     spec = files.spec
-    parameters = sum(math.prod(shape) for shape in tensor_shapes(spec).values())
+    parameters = parameter_count(spec)
     sizes = bytes_by_part(files)
     orders = files.row_orders()
     return InspectReport(

@@ -12,11 +12,14 @@ import numpy as np
 import torch
 
 from hybrid.checkpoint.reader import Checkpoint
+from hybrid.names import ADDED
 from hybrid.runtime.memory import process_memory
-from hybrid.store.files import ADDED
+from hybrid.stages.pack_files import TOKENIZERS, kept_files, origin_of
+from hybrid.stages.pack_notes import rounding_notes, stored_weights
 from hybrid.store.formats import VECTORS, choose_format, convert
 from hybrid.store.layout import PADDING, dense_layout, layer_layout, least_stride, matrix_format
-from hybrid.store.manifest import DENSE_FILE, TOKENIZER_FILES, TOKENIZER_LIMIT, FileRecord, Manifest, layer_file
+from hybrid.store.manifest import DENSE_FILE, FileRecord, Manifest, layer_file
+from hybrid.store.origin import Origin
 from hybrid.store.rows import BLOCK_BYTES, write_layer
 from hybrid.store.writer import Array, StreamingWriter
 from profiler.artifacts import (
@@ -59,18 +62,27 @@ def pack(
     destination: Path,
     weight_format: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    activation: str | None = None,
+    tokenizer: Path | None = None,
+    name: str | None = None,
 ) -> PackReport:
-    """Pack the checkpoint folder `source` into the model directory `destination`, which appears when it is complete.
+    """Pack the checkpoint `source`, a folder or a GGUF file, into the model directory `destination`, which appears when
+    it is complete.
 
-    weight_format: `bf16`, `f16`, `q8_0`, `q4_0`, or `auto`, which keeps a 16-bit type and makes bf16 of others.
-    `progress(done, total)` is told the bytes written.
+    weight_format: `bf16`, `f16`, `q8_0`, `q4_0`, or `auto`, which keeps a 16-bit type, q8_0 and q4_0 (see
+    `choose_format`). `progress(done, total)` is told the bytes written. activation: see `Checkpoint.open`.
+    tokenizer: a folder whose tokenizer files are taken instead of the checkpoint's own. name: of a source that was
+    downloaded, for `origin.json`.
 
     Raises:
         UserError: the checkpoint cannot be packed, the destination cannot be written, or another pack is writing it.
     """
-    source, destination = source.resolve(), destination.resolve()
-    check_places(source, destination)
-    return pack_checkpoint(Checkpoint.open(source), destination, weight_format, progress)
+    destination = destination.resolve()
+    check_places(source.resolve(), destination)
+    # Not resolved: the hub's cache is made of links, and files of a split model are found by their names.
+    checkpoint = Checkpoint.open(source.absolute(), activation, with_tokenizer=tokenizer is None)
+    origin = origin_of(checkpoint, activation, tokenizer, name)
+    return pack_checkpoint(checkpoint, destination, weight_format, progress, tokenizer, origin)
 
 
 def pack_checkpoint(
@@ -78,21 +90,27 @@ def pack_checkpoint(
     destination: Path,
     weight_format: str,
     progress: Callable[[int, int], None] | None = None,
+    tokenizer: Path | None = None,
+    origin: Origin | None = None,
 ) -> PackReport:
     """`pack` of a checkpoint that is open, wherever its tensors come from; a whole `destination` path is expected."""
     started = time.monotonic()
-    matrices = {tensor.dtype for tensor in checkpoint.tensors.values() if len(tensor.shape) > 1}
-    packer = _Packer(checkpoint, choose_format(weight_format, matrices), progress)
+    kept = kept_files(checkpoint, tokenizer)
+    packer = _Packer(checkpoint, choose_format(weight_format, stored_weights(checkpoint)), kept, progress)
     try:
         with atomic_directory(destination, PURPOSE) as (partial, had_remains):
             require_free_space(destination.parent, packer.total, PURPOSE)
+            if origin is not None:
+                origin.write(partial)
             manifest = packer.write(partial)
     except UserError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in DISK_FULL:
             require_free_space(destination.parent, packer.total, PURPOSE)
         raise
-    notes = [f"removed {partial}, left by a run that was killed"] if had_remains else []
-    if not {"tokenizer.model", "tokenizer.json", "vocab.json"} & set(manifest.files):
+    notes = [*checkpoint.notes, *rounding_notes(checkpoint, packer.weight_format)]
+    if had_remains:
+        notes.insert(0, f"removed {partial}, left by a run that was killed")
+    if not TOKENIZERS & set(manifest.files):
         notes.append(
             f"{checkpoint.path} has no tokenizer (tokenizer.model, tokenizer.json or vocab.json): "
             "the model will need one"
@@ -111,13 +129,14 @@ def pack_checkpoint(
     )
 
 
-def check_places(source: Path, destination: Path) -> None:
+def check_places(source: Path | None, destination: Path) -> None:
     """Refuse to write into the checkpoint, around it, or where there is no folder to write in.
 
     Raises:
         UserError: says which of these it is.
     """
-    if source == destination or source in destination.parents or destination in source.parents:
+    inside = source is not None and (source in destination.parents or destination in source.parents)
+    if source == destination or inside:
         raise UserError(f"{destination} and the checkpoint {source} lie one inside the other; choose another folder")
     if not destination.parent.is_dir():
         raise UserError(f"{destination.parent} is not a folder; make it first: mkdir -p {destination.parent}")
@@ -126,14 +145,20 @@ def check_places(source: Path, destination: Path) -> None:
 class _Packer:
     """Writes the files of one model."""
 
-    def __init__(self, checkpoint: Checkpoint, weight_format: str, progress: Callable[[int, int], None] | None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        weight_format: str,
+        kept: dict[str, Path | bytes],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
         self.checkpoint, self.spec, self.weight_format = checkpoint, checkpoint.spec, weight_format
         self.stride = least_stride(self.spec, weight_format)
         self.dense = dense_layout(self.spec, weight_format)
         self.layer = layer_layout(self.spec, weight_format, self.stride)
-        self.kept = kept_files(checkpoint.path)
+        self.kept = kept
         weights = self.dense.size + self.spec.n_layers * self.layer.size
-        self.total = weights + sum(path.stat().st_size for path in self.kept.values()) + MARGIN
+        self.total = weights + sum(map(_size, self.kept.values())) + MARGIN
         self._progress, self._weights, self._done = progress, weights, 0
 
     def write(self, directory: Path) -> Manifest:
@@ -144,8 +169,8 @@ class _Packer:
         files = {DENSE_FILE: self._write_dense(directory / DENSE_FILE)}
         for index in range(self.spec.n_layers):
             files[layer_file(index)] = self._write_layer(directory / layer_file(index), index)
-        for name, path in self.kept.items():
-            write_atomic(directory / name, path.read_bytes())
+        for name, kept in self.kept.items():
+            write_atomic(directory / name, kept if isinstance(kept, bytes) else kept.read_bytes())
             files[name] = FileRecord((directory / name).stat().st_size, sha256_file(directory / name))
         digest = self.checkpoint.source_digest()
         manifest = Manifest.create(self.spec, self.weight_format, self.stride, files, digest)
@@ -219,6 +244,9 @@ class _Packer:
         return self.checkpoint.blocks(name) if source in SIXTEEN_BIT.values() else self._converted(name, VECTORS)
 
     def _converted(self, name: str, stored_format: str, rows: int | None = None) -> Iterator[torch.Tensor]:
+        if self.checkpoint.tensors[name].block_format == stored_format:
+            yield from self.checkpoint.blocks_kept(name, rows)
+            return
         for block in self.checkpoint.blocks(name, rows):
             yield convert(block, stored_format, self._source_name(name))
 
@@ -231,18 +259,8 @@ class _Packer:
             self._progress(self._done, self._weights)
 
 
-def kept_files(source: Path) -> dict[str, Path]:
-    """The checkpoint's files that are kept as they are, by the name they will have.
-
-    Raises:
-        UserError: one is not a file, or far too large to be what it is called.
-    """
-    names = {name: "config.json" if name == "source_config.json" else name for name in TOKENIZER_FILES}
-    kept = {name: source / original for name, original in names.items() if (source / original).exists()}
-    for path in kept.values():
-        if not path.is_file() or path.stat().st_size > TOKENIZER_LIMIT:
-            raise UserError(f"{path} is not a file of at most {TOKENIZER_LIMIT >> 20} MiB, as it should be")
-    return kept
+def _size(kept: Path | bytes) -> int:
+    return len(kept) if isinstance(kept, bytes) else kept.stat().st_size
 
 
 def as_bytes(block: torch.Tensor) -> Array:

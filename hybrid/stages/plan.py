@@ -17,7 +17,7 @@ from hybrid.store.rows import Ids
 from placement.baselines import attention_on_gpu, everything_on_cpu, first_layers_on_gpu
 from placement.explain import Explanation, explain
 from placement.frequencies import Frequencies
-from placement.plan import MOST_BATCH, Budgets, Digests, Objective, Plan, SolverName
+from placement.plan import MOST_BATCH, Budgets, Digests, Mode, Objective, Plan, SolverName
 from placement.plan_file import write_plan
 from placement.planner import Request, make_plan
 from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
@@ -33,6 +33,7 @@ class PlanSettings:
     model's own up to 4096. mode: None takes predicted where there are predictors. batch: sequences that decode
     together. second_device: whose figures, where `hardware` names none. solver: None for the best there is.
     time_limit: seconds of the solver. explain: also solve with more memory, and predict layer-wise offload.
+    unprofiled: plan exact mode without a profile too, every row counting as active; dense mode never needs one.
     """
 
     vram: int | None = None
@@ -51,6 +52,7 @@ class PlanSettings:
     solver: SolverName | None = None
     time_limit: float = 10.0
     explain: bool = False
+    unprofiled: bool = False
 
     def __post_init__(self) -> None:
         check_kv_format(self.kv_format)
@@ -115,21 +117,16 @@ def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) ->
     Raises:
         UserError: no profile, one of another model, or one that does not serve the mode.
     """
-    mend = f"hybrid profile {directory.path} --text FILE"
-    profile = read_profile(directory.profile_path(settings.profile), mend)
-    if profile.source_digest != directory.source_digest:
-        raise UserError(f"the profile {settings.profile!r} is of another model; make one with: {mend}")
     predictors = find_outlines(directory, settings.profile)
     mode = choose_mode(settings.mode, directory, predictors)
-    if mode == "predicted" and predictors is None:
-        raise UserError(f"predicted mode needs predictors; make them with: {mend}")
-    if mode == "threshold" and profile.thresholds != require_thresholds(directory, settings.thresholds).cutoffs:
-        raise UserError(
-            f"the profile {settings.profile!r} was not counted with the thresholds {settings.thresholds!r}, so it "
-            f"does not say which neurons they leave; make one with: {mend} --thresholds {settings.thresholds}"
-        )
-    context = choose_context(settings.context, None, directory.spec.max_positions)
     row_orders = directory.row_orders()
+    uncounted = mode == "dense" or (mode == "exact" and settings.unprofiled)
+    if uncounted and not directory.has_profile(settings.profile):
+        frequencies, counted = Frequencies.unknown(*row_orders.shape), None
+    else:
+        frequencies = _counted(directory, settings, mode, predictors is not None, row_orders)
+        counted = sha256_file(directory.profile_path(settings.profile))
+    context = choose_context(settings.context, None, directory.spec.max_positions)
     request = Request(
         sizes=model_sizes(
             directory,
@@ -140,15 +137,36 @@ def read_request(directory: ModelFiles, settings: PlanSettings, given: Given) ->
             given.hardware.context,
             settings.kv_pages,
         ),
-        frequencies=Frequencies.in_row_order(profile, row_orders),
+        frequencies=frequencies,
         hardware=given.hardware,
         mode=mode,
         objective=settings.objective,
         time_limit=settings.time_limit,
         solver=settings.solver,
     )
-    profile_digest = sha256_file(directory.profile_path(settings.profile))
-    return request, digests(directory, row_orders, profile_digest)
+    return request, digests(directory, row_orders, counted)
+
+
+def _counted(
+    directory: ModelFiles, settings: PlanSettings, mode: Mode, has_predictors: bool, row_orders: Ids
+) -> Frequencies:
+    """What the profile counted of each row.
+
+    Raises:
+        UserError: there is none, or it is of another model, or it does not serve the mode.
+    """
+    mend = f"hybrid profile {directory.path} --text FILE"
+    profile = read_profile(directory.profile_path(settings.profile), mend)
+    if profile.source_digest != directory.source_digest:
+        raise UserError(f"the profile {settings.profile!r} is of another model; make one with: {mend}")
+    if mode == "predicted" and not has_predictors:
+        raise UserError(f"predicted mode needs predictors; make them with: {mend}")
+    if mode == "threshold" and profile.thresholds != require_thresholds(directory, settings.thresholds).cutoffs:
+        raise UserError(
+            f"the profile {settings.profile!r} was not counted with the thresholds {settings.thresholds!r}, so it "
+            f"does not say which neurons they leave; make one with: {mend} --thresholds {settings.thresholds}"
+        )
+    return Frequencies.in_row_order(profile, row_orders)
 
 
 def baseline_plans(directory: ModelFiles, budgets: Budgets, kv_format: str, gpu_context: int) -> dict[str, Plan | str]:

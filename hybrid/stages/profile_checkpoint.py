@@ -53,6 +53,11 @@ class Progress:
     states: str | None = None
 
 
+def unfinished(profiles: Path, name: str) -> Path:
+    """The folder of an unfinished run of that name."""
+    return profiles / f".{name}.unfinished"
+
+
 class Checkpoint:
     """The folder of a run named `name`. `identity` is all that the result depends on, as a JSON value.
 
@@ -60,7 +65,7 @@ class Checkpoint:
     """
 
     def __init__(self, profiles: Path, name: str, identity: Mapping[str, Any], source_digest: str) -> None:
-        self.folder = profiles / f".{name}.unfinished"
+        self.folder = unfinished(profiles, name)
         self._identity, self._source = digest_json(dict(identity)), source_digest
         self.progress: Progress | None = None
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from hybrid.stages.profile_checkpoint import unfinished
 from hybrid.stages.profile_estimate import Estimate
 from hybrid.stages.profile_rounds import Clock
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.files import ModelFiles
-from profiler.artifacts import explain_os_errors
+from profiler.artifacts import directory_lock, explain_os_errors, remove_stale_partials
 from profiler.predictor import PredictorSet
 from profiler.predictor_file import write_predictors
 from profiler.predictor_outline import PredictorQuality
@@ -112,3 +116,20 @@ def write_counts(
         directory.reorder_layer(layer, counted.hottest_first(layer))
         if tell:
             tell("reordering rows", layer + 1, counted.layers)
+
+
+def finish_rows(path: Path, counted: Profile, name: str) -> None:
+    """Put the rows of those layers in order that a run which was killed left as they were; what it kept goes.
+
+    Raises:
+        UserError: the directory is being written, or cannot be written.
+    """
+    files = ModelFiles.open_files(path)
+    wrong = [i for i in range(counted.layers) if not np.array_equal(files.neuron_ids(i), counted.hottest_first(i))]
+    if not wrong:
+        return
+    with directory_lock(path, "put rows in order"):
+        remove_stale_partials(path)
+        for layer in wrong:
+            files.reorder_layer(layer, counted.hottest_first(layer))
+        shutil.rmtree(unfinished(files.profile_path(name).parent, name), ignore_errors=True)

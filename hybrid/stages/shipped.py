@@ -8,7 +8,6 @@ from hybrid.cache import cache_directory
 from hybrid.store.files import ModelFiles
 from profiler.artifacts import UserError, digest_json, sha256_file
 
-DEMO = "demo"
 CHECKPOINT = Path(__file__).resolve().parent.parent / "demo"
 PROFILE_TEXT = CHECKPOINT / "profile.jsonl"
 CALIBRATION_TEXT = CHECKPOINT / "calibrate.jsonl"

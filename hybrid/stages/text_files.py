@@ -37,6 +37,8 @@ def find_files(path: Path, note: Note) -> list[TextFile]:
     """
     try:
         if not path.is_dir():
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path} is a pipe or a device, and a text is read twice; write it to a file first")
             found = _text_file(path)
             if found is None:
                 raise UserError(f"{path} is a binary file, not UTF-8 text; convert it first")

@@ -52,11 +52,6 @@ class ModelDirectory(ModelFiles):
             file.close()
         self._watched.clear()
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the files of weights: what `hold` takes if all of them is asked for."""
-        return sum(layout.size for layout in self.manifest.layouts.values())
-
     def hold(self) -> None:
         """Have weights in ordinary memory, read when they are asked for, instead of mapping their files.
 

@@ -94,6 +94,8 @@ class Evaluation:
             raise UserError("evaluation: every mode has figures of every document")
         if not isinstance(self.digests, dict) or not {"source", "pack"} <= set(self.digests):
             raise UserError("evaluation: it does not say which model was evaluated")
+        if not isinstance(self.name, str) or not isinstance(self.profile, str) or not isinstance(self.settings, dict):
+            raise UserError("evaluation: it does not say what was evaluated, and how")
 
     def headlines(self) -> list[str]:
         """A line for each mode: what it costs, and on how many tokens that was measured."""

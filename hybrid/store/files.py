@@ -9,20 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hybrid.checkpoint.kept import TOKENIZER_FILES
+from hybrid.names import ADDED, MANIFEST
 from hybrid.spec import ModelSpec
 from hybrid.store.layout import FileLayout
-from hybrid.store.manifest import DENSE_FILE, MANIFEST, MEND, TOKENIZER_FILES, Manifest, layer_file
+from hybrid.store.manifest import DENSE_FILE, MEND, Manifest, layer_file
 from hybrid.store.rows import Ids, LayerFile, damaged, open_checked, reorder_layer
 from profiler.artifacts import UserError, sha256_file
 
-# What later stages write, folder -> suffix; pack makes the folders.
-ADDED = {
-    "profiles": ".safetensors",
-    "predictors": ".safetensors",
-    "plans": ".json",
-    "evaluations": ".json",
-    "thresholds": ".json",
-}
 Progress = Callable[[int, int], None]
 
 
@@ -65,6 +59,11 @@ class ModelFiles:
     def pack_digest(self) -> str:
         """Digest of the packed model, whatever the order of its rows."""
         return self.manifest.pack_digest
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the files of weights, all of them."""
+        return sum(layout.size for layout in self.manifest.layouts.values())
 
     @property
     def tokenizer_files(self) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 
-from hybrid.checkpoint.tensors import all_finite
+from hybrid.checkpoint.tensors import FLOATS, all_finite
 from profiler.artifacts import UserError
 from profiler.formats import WEIGHT_FORMATS, is_quantised
 from profiler.matrix import DTYPES, Matrix
@@ -15,18 +15,24 @@ VECTORS = "f32"  # the format of norms and biases
 STORED = {VECTORS: torch.float32, **DTYPES}
 
 
-def choose_format(requested: str, matrices: Iterable[torch.dtype]) -> str:
-    """The format asked for. `auto` keeps a checkpoint's 16-bit type; fp32, fp64 and mixtures become bf16, which cannot
-    overflow.
+def choose_format(requested: str, stored: Mapping[str, int]) -> str:
+    """The format asked for. stored: how many weights of matrices the checkpoint has in each type, by its name.
+
+    `auto` keeps the 16-bit type in which all are; fp32, fp64 and mixtures become bf16, which cannot overflow. Of a
+    quantised checkpoint the type of most weights counts: q8_0 and q4_0 are kept, and others become q8_0, whose rounding
+    adds little to theirs.
 
     Raises:
         UserError: the format is not known.
     """
-    if requested == "auto":
-        return "f16" if set(matrices) == {torch.float16} else "bf16"
-    if requested not in WEIGHT_FORMATS:
-        raise UserError(f"weight format {requested!r} is not known; formats are auto, {', '.join(WEIGHT_FORMATS)}")
-    return requested
+    if requested != "auto":
+        if requested not in WEIGHT_FORMATS:
+            raise UserError(f"weight format {requested!r} is not known; formats are auto, {', '.join(WEIGHT_FORMATS)}")
+        return requested
+    most = max(stored, key=lambda code: stored[code])
+    if most in FLOATS:
+        return "f16" if set(stored) == {"F16"} else "bf16"
+    return most.lower() if is_quantised(most.lower()) else "q8_0"
 
 
 def convert(values: torch.Tensor, stored_format: str, name: str) -> torch.Tensor:

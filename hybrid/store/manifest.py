@@ -8,29 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hybrid.checkpoint.kept import TOKENIZER_FILES, TOKENIZER_LIMIT
+from hybrid.names import MANIFEST
 from hybrid.spec import ModelSpec
 from hybrid.store.layout import ALIGNMENT, PAGE, WEIGHT_CODES, FileLayout, dense_layout, layer_layout, least_stride
 from profiler.artifacts import UserError, digest_json, read_json, write_json
 
-MANIFEST = "model.json"
 KIND, VERSION = "model", 1
 MEND = "hybrid pack CHECKPOINT DIR"
 DENSE_FILE = "dense.safetensors"
-# Files of the checkpoint that are kept as they are; config.json under the name `source_config.json`.
-TOKENIZER_FILES = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "source_config.json",
-)
-TOKENIZER_LIMIT = 256 << 20
 
 
 def layer_file(index: int) -> str:

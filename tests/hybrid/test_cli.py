@@ -47,8 +47,9 @@ def test_run_as_json_tells_the_same(hybrid, demo):
     body = json.loads(out)
     assert code == 0
     assert body["prompt"] == "import "
-    assert len(body["token_ids"]) == 6
-    assert body["finish_reason"] == "length"
+    (completion,) = body["completions"]
+    assert len(completion["token_ids"]) == 6
+    assert completion["finish_reason"] == "length"
     assert set(body["summary"]["rows_per_token"]) == {"cpu"}
 
 

@@ -40,7 +40,7 @@ def test_the_list_says_that_its_figures_are_predicted(run) -> None:
     assert "predicted" in out.splitlines()[0] and "None of these was measured here" in out
     assert all(f"| {name} " in out and f"\n{name}: " in out for name in shipped_hardware())
     _, out, _ = run("--list", "--json")
-    assert [machine["name"] for machine in json.loads(out)] == list(shipped_hardware())
+    assert [machine["name"] for machine in json.loads(out)["machines"]] == list(shipped_hardware())
 
 
 def test_this_machine_is_measured_shown_and_kept(run, tmp_path) -> None:

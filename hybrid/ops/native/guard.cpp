@@ -1,5 +1,6 @@
 #include "guard.hpp"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -30,6 +31,7 @@ Guard guards[max_guards];
 std::mutex registration;
 uint64_t last_handle = 0;
 bool installed = false;
+std::atomic<bool> everywhere{false};
 std::atomic_flag reported = ATOMIC_FLAG_INIT;
 struct sigaction previous;
 
@@ -39,24 +41,73 @@ std::size_t append(char* line, std::size_t length, const char* text) {
   return length + more;
 }
 
-// Async-signal-safe: reads the table, writes one line, ends the process.
+// Async-signal-safe: one line, and the end of the process.
+[[noreturn]] void end_with(const char* path, const char* mend) {
+  while (reported.test_and_set()) pause();  // several threads met it: one tells, and ends them all
+  char line[max_path + 256];
+  std::size_t length = append(line, 0, "hybrid: ");
+  length = append(line, length, path);
+  length = append(line, length, " shrank or became unreadable while it was mapped; ");
+  length = append(line, length, mend);
+  for (std::size_t sent = 0; sent < length;) {
+    const ssize_t n = write(STDERR_FILENO, line + sent, length - sent);
+    if (n < 0 && errno != EINTR) break;
+    sent += n > 0 ? static_cast<std::size_t>(n) : 0;
+  }
+  _exit(1);
+}
+
+uintptr_t hexadecimal(const char*& at) {
+  uintptr_t value = 0;
+  for (;; ++at) {
+    if (*at >= '0' && *at <= '9') {
+      value = value * 16 + static_cast<uintptr_t>(*at - '0');
+    } else if (*at >= 'a' && *at <= 'f') {
+      value = value * 16 + static_cast<uintptr_t>(*at - 'a' + 10);
+    } else {
+      return value;
+    }
+  }
+}
+
+// Async-signal-safe: the file that is mapped at an address, as the kernel lists mappings (proc(5)); false of none.
+bool mapped_file(uintptr_t address, char (&path)[max_path]) {
+  const int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (maps < 0) return false;
+  char piece[512], line[max_path];
+  std::size_t length = 0;
+  bool found = false;
+  for (ssize_t n; !found && (n = read(maps, piece, sizeof piece)) > 0;) {
+    for (ssize_t i = 0; i < n && !found; ++i) {
+      if (piece[i] != '\n') {
+        if (length < sizeof line - 1) line[length++] = piece[i];
+        continue;
+      }
+      line[length] = 0;
+      length = 0;
+      const char* at = line;
+      const uintptr_t begin = hexadecimal(at);
+      const uintptr_t end = *at == '-' ? hexadecimal(++at) : 0;
+      const char* name = strchr(at, '/');
+      if (address < begin || address >= end || !name) continue;
+      memcpy(path, name, strlen(name) + 1);
+      found = true;
+    }
+  }
+  close(maps);
+  return found;
+}
+
+// Async-signal-safe: reads the table, and the kernel's, writes one line, ends the process.
 void on_bus_error(int signal, siginfo_t* info, void* context) {
   const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
   for (const Guard& guard : guards) {
-    if (address < guard.begin || address >= guard.end) continue;
-    while (reported.test_and_set()) pause();  // several threads met it: one tells, and ends them all
-    char line[max_path + 256];
-    std::size_t length = append(line, 0, "hybrid: ");
-    length = append(line, length, guard.path);
-    length = append(line, length,
-                    " shrank or became unreadable while it was mapped; restore the file or pack the model again\n");
-    for (std::size_t sent = 0; sent < length;) {
-      const ssize_t n = write(STDERR_FILENO, line + sent, length - sent);
-      if (n < 0 && errno != EINTR) break;
-      sent += n > 0 ? static_cast<std::size_t>(n) : 0;
-    }
-    _exit(1);
+    if (address >= guard.begin && address < guard.end)
+      end_with(guard.path, "restore the file or pack the model again\n");
   }
+  char path[max_path];
+  if (everywhere && info->si_code > 0 && mapped_file(address, path))
+    end_with(path, "restore the file or make it anew\n");
   const bool sent = info->si_code <= 0;  // by a process, so no access will be tried again on return
   if (previous.sa_flags & SA_SIGINFO) {
     previous.sa_sigaction(signal, info, context);
@@ -105,6 +156,12 @@ void unguard_mapping(uint64_t handle) {
   Guard& guard = guards[handle % max_guards];
   if (!guard.end || guard.handle != handle) throw std::invalid_argument("guard: the handle is not in force");
   guard.end = 0;
+}
+
+void explain_bus_errors() {
+  const std::lock_guard<std::mutex> lock(registration);
+  if (!installed) install();
+  everywhere = true;
 }
 
 }  // namespace hybrid

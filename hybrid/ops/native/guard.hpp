@@ -14,4 +14,8 @@ uint64_t guard_mapping(uintptr_t address, std::size_t length, const std::string&
 // Ends a guard; to be called before the memory is unmapped. Throws std::invalid_argument for a handle not in force.
 void unguard_mapping(uint64_t handle);
 
+// From now on, every mapped file that shrinks or fails under this process ends it so, whoever mapped it: the kernel is
+// asked which one it is (Linux). For programs; a library leaves what others map to them.
+void explain_bus_errors();
+
 }  // namespace hybrid

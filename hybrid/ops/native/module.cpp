@@ -180,6 +180,7 @@ NB_MODULE(_native, m) {
   m.def("ask_for", &ask_for, "address"_a, "bytes"_a);
   m.def("greatest", &greatest, "x"_a, "n"_a);
   m.def("guard_mapping", &hybrid::guard_mapping, "address"_a, "length"_a, "path"_a);
+  m.def("explain_bus_errors", &hybrid::explain_bus_errors);
   m.def("unguard_mapping", &hybrid::unguard_mapping, "handle"_a);
   bind_program(m);
   bind_host_step(m);

@@ -231,7 +231,7 @@ def test_values_that_are_not_finite_are_refused_with_tensor_and_shard(copy, name
 def test_what_is_no_checkpoint(copy, llama_directory, tmp_path):
     cases = {
         tmp_path / "nothing": "does not exist",
-        copy / "config.json": "not a folder",
+        copy / "config.json": "not a GGUF file",
         tmp_path: r"no config\.json",
         llama_directory: "already packed",
     }

@@ -127,6 +127,8 @@ def test_a_harmless_tensor_need_not_be_listed(tmp_path):
         "x.bin",
         "",
         "a\0.safetensors",
+        "x" * 300 + ".safetensors",
+        "\ud800.safetensors",
         5,
         None,
     ],

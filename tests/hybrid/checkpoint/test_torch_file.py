@@ -1,5 +1,6 @@
 """`.bin` files of others: tensors only, mapped; code, foreign objects and other formats refused."""
 
+import os
 import pickle
 import zipfile
 
@@ -117,3 +118,9 @@ def test_a_storage_larger_than_the_file_is_refused(tmp_path):
             big.writestr(entry.filename, content)
     with pytest.raises(UserError):
         open_torch_file(tmp_path / "big.bin")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.bin")
+    with pytest.raises(UserError, match="is not a file"):
+        open_torch_file(tmp_path / "x.bin")

@@ -149,3 +149,18 @@ def test_no_more_guards_than_there_are_slots() -> None:
 def test_ranges_that_make_no_sense(address: int, length: int) -> None:
     with pytest.raises(ValueError, match="empty or wraps"):
         _native.guard_mapping(address, length, "nowhere")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the mappings of a process")
+def test_a_program_may_ask_for_that_line_whoever_mapped_the_file(tmp_path: Path) -> None:
+    mended = expected_line(tmp_path).replace("pack the model again", "make it anew")
+    done = run(tmp_path, "_native.explain_bus_errors()\nfile.truncate(4096)\nprint('before', flush=True)\nmemory[-1]")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "before\n", mended)
+    torn = run(
+        tmp_path,
+        "import threading\n_native.explain_bus_errors()\nfile.truncate(0)\n"
+        "[threading.Thread(target=memory.__getitem__, args=(-1,)).start() for _ in range(4)]\nmemory[0]",
+    )
+    assert (torn.returncode, torn.stderr) == (1, mended)
+    sent = run(tmp_path, "_native.explain_bus_errors()\nos.kill(os.getpid(), signal.SIGBUS)\nprint('alive')")
+    assert (sent.returncode, sent.stderr) == (-signal.SIGBUS, "")

@@ -235,3 +235,9 @@ def test_domains_have_names_of_their_own(tokenizer, folder, tmp_path):
     (other / "x.txt").write_text("x y z")
     assert Corpus.open([folder, other], tokenizer).domains == (str(folder), str(other))
     assert Corpus.open([folder, other / "x.txt"], tokenizer).domains == ("books", "x.txt")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "text.txt")
+    with pytest.raises(UserError, match="write it to a file first"):
+        text_files.find_files(tmp_path / "text.txt", lambda line: None)

@@ -69,6 +69,8 @@ def test_the_headline_says_what_a_mode_costs(evaluation):
         (lambda body: body["modes"][1].update(extra=1), "extra"),
         (lambda body: body.update(digests=["source"]), "which model"),
         (lambda body: body.update(text="all"), "damaged"),
+        (lambda body: body.update(profile={"name": "default"}), "what was evaluated"),
+        (lambda body: body.update(settings=[]), "what was evaluated"),
         (lambda body: body.update(kind="plan"), "is not a evaluation file"),
         (lambda body: body.update(format_version=2), "newer"),
     ],

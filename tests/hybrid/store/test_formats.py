@@ -14,25 +14,31 @@ F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float6
 
 
 @pytest.mark.parametrize(
-    ("matrices", "chosen"),
+    ("stored", "chosen"),
     [
-        ([F16, F16], "f16"),
-        ([BF16], "bf16"),
-        ([F32], "bf16"),
-        ([F64], "bf16"),
-        ([F16, BF16], "bf16"),
-        ([F16, F32], "bf16"),
+        ({"F16": 9}, "f16"),
+        ({"BF16": 9}, "bf16"),
+        ({"F32": 9}, "bf16"),
+        ({"F64": 9}, "bf16"),
+        ({"F16": 5, "BF16": 1}, "bf16"),
+        ({"F16": 5, "F32": 1}, "bf16"),
+        ({"Q8_0": 9}, "q8_0"),
+        ({"Q4_0": 8, "Q6_K": 1}, "q4_0"),
+        ({"Q4_K": 5, "Q6_K": 4}, "q8_0"),
+        ({"Q4_0": 4, "Q6_K": 5}, "q8_0"),
+        ({"F16": 5, "Q8_0": 4}, "bf16"),
+        ({"F16": 1, "Q8_0": 4}, "q8_0"),
     ],
 )
-def test_auto_keeps_a_16_bit_type(matrices, chosen):
-    assert choose_format("auto", matrices) == chosen
+def test_auto_keeps_the_type_of_most_weights_where_it_can(stored, chosen):
+    assert choose_format("auto", stored) == chosen
 
 
 def test_a_format_asked_for_is_taken_and_an_unknown_one_refused():
-    assert choose_format("f16", [BF16]) == "f16"
-    assert choose_format("q4_0", [F32]) == "q4_0"
+    assert choose_format("f16", {"BF16": 1}) == "f16"
+    assert choose_format("q4_0", {"F32": 1}) == "q4_0"
     with pytest.raises(UserError, match="'q5_1' is not known; formats are auto, bf16, f16, q8_0, q4_0"):
-        choose_format("q5_1", [BF16])
+        choose_format("q5_1", {"BF16": 1})
 
 
 def test_values_of_the_same_type_are_not_copied():

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hybrid.names import MANIFEST
 from hybrid.store.files import ModelFiles
-from hybrid.store.manifest import MANIFEST, Manifest
+from hybrid.store.manifest import Manifest
 from profiler.artifacts import UserError, digest_json
 
 

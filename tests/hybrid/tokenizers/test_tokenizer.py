@@ -177,10 +177,15 @@ def test_a_directory_without_a_tokenizer_names_what_was_looked_for(tmp_path):
 
 
 UNMERGEABLE = b'{"version":"1.0","model":{"type":"BPE","vocab":{"a":0},"merges":["a b"]}}'
+# The library cuts the prefix, which is longer than the piece, off it: its Rust code panics.
+PANICS = (
+    b'{"version":"1.0","model":{"type":"BPE","continuing_subword_prefix":"123456","vocab":{"a":0,"b":1,"ab":2},'
+    b'"merges":["a b"]}}'
+)
 ENTRIES = [b'"x": {"content": "a"}', b'"3": {"content": 3}', b'"99999999999": {"content": "a"}']
 DAMAGED = {
     "tokenizer.model": [b"", b"\x0a\xff\xff\xff\xff nonsense"],
-    "tokenizer.json": [b"", b'{"model": {}}', UNMERGEABLE, b"[" * 100_000],
+    "tokenizer.json": [b"", b'{"model": {}}', UNMERGEABLE, PANICS, b"[" * 100_000],
     "tokenizer_config.json": [b"[1]", *(b'{"added_tokens_decoder": {%b}}' % entry for entry in ENTRIES)],
     "added_tokens.json": [b'{"a": -1}', b'{"a": true}', b'{"a": 500, "b": 500}', b'{"": 500}'],
     "generation_config.json": [b'{"eos_token_id": "two"}'],
@@ -197,6 +202,15 @@ def test_damaged_files_are_refused(made, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError):
         load_tokenizer(tmp_path)
+
+
+def test_a_text_that_the_tokenizer_cannot_encode_is_refused(made, tmp_path):
+    words = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[gone]"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(words))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("a") == [0]
+    with pytest.raises(UserError, match="tokenizer files contradict themselves"):
+        tokenizer.encode("b")
 
 
 def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
