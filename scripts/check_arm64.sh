@@ -35,10 +35,12 @@ cp -r hybrid placement profiler "$package"
 rm -f "$package"/hybrid/ops/_native.*.so
 cp "$folder"/cmake/_native.*.so "$package/hybrid/ops"
 
-emulated() {  # emulated ISA: the demo's text under it
-  HYBRID_ISA=$1 PYTHONHOME=$root/usr PYTHONPATH=$package:$site PYTHONDONTWRITEBYTECODE=1 OMP_NUM_THREADS=1 HYBRID_CACHE=$folder/cache \
-    qemu-aarch64-static -cpu max -L "$root" "$root/usr/bin/python3.11" -m hybrid.cli run demo "def parse_args(" -n 32 --mode exact
-}
+emulated() (  # emulated ISA: the demo's text under it, from a folder that has no package of its own
+  cd "$folder"
+  export HYBRID_ISA=$1 HYBRID_CACHE=$folder/cache OMP_NUM_THREADS=1
+  export PYTHONHOME=$root/usr PYTHONPATH=$package:$site PYTHONDONTWRITEBYTECODE=1
+  qemu-aarch64-static -cpu max -L "$root" "$root/usr/bin/python3.11" -m hybrid.cli run demo "def parse_args(" -n 32 --mode exact
+)
 "$bin/hybrid" run demo "def parse_args(" -n 32 --mode exact >"$folder/here.txt"
 for isa in neon portable; do
   emulated "$isa" >"$folder/$isa.txt"

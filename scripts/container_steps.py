@@ -31,7 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BASE = re.compile(r"debian:([a-z]+)-slim(?: AS ([a-z]+))?")
 # Of this machine, so that names resolve and pip finds its index there too.
-OURS = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt", "/etc/apt/apt.conf.d")
+OURS = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/apt/apt.conf.d")
 
 
 @dataclass
@@ -49,7 +49,11 @@ class System:
     def command(self, *arguments: str) -> list[str]:
         """The command that runs something in this system as its user."""
         settings = [f"{name}={value}" for name, value in self.environment.items()]
-        change = ["chroot", *([f"--userspec={self.user}"] if self.user else []), str(self.folder)]
+        change = [
+            shutil.which("chroot") or "/usr/sbin/chroot",
+            *([f"--userspec={self.user}"] if self.user else []),
+            str(self.folder),
+        ]
         inside = f"cd {shlex.quote(self.workdir)} && exec {shlex.join(arguments)}"
         return ["env", "-i", *settings, *change, "/bin/sh", "-c", inside]
 
@@ -103,7 +107,12 @@ def new_system(folder: Path, release: str) -> System:
             shutil.copy2(name, inside)
         elif name.is_dir():
             shutil.copytree(name, inside, dirs_exist_ok=True)
-    return System(folder)
+    system = System(folder)
+    system.environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    if trusted := os.environ.get("PIP_CERT"):  # in a place that the package ca-certificates leaves alone
+        shutil.copy2(trusted, folder / "etc/pip-cert.pem")
+        system.environment["PIP_CERT"] = "/etc/pip-cert.pem"
+    return system
 
 
 class Shared:
@@ -146,6 +155,8 @@ def build(folder: Path, options: argparse.Namespace) -> System:
             system.environment[argument] = options.torch if argument == "TORCH" else default
         elif name == "USER":
             system.user = rest
+            users = (line.split(":") for line in (system.folder / "etc/passwd").read_text().splitlines())
+            system.environment["HOME"] = next(user[5] for user in users if user[0] == rest)
         elif name == "WORKDIR":
             system.workdir = rest
         else:
