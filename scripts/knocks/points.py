@@ -69,10 +69,13 @@ def spread(points: int, end: int) -> list[int]:
     return [1 + round(i * (end - 1) / max(1, points - 1)) for i in range(points)] if end else []
 
 
-def kills(bases: Bases, scratch: Path) -> Iterator[Result]:
+KILLS = ((PACK, 30, 10), (PROFILED, 34, 10), (PLAN, 12, 6))  # points by writes and by time
+
+
+def kills(bases: Bases, scratch: Path, jobs: Sequence[tuple[Job, int, int]] = KILLS) -> Iterator[Result]:
     """kill -9 before the N-th write, and at times."""
     number = 0
-    for job, by_writes, by_time in ((PACK, 30, 10), (PROFILED, 34, 10), (PLAN, 12, 6)):
+    for job, by_writes, by_time in jobs:
         whole = reference(job, bases, scratch)
         moments: list[tuple[str, float]] = [("write", at) for at in spread(by_writes, whole.writes)]
         times = by_time if moments else by_time + by_writes
