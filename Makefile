@@ -1,8 +1,10 @@
 # One command per habit. `make demo` and `make test` work on a fresh machine: they create .venv and install into it.
+# TORCH=cpu or TORCH=cuda says which build of torch; unnamed, one that is there stays, and a new one is for this machine.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGES := hybrid profiler placement
+TORCH ?= $(or $(patsubst $(VENV)/.torch-%,%,$(wildcard $(VENV)/.torch-*)),auto)
 NATIVE := CMakeLists.txt $(wildcard hybrid/ops/native/*)
 
 .DEFAULT_GOAL := help
@@ -13,11 +15,19 @@ help:  ## list the targets
 
 install: $(VENV)/.installed  ## create .venv and install the project into it, editable
 
-# torch goes first and bounded: a range that admits a newer build can bring gigabytes of CUDA along.
-$(VENV)/.installed: pyproject.toml $(NATIVE)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(VENV)/bin/python:
+	@scripts/requirements.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet 'torch>=2.6,<2.14'
+
+# torch goes first and bounded: a range that admits a newer build can bring gigabytes of CUDA along.
+$(VENV)/.torch-$(TORCH): scripts/install_torch.sh | $(VENV)/bin/python
+	scripts/install_torch.sh $(BIN)/python $(TORCH)
+	rm -f $(VENV)/.torch-*
+	touch $@
+
+$(VENV)/.installed: pyproject.toml $(NATIVE) | $(VENV)/.torch-$(TORCH)
+	@scripts/requirements.sh $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 

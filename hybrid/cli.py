@@ -5,6 +5,8 @@ Results go to stdout, progress and errors to stderr; exit codes are in `hybrid.e
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
@@ -103,9 +105,20 @@ def options(
     """Nothing of its own: --version does what it does when it is read."""
 
 
+def run() -> None:
+    """Do what the command line says. A command that it names is asked at once: reading the options before it takes
+    typer longer than all the rest of a `--help`.
+    """
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in COMMANDS and "_HYBRID_COMPLETE" not in os.environ:  # what a shell completes are commands too
+        loaded(name)(args=sys.argv[2:], prog_name=f"hybrid {name}")
+    else:
+        app(prog_name="hybrid")
+
+
 def main() -> None:
     """The `hybrid` command."""
-    exits.run(lambda: app(prog_name="hybrid"))
+    exits.run(run)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hybrid.stages.cache_contents import CacheReport, ClearReport
 
 cache_app = typer.Typer(
+    add_completion=False,
     help="""List or clear what hybrid keeps for itself: the packed demo, plans made on the spot, this machine's figures.
 
     The folder is HYBRID_CACHE, else the platform's (on Linux ~/.cache/hybrid). All of it can be made anew.

@@ -82,7 +82,7 @@ def compare(
 
     Without a GPU, --second-device cpu lets a part of memory stand in for one; other programs then compute on the CPU
     alone. Without --vram and --plan there is one unit, and everything on the CPU is what is compared with. Other
-    programs come with: pip install 'hybrid-inference[peers]'
+    programs are optional packages: those missing are named with the command that installs them.
 
     Example: hybrid compare demo
 

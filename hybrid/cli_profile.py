@@ -28,6 +28,7 @@ class DefaultGroup(TyperGroup):
 
 profile_app = typer.Typer(
     cls=DefaultGroup,
+    add_completion=False,
     rich_markup_mode=None,
     help="Count which neurons fire on a text and train predictors; or merge such counts.",
 )

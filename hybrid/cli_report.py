@@ -23,7 +23,7 @@ def report(
     """Show a model directory as one HTML page: how hot neurons are, how good predictors are, what each mode costs.
 
     The page needs neither network nor scripts. What the directory does not hold yet is named with the command that
-    makes it. Pictures are drawn by matplotlib: pip install 'hybrid-inference[report]'.
+    makes it. Pictures are drawn by matplotlib.
 
     Example: hybrid report demo -o report.html
     """

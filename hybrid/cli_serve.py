@@ -15,6 +15,7 @@ from hybrid.cli_groups import with_groups
 from hybrid.cli_opening import Opening
 from hybrid.cli_options import ModelArgument
 from hybrid.exits import loading
+from hybrid.extras import install_command
 from profiler.artifacts import UserError, format_size, parse_size
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def serve(
     """
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"serving needs {', '.join(missing)}: pip install 'hybrid-inference[serve]'")
+        raise UserError(f"serving needs {', '.join(missing)}: {install_command('serve')}")
     with loading():
         from hybrid.serving.app import create_app
         from hybrid.serving.run import address_of, bind

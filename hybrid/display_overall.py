@@ -39,7 +39,7 @@ def overall() -> Iterator[tuple[Callable[[Status], None], Callable[[str], None]]
 
 def time_left(seconds: float | None) -> str:
     """As people read it, and no more exactly than a guess is: `about 12 min left`."""
-    if seconds is None:
+    if not seconds:
         return ""
     if seconds < 90:
         return f"about {max(1, round(seconds))} s left"

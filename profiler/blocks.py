@@ -59,7 +59,7 @@ def from_ggml(blocks: torch.Tensor, weight_format: str) -> torch.Tensor:
     data, size = torch.empty_like(blocks), vector_bytes(weight_format, BLOCK)
     count = blocks.shape[1] // size
     quants, split = quant_bytes(weight_format, count * BLOCK), blocks.view(len(blocks), count, size)
-    words = split[..., SCALE_BYTES:].contiguous().view(torch.int32)
+    words = split[..., SCALE_BYTES:].clone(memory_format=torch.contiguous_format).view(torch.int32)
     data[:, :quants] = _interleave(words).view(torch.uint8)
     data[:, quants:] = split[..., :SCALE_BYTES].reshape(len(blocks), -1)
     return data

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """A Hugging Face checkpoint as a GGUF file, with llama.cpp's names, order of heads and metadata.
 
 What llama.cpp's convert_hf_to_gguf.py makes of the architectures that `hybrid pack` reads as GGUF, for tests, examples
 and comparisons on machines without it. Tensors of one shard are in memory at a time.
 
-Example: scripts/checkpoint_to_gguf.py ~/models/ReluLLaMA-7B relu7b.gguf --type q8_0
+Example: python scripts/checkpoint_to_gguf.py ~/models/ReluLLaMA-7B relu7b.gguf --type q8_0
 """
 
 from __future__ import annotations

@@ -58,6 +58,8 @@ def _write_sentencepiece(writer: gguf.GGUFWriter, path: Path, settings: dict[str
     writer.add_token_list(tokens)
     writer.add_token_scores(scores)
     writer.add_token_types(kinds)
+    if isinstance(settings.get("add_prefix_space"), bool):
+        writer.add_add_space_prefix(settings["add_prefix_space"])
     return {token: i for i, token in enumerate(tokens)}
 
 

@@ -1,58 +1,60 @@
-"""Run the commands that the documents show and put their real output in.
+"""Run the commands that the documents show and put their real output in, and the sources that they quote.
 
-    python scripts/update_documents.py README.md BENCHMARKS.md
+    python scripts/update_documents.py README.md BENCHMARKS.md docs/tutorial.md
+    python scripts/update_documents.py docs/placement.md --only-code
 
-A comment `<!-- run: COMMAND -->` owns the fenced block after it: the block becomes `$ COMMAND` and what it printed
-(stdout and stderr together). `<!-- run as table: COMMAND -->` puts the output in as Markdown, up to `<!-- end -->`.
+`scripts/documents/reading.py` says which comments own what.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-BLOCK = re.compile(r"(<!-- run: (?P<command>[^\n]+?) -->\n)```\w*\n(?:.*?\n)??```", re.DOTALL)
-TABLE = re.compile(r"(<!-- run as table: (?P<command>[^\n]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+from documents.reading import BACKGROUND, BLOCK, CODE, FRESH, TABLE, source_of
+from documents.session import CHECKOUT, Session, session
 
 
-def output_of(command: str) -> str:
-    """What a command prints, run in the checkout with this interpreter's commands first."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+def with_sources(text: str) -> str:
+    """The document with the sources that it quotes as they are now."""
+    return CODE.sub(lambda m: f"{m['mark']}```python\n{source_of(CHECKOUT / m['file'], m['name'])}\n```", text)
+
+
+def with_outputs(text: str, only: str) -> str:
+    """The document with what its commands print now, of those in which `only` is found."""
+    with session(FRESH in text) as here:
+        forms = {"block": BLOCK, "table": TABLE, "background": BACKGROUND}
+        found = [(m.start(), kind, m) for kind, form in forms.items() for m in form.finditer(text)]
+        for _, kind, match in sorted(found, key=lambda one: one[0]):
+            if re.search(only, match["command"]):
+                text = text.replace(match[0], replaced(here, kind, match), 1)
+    return text
+
+
+def replaced(here: Session, kind: str, match: re.Match[str]) -> str:
+    """A block with what its command prints."""
+    command = match["command"]
     print(f"$ {command}", flush=True)
-    environment = {**os.environ, "PATH": path}
-    done = subprocess.run(
-        command, shell=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    )
-    if done.returncode:
-        raise SystemExit(f"{command!r} ended with {done.returncode}:\n{done.stdout}")
-    return done.stdout.replace(str(Path.cwd()) + "/", "").replace(str(Path.home()), "~").rstrip()
+    output = here.start(command) if kind == "background" else here.run(command)
+    if kind == "table":
+        return f"{match[1]}\n{output}\n\n{match[4]}"
+    return f"{match['mark']}```console\n$ {command}\n{output}\n```"
 
 
 def main() -> None:
     """Rewrite the documents that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("documents", type=Path, nargs="+")
-    parser.add_argument("--only", default="", help="run only commands that contain this text")
+    parser.add_argument("--only", default="", help="run only commands in which this pattern is found")
+    parser.add_argument("--only-code", action="store_true", help="put sources in, and run nothing")
     args = parser.parse_args()
-
-    def block(match: re.Match[str]) -> str:
-        command = match["command"]
-        if args.only not in command:
-            return match[0]
-        return f"{match[1]}```console\n$ {command}\n{output_of(command)}\n```"
-
-    def table(match: re.Match[str]) -> str:
-        if args.only not in match["command"]:
-            return match[0]
-        return f"{match[1]}\n{output_of(match['command'])}\n\n{match[3]}"
-
     for document in args.documents:
-        text = document.read_text(encoding="utf-8")
-        document.write_text(TABLE.sub(table, BLOCK.sub(block, text)), encoding="utf-8")
+        text = with_sources(document.read_text(encoding="utf-8"))
+        try:
+            document.write_text(text if args.only_code else with_outputs(text, args.only), encoding="utf-8")
+        except RuntimeError as error:
+            raise SystemExit(f"{document}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from profiler.artifacts import UserError
 
 INTEGERS = ("vocab_size", "hidden_size", "n_layers", "n_heads", "max_positions")
 NUMBERS = ("norm_eps", "activation_cutoff")
-FLAGS = ("attention_bias", "ffn_bias", "tied_embeddings")
+FLAGS = ("attention_bias", "ffn_bias", "tied_embeddings", "parallel")
 OPTIONAL_INTEGERS = ("n_kv_heads", "head_dim", "sliding_window")
 FFN_WIDTH = 4  # times the hidden size, of families whose config.json need not say
 
@@ -161,7 +161,7 @@ def _rope(reader: _Reader, max_positions: int, head_dim: int) -> dict[str, Any]:
         parameters |= value or {}
     if any(isinstance(value, dict) for value in parameters.values()):
         raise UserError("config.json: rotary settings that differ between layers are not supported")
-    theta = parameters.get("rope_theta", config.get("rope_theta", 10000.0))
+    theta = parameters.get("rope_theta", config.get(reader.family.keys.get("rope_theta", "rope_theta"), 10000.0))
     rotary_dims = _rotary_dims(reader, parameters, head_dim)
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in ("default", "llama3", None):
@@ -183,8 +183,8 @@ def _rope(reader: _Reader, max_positions: int, head_dim: int) -> dict[str, Any]:
 
 def _rotary_dims(reader: _Reader, parameters: dict[str, Any], head_dim: int) -> int | None:
     """The part of each head that is rotated, None for all of it."""
-    key = "partial_rotary_factor"
-    share = parameters.get(key, reader.config.get(key, reader.family.defaults.get(key)))
+    key = reader.family.keys.get("rotary_dims", "partial_rotary_factor")
+    share = parameters.get("partial_rotary_factor", reader.config.get(key, reader.family.defaults.get(key)))
     if share in (None, 1):
         return None
     if "rotary_dims" not in reader.family.keys:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from hybrid.checkpoint.falcon import falcon_layouts
 from hybrid.checkpoint.family import Family
+from hybrid.checkpoint.gpt_neox import GPT_NEOX
 
 _LLAMA_KEYS = {
     "vocab_size": "vocab_size",
@@ -170,8 +171,10 @@ FAMILIES: Mapping[str, tuple[Family, ...]] = MappingProxyType(
         "ArceeForCausalLM": (ARCEE,),
         "NemotronForCausalLM": (NEMOTRON,),
         "FalconForCausalLM": falcon_layouts(),
+        "GPTNeoXForCausalLM": (GPT_NEOX,),
     }
 )
 
-# Tensors that some checkpoints carry and no model reads: rotary frequencies are computed from the spec.
-HARMLESS_SUFFIXES = (".rotary_emb.inv_freq",)
+# Tensors that some checkpoints carry and no model reads: rotary frequencies are computed from the spec, and GPT-NeoX's
+# causal mask is no bias.
+HARMLESS_SUFFIXES = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")

@@ -167,7 +167,7 @@ class _Reader:
             if info.offset < end or info.offset % alignment:
                 raise self._damaged(f"{info.name} overlaps another tensor, or is not aligned to {alignment} bytes")
             end = info.offset + info.nbytes
-        if end > self._size:
+        if infos and end > self._size:
             raise UserError(
                 f"{self._path} is truncated: its header tells of {end} bytes ({format_size(end)}) and it has "
                 f"{self._size} ({format_size(self._size)}); download it again"

@@ -25,7 +25,7 @@ def added_tokens(vocabulary: Vocabulary) -> dict[int, str]:
     """Tokens with names of their own that are not of the trained model, by id; their texts have ordinary spaces."""
     named = (TokenType.CONTROL, TokenType.USER_DEFINED)
     triples = enumerate(zip(vocabulary.tokens, vocabulary.kinds, vocabulary.scores, strict=True))
-    return {i: token for i, (token, kind, score) in triples if score == ADDED_SCORE and kind in named}
+    return {i: token for i, (token, kind, score) in triples if score == ADDED_SCORE and kind in named and token}
 
 
 def sentencepiece_model(vocabulary: Vocabulary) -> bytes:
@@ -56,17 +56,20 @@ def sentencepiece_model(vocabulary: Vocabulary) -> bytes:
 
 
 def _unknown(vocabulary: Vocabulary) -> int:
-    if (index := vocabulary.ids.get("unknown_token_id")) is not None:
-        return index
+    """The unknown piece of the trained model; `unknown_token_id` may be another token, which stands in for it."""
     if TokenType.UNKNOWN in vocabulary.kinds:
         return vocabulary.kinds.index(TokenType.UNKNOWN)
     if "<unk>" in vocabulary.tokens:
         return vocabulary.tokens.index("<unk>")
+    if (index := vocabulary.ids.get("unknown_token_id")) is not None:
+        return index
     raise UserError(f"the tokenizer has no unknown token, which SentencePiece needs; {MEND}")
 
 
 def _piece(vocabulary: Vocabulary, index: int, unknown: int) -> bytes:
-    kind = TokenType.UNKNOWN if index == unknown else vocabulary.kinds[index]
+    kind = vocabulary.kinds[index]
+    if index == unknown or kind is TokenType.UNKNOWN:  # SentencePiece has one such piece
+        kind = TokenType.UNKNOWN if index == unknown else TokenType.CONTROL
     text = vocabulary.tokens[index]
     if kind is TokenType.USER_DEFINED:
         text = text.replace(" ", SPACE)

@@ -13,7 +13,7 @@ from hybrid.checkpoint.gguf_sentencepiece import added_tokens, sentencepiece_mod
 from hybrid.checkpoint.gguf_vocabulary import ENDINGS, MEND, PREFIX, Vocabulary, read_vocabulary
 from profiler.artifacts import UserError
 
-TEMPLATE = "tokenizer.chat_template"
+TEMPLATE, TEMPLATE_LIMIT = "tokenizer.chat_template", 1 << 20
 # Tokens that end a turn where the file does not say which does: those of these names that its chat template writes.
 TURN_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<EOT>")
 # What a model's makers recommend: the file's key, and that of generation_config.json.
@@ -70,8 +70,8 @@ def _templates(header: GgufHeader) -> dict[str, str]:
     found = {}
     for key, value in header.metadata.items():
         if key == TEMPLATE or key.startswith(f"{TEMPLATE}."):
-            if not isinstance(value, bytes):
-                raise UserError(f"{header.path}: {key} is not a text; {MEND}")
+            if not isinstance(value, bytes) or len(value) > TEMPLATE_LIMIT:
+                raise UserError(f"{header.path}: {key} is not a text of at most 1 MiB; {MEND}")
             name = "default" if key == TEMPLATE else key.removeprefix(f"{TEMPLATE}.")
             try:
                 found[name] = value.decode()

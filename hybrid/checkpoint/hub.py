@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import build_hf_headers
 
-from hybrid.checkpoint.hub_errors import HubUnreachableError, connection_lost, explained
+from hybrid.checkpoint.hub_errors import OFFLINE, HubUnreachableError, connection_lost, explained
 from hybrid.checkpoint.hub_files import HubFile, Listing
 from hybrid.checkpoint.hub_transfer import UNFINISHED, fetch_file
 from hybrid.checkpoint.source_name import HubName
@@ -54,7 +54,7 @@ class Hub:
         """
         try:
             if self.offline:
-                raise HubUnreachableError("HF_HUB_OFFLINE is set, so nothing is downloaded; unset it")
+                raise HubUnreachableError(OFFLINE)
             return self._ask(name)
         except HubUnreachableError as error:
             found = self._downloaded(name)

@@ -24,6 +24,7 @@ from profiler.artifacts import DISK_FULL, UserError, format_size, free_bytes
 
 LOGIN = "hf auth login (or HF_TOKEN=…)"
 AGAIN = "the same command goes on where this one stopped"
+OFFLINE = "HF_HUB_OFFLINE is set, so nothing is downloaded (unset it to download)"
 BAD_KEY, BUSY = 401, 429
 
 
@@ -60,7 +61,7 @@ def explained(name: HubName, endpoint: str, folder: Path) -> Iterator[None]:
     except EntryNotFoundError as error:
         raise UserError(f"{name} lacks a file that it lists; see {page}/tree/main") from error
     except OfflineModeIsEnabled as error:
-        raise HubUnreachableError("HF_HUB_OFFLINE is set, so nothing is downloaded; unset it") from error
+        raise HubUnreachableError(OFFLINE) from error
     except HfHubHTTPError as error:
         raise _answered(error, endpoint) from error
     except HFValidationError as error:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from hybrid.extras import install_command
 from hybrid.runtime.grammar_tokens import GrammarTokens
 from hybrid.tokenizer import Tokenizer
 from profiler.artifacts import UserError, format_size
@@ -87,7 +88,7 @@ class GrammarFactory:
         try:
             import llguidance
         except ImportError as error:
-            raise UserError("grammars need llguidance: pip install 'hybrid-inference[serve]'") from error
+            raise UserError(f"grammars need llguidance: {install_command('serve')}") from error
         if not tokenizer.has_bytes:
             raise GrammarError("grammars do not work with this model: its tokenizer does not write texts byte by byte")
         self._library = llguidance

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from hybrid.extras import install_command
 from hybrid.stages.compare_contenders import (
     Absent,
     Contender,
@@ -107,7 +108,7 @@ def compare(
 def require_drawing(plot: Path) -> None:
     """Refuse what cannot be drawn, before minutes of measuring."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("--plot draws with matplotlib, which is missing: pip install 'hybrid-inference[report]'")
+        raise UserError(f"--plot draws with matplotlib, which is missing: {install_command('report')}")
     if plot.suffix != ".png" or not plot.parent.is_dir():
         raise UserError(f"--plot names a PNG file in a folder that exists, such as compare.png, not {plot}")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybrid.checkpoint.reader import Checkpoint
+from hybrid.extras import install_command
 from hybrid.runtime.memory import available_memory
 from hybrid.stages.compare_contenders import Absent, Contender, Setup
 from hybrid.stages.peers.gguf_sizes import GgufSizes, read_gguf_sizes
@@ -19,7 +20,6 @@ from profiler.formats import is_quantised
 ACCELERATE, LLAMA = "accelerate", "llama.cpp"
 WORKERS = {ACCELERATE: "hybrid.stages.peers.accelerate_worker", LLAMA: "hybrid.stages.peers.llama_worker"}
 PACKAGES = {ACCELERATE: ("accelerate", "transformers"), LLAMA: ("llama_cpp",)}
-INSTALL = "pip install 'hybrid-inference[peers]'"
 ALIKE = 0.05  # of its bytes, by which a GGUF file of the same bits may differ
 F16 = 2
 # llama.cpp takes a model's activation from its architecture; a GGUF file cannot say otherwise.
@@ -60,7 +60,10 @@ def peer_contenders(setup: Setup) -> list[Contender | Absent]:
         problem = _problem(setup, program)
         python = None if problem else _interpreter(program, setup.settings.python)
         if python is None:
-            missing = problem or f"{' and '.join(PACKAGES[program])} cannot be imported; install with: {INSTALL}"
+            missing = (
+                problem
+                or f"{' and '.join(PACKAGES[program])} cannot be imported; install with: {install_command('peers')}"
+            )
             found += [Absent(form.name, "layer-wise", program, missing) for form in own]
         else:
             found += make(setup, own, python)

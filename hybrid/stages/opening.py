@@ -88,7 +88,7 @@ def open_engine(
     try:
         predictors = find_predictors(directory, profile)
         chosen = choose_mode(mode, directory, predictors)
-        found = choose_plan(directory, plan, vram, ram)
+        found, line = choose_plan(directory, plan, vram, ram), ""
         check_kv_format(kv_format)
         pages = None if kv_memory is None else kv_memory // page_bytes(directory.spec, kv_format)
         if found is None and device == "cuda" and vram is None and not automatic:
@@ -99,7 +99,7 @@ def open_engine(
             found = choice.plan
             if not mmap and found is not None and found.total_bytes("flash"):
                 raise UserError("--ram leaves neurons on the drive, and --no-mmap reads all of them; give one of them")
-            inform(f"{path}: {chosen} mode, {choice.how}{faster_line(directory, mode, chosen, thresholds)}")
+            line = f"{path}: {chosen} mode, {choice.how}{faster_line(directory, mode, chosen, thresholds)}"
         loss = None
         if chosen == "threshold" and cutoffs is None:
             calibrated = require_thresholds(directory, thresholds)
@@ -128,6 +128,8 @@ def open_engine(
             tally=tally,
             memory=memory,
         )
+        if line:
+            inform(line)
         return Engine(directory, options, tell)
     except BaseException:
         directory.close()

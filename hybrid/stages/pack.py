@@ -77,9 +77,10 @@ def pack(
     Raises:
         UserError: the checkpoint cannot be packed, the destination cannot be written, or another pack is writing it.
     """
-    source, destination = source.absolute(), destination.resolve()  # a GGUF file's name counts, where it is a link
+    destination = destination.resolve()
     check_places(source.resolve(), destination)
-    checkpoint = Checkpoint.open(source, activation, with_tokenizer=tokenizer is None)
+    # Not resolved: the hub's cache is made of links, and files of a split model are found by their names.
+    checkpoint = Checkpoint.open(source.absolute(), activation, with_tokenizer=tokenizer is None)
     origin = origin_of(checkpoint, activation, tokenizer, name)
     return pack_checkpoint(checkpoint, destination, weight_format, progress, tokenizer, origin)
 

@@ -1,4 +1,4 @@
-"""What packing changes about the values of a quantised checkpoint, said before it is done in silence."""
+"""What packing keeps and what it changes of the values of a quantised checkpoint: nothing is rounded in silence."""
 
 from __future__ import annotations
 
@@ -31,20 +31,19 @@ def rounding_notes(checkpoint: Checkpoint, weight_format: str) -> list[str]:
             continue
         same = tensor.block_format == weight_format
         (others if not same else turned if name.endswith(".down.weight") else kept)[tensor.code] += count
-    notes = []
+    notes, advice = [], "; --format q8_0 would round less, and take twice the memory" if weight_format == "q4_0" else ""
     if kept:
         notes.append(f"{_shares(kept, total)} kept bit for bit")
     if turned:
         notes.append(
             f"{_shares(turned, total)} rounded again: the down projections, which are stored by neuron here, so that "
-            "their blocks lie along the other side of the matrix"
+            f"their blocks lie along the other side of the matrix{advice}"
         )
     if others:
-        advice = "" if weight_format != "q4_0" else "; --format q8_0 would round less, and take twice the memory"
         notes.append(f"{_shares(others, total)} made {weight_format}, as a model directory has one format{advice}")
     return notes
 
 
 def _shares(weights: Counter[str], total: int) -> str:
     parts = [f"{count / total:.1%} of the weights, in {code.lower()}," for code, count in weights.most_common()]
-    return f"{' and '.join(parts)} {'are' if sum(weights.values()) else ''}"
+    return f"{' and '.join(parts)} are"

@@ -122,7 +122,7 @@ class _Preparation:
         files = self._packed(source)
         self._profiled(files)
         plan = self._planned(files)
-        self.pace.end()
+        self.pace.finish()
         return PrepareReport(
             path=self.destination,
             source=source.name,

@@ -13,7 +13,7 @@ from profiler.capture import CaptureLimits
 from profiler.training import Recipe
 
 PACKED_PER_SECOND = 150e6  # bytes, until the pace of this machine is seen
-PLANNING = 5.0  # seconds
+PLANNING = 2.0  # seconds
 TRAINING = 1.4  # of what a predictor's products take: the search for its rank, and what goes around it
 TELLING = 0.03  # of a phase, before which its own pace says little
 SIDE = 1024  # of the matrices that are multiplied to see how fast the machine is
@@ -55,6 +55,12 @@ class Pace:
             self._spent[self._running] = self.clock() - self._began
             self.expected.pop(self._running, None)
             self._running = ""
+
+    def finish(self) -> None:
+        """All phases have ended."""
+        self.end()
+        self.expected.clear()
+        self.show(Status("ready", "", 1.0, 0.0))
 
     def tell(self, stage: str, share: float) -> None:
         """So much of the phase that runs is done, 0 to 1."""

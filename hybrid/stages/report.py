@@ -16,6 +16,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from hybrid.extras import install_command
 from hybrid.stages.report_data import collect
 from hybrid.stages.report_parts import Missing, Section, plain
 from profiler.artifacts import UserError, explain_os_errors, write_atomic
@@ -52,7 +53,7 @@ def report(
         UserError: matplotlib is missing, it is no model directory, or the files cannot be written.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("a report is drawn by matplotlib, which is missing: pip install 'hybrid-inference[report]'")
+        raise UserError(f"a report is drawn by matplotlib, which is missing: {install_command('report')}")
     from hybrid.stages import report_quality, report_sections  # draw with matplotlib, which is optional
     from hybrid.stages.report_drawing import as_png, as_svg
 

@@ -109,6 +109,7 @@ FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "qwen2": (transformers.Qwen2Config, {"hidden_act": "silu"}),
     "qwen3": (transformers.Qwen3Config, {"hidden_act": "silu", "head_dim": 14}),
     "falcon": (transformers.FalconConfig, FALCON_SIZES),
+    "gpt_neox": (transformers.GPTNeoXConfig, {"num_key_value_heads": 6, "layer_norm_eps": 1e-5, "rotary_pct": 0.4}),
 }
 # What transformers does not know: the class and its activation, written over those of another in config.json.
 CLASSES = {"bamboo": ("BambooForCausalLM", "relu"), "prosparse": ("SparseLlamaForCausalLM", "fatrelu")}

@@ -68,7 +68,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, plan: Plan) -> Non
 
 
 def test_a_plan_of_the_version_before_is_read_and_has_planned_no_context() -> None:
-    older = read_plan(Path(__file__).parent / "fixtures" / "plan_version_2.json")
+    older = read_plan(Path(__file__).parents[1] / "artifacts/versions/plan_2.json")
     assert {memory: taken["context"] for memory, taken in older.bytes.items()} == {"gpu": 0, "ram": 0, "flash": 0}
     assert older.total_bytes("gpu") == 4096 + 2048 + 1024 + 6 * 96
     assert older.gpu_rows(0) == 6
@@ -77,7 +77,7 @@ def test_a_plan_of_the_version_before_is_read_and_has_planned_no_context() -> No
 @pytest.mark.parametrize("value", [None, [], "x", {"gpu": 3}, {"gpu": {}, "ram": {}, "flash": {}}])
 def test_damaged_bytes_of_an_older_plan_are_refused(tmp_path: Path, value: Any) -> None:
     path = tmp_path / "older.json"
-    shutil.copy(Path(__file__).parent / "fixtures" / "plan_version_2.json", path)
+    shutil.copy(Path(__file__).parents[1] / "artifacts/versions/plan_2.json", path)
     damage(path, "bytes", value)
     with pytest.raises(UserError, match=r"older\.json.*hybrid plan DIR --vram SIZE"):
         read_plan(path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from profiler import blocks
 from profiler.artifacts import UserError
-from profiler.blocks import BLOCK, decode, encode, vector_bytes
+from profiler.blocks import BLOCK, decode, encode, from_ggml, vector_bytes
 
 TYPES = {"q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}
 WORDS = {"q8_0": 8, "q4_0": 4}
@@ -165,3 +165,35 @@ def test_sizes():
         vector_bytes("q4_0", 60)
     with pytest.raises(UserError, match="vector of 33"):
         encode(torch.zeros(1, 33), "q8_0")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(FORMATS), st.integers(1, 4), st.integers(1, 40), st.integers(0, 1000))
+def test_blocks_of_others_are_kept_bit_for_bit(weight_format, rows, count, seed):
+    """Whatever bits they have, also such as no rounding makes: as a quantiser that weighs errors leaves them."""
+    size, n = vector_bytes(weight_format, BLOCK), count * BLOCK
+    theirs = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (rows, count * size), dtype=np.uint8))
+    data = from_ggml(theirs, weight_format)
+    for ours, reference in zip(data, theirs, strict=True):
+        assert as_gguf(ours.numpy().tobytes(), weight_format, n) == reference.numpy().tobytes()
+    with np.errstate(all="ignore"):
+        expected = torch.from_numpy(gguf.dequantize(theirs.numpy(), TYPES[weight_format]))
+    assert torch.equal(decode(data, weight_format, n).nan_to_num(), expected.nan_to_num())
+
+
+def test_what_rounding_the_other_side_of_a_matrix_costs():
+    """The figures of docs/model-directory.md, as root mean squares relative to the weights."""
+    weights = torch.randn(2048, 2048, generator=torch.Generator().manual_seed(0))
+
+    def rounded(values, weight_format):
+        return decode(encode(values.contiguous(), weight_format), weight_format, values.shape[1])
+
+    def error(values):
+        return round(100 * float((values - weights).pow(2).mean().sqrt() / weights.pow(2).mean().sqrt()), 2)
+
+    stored = {name: rounded(weights, name) for name in FORMATS}
+    assert error(stored["q8_0"]) == pytest.approx(0.54, abs=0.01)
+    assert error(rounded(stored["q8_0"].T, "q8_0").T) == pytest.approx(0.75, abs=0.01)
+    assert error(stored["q4_0"]) == pytest.approx(8.6, abs=0.1)
+    assert error(rounded(stored["q4_0"].T, "q4_0").T) == pytest.approx(11.6, abs=0.1)
+    assert error(rounded(stored["q4_0"].T, "q8_0").T) == pytest.approx(8.6, abs=0.1)

@@ -160,7 +160,7 @@ def test_damaged_figures_are_refused(tmp_path: Path, changes: dict[str, object])
 
 
 def test_a_file_of_the_version_before_is_read_and_its_context_is_nominal() -> None:
-    older = read_hardware(Path(__file__).parent / "fixtures" / "hardware_version_2.json")
+    older = read_hardware(Path(__file__).parents[1] / "artifacts/versions/hardware_2.json")
     assert older.context_bytes is None
     assert older.context == NOMINAL_CONTEXT, "its GPU has memory of its own"
     assert older.gpu.speeds["f16"].rows == 4e11

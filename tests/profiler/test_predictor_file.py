@@ -68,7 +68,7 @@ def test_every_family_comes_back_with_what_was_tried(tmp_path, make_wide, make_s
 
 
 def test_files_of_version_1_are_read():
-    path = Path(__file__).parent / "fixtures" / "predictors_version_1.safetensors"
+    path = Path(__file__).parents[1] / "artifacts/versions/predictors_1.safetensors"
     predictors = read_predictors(path)
     assert predictors.source_digest == "a" * 64
     assert [p.threshold for p in predictors.layers] == [0.25, float("inf")]

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from profiler.artifacts import UserError
 from profiler.profile import COUNT_NAMES, Profile, compact, read_profile, write_profile
 
-FIXTURE = Path(__file__).parent / "fixtures" / "profile_version_1.safetensors"
+FIXTURE = Path(__file__).parents[1] / "artifacts/versions/profile_1.safetensors"
 
 
 def make(layers: int = 2, neurons: int = 5, tokens: int = 100, seed: int = 0, **changes) -> Profile:

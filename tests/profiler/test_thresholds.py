@@ -72,7 +72,7 @@ def test_damaged_thresholds_are_refused(tmp_path, wrong):
 
 @pytest.mark.parametrize(("version", "expected"), [(1, replace(GOOD, documents=())), (2, GOOD)])
 def test_files_of_every_version_are_read(version, expected):
-    assert read_thresholds(Path(__file__).parent / "fixtures" / f"thresholds_version_{version}.json") == expected
+    assert read_thresholds(Path(__file__).parents[1] / f"artifacts/versions/thresholds_{version}.json") == expected
 
 
 def test_documents_are_as_many_as_a_file_holds(tmp_path):

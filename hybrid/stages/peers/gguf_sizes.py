@@ -1,4 +1,4 @@
-"""What the layers of a GGUF file take, so that as many as fit are given to a GPU. Needs the package `gguf`."""
+"""What the layers of a GGUF file take, so that as many as fit are given to a GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid.checkpoint.gguf_header import read_gguf_header
 from profiler.artifacts import UserError
 
 BLOCK = re.compile(r"blk\.(\d+)\.(ffn_(?:up|down|gate)\.)?")
@@ -46,18 +47,9 @@ def read_gguf_sizes(path: Path) -> GgufSizes:
     """The sizes of a file's tensors.
 
     Raises:
-        UserError: the file is no GGUF, or holds no layers; or the package is missing.
+        UserError: the file is no GGUF, or holds no layers.
     """
-    try:
-        from gguf import GGUFReader  # optional
-    except ImportError as error:
-        raise UserError("reading a GGUF file needs gguf: pip install 'hybrid-inference[peers]'") from error
-    try:
-        sizes = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(path).tensors}
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be read as a GGUF file ({error}); give the model that llama.cpp opens"
-        ) from error
+    sizes = {tensor.name: tensor.nbytes for tensor in read_gguf_header(path).tensors}
     layers: dict[int, list[int]] = {}
     for name, size in sizes.items():
         if found := BLOCK.match(name):

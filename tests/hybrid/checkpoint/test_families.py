@@ -56,6 +56,23 @@ FALCON_7B = {
     "num_kv_heads": 71,
 }
 
+# As published with Pythia-70M; GPT-NeoX-20B says gelu_fast.
+PYTHIA = {
+    "architectures": ["GPTNeoXForCausalLM"],
+    "hidden_act": "gelu",
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 2048,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 6,
+    "rotary_emb_base": 10000,
+    "rotary_pct": 0.25,
+    "tie_word_embeddings": False,
+    "use_parallel_residual": True,
+    "vocab_size": 50304,
+}
+
 
 def spec_of(config, **changes):
     return read_config({**config, **changes})[1]
@@ -116,6 +133,23 @@ def test_falcon_s_layouts():
     assert (classic.parallel, classic.shared_norm, classic.n_kv_heads, classic.ffn_bias) == (False, False, 64, True)
 
 
+def test_gpt_neox_rotates_a_quarter_of_each_head_and_has_biases_everywhere():
+    spec = spec_of(PYTHIA, rotary_emb_base=20000)
+    assert (spec.activation, spec.gated, spec.norm, spec.parallel, spec.shared_norm) == (
+        "gelu",
+        False,
+        "layer",
+        True,
+        False,
+    )
+    assert (spec.rotary_dims, spec.rope_theta, spec.n_kv_heads, spec.head_dim) == (16, 20000, 8, 64)
+    assert (spec.biased_projections, spec.ffn_bias) == (("q", "k", "v", "o"), True)
+    large = spec_of(PYTHIA, hidden_act="gelu_fast", use_parallel_residual=False, rotary_pct=1.0)
+    assert (large.activation, large.parallel, large.rotary_size) == ("gelu_tanh", False, 64)
+    parameters = {"rope_theta": 5e5, "partial_rotary_factor": 0.5}  # as transformers 5 writes it
+    assert spec_of(PYTHIA, rope_parameters=parameters).rotary_size == 32
+
+
 @pytest.mark.parametrize(
     ("config", "changes", "named"),
     [
@@ -138,6 +172,9 @@ def test_falcon_s_layouts():
         (FALCON_7B, {"activation": "swiglu"}, "'swiglu' is not supported"),
         (FALCON_7B, {"hidden_size": 4545}, "does not divide into 71 heads"),
         (FALCON_7B, {"architectures": ["RWForCausalLM"]}, "RWForCausalLM"),
+        (PYTHIA, {"rotary_pct": 1.5}, "rotary_pct is 1.5|rotary_pct 1.5"),
+        (PYTHIA, {"use_parallel_residual": "yes"}, "use_parallel_residual is 'yes'"),
+        (PYTHIA, {"rotary_emb_base": None}, "rope_theta is None"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(config, changes, named):
@@ -149,13 +186,21 @@ VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4), st.lists(st.integers(), max_size=2)
 )
 KEYS = sorted(
-    {*PROSPARSE, *FALCON_40B, "use_sliding_window", "max_window_layers", "layer_types", "partial_rotary_factor"}
+    {
+        *PROSPARSE,
+        *FALCON_40B,
+        *PYTHIA,
+        "use_sliding_window",
+        "max_window_layers",
+        "layer_types",
+        "partial_rotary_factor",
+    }
 )
 
 
 @settings(deadline=None, max_examples=300)
 @given(
-    st.sampled_from([BAMBOO, PROSPARSE, QWEN2, QWEN3, NEMOTRON, FALCON_40B, FALCON_7B]),
+    st.sampled_from([BAMBOO, PROSPARSE, QWEN2, QWEN3, NEMOTRON, FALCON_40B, FALCON_7B, PYTHIA]),
     st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3),
 )
 def test_any_value_gives_a_spec_or_a_user_error(config, changes):
@@ -204,6 +249,17 @@ def test_falcon_s_fused_heads_are_split_as_transformers_splits_them(make_family,
         assert torch.equal(ours[f"layers.2.{part}.weight"], heads[:, :-1])
         assert torch.equal(ours[f"layers.2.{part}.bias"], heads[:, -1])
     assert checkpoint.parameters == sum(t.numel() for t in theirs.values())
+
+
+def test_gpt_neox_s_causal_mask_is_not_taken_for_weights(make_family, tmp_path):
+    path = make_family("gpt_neox", tmp_path)
+    _, ours, theirs = opened(path)
+    masks = {f"gpt_neox.layers.{i}.attention.bias": torch.ones(1, 1, 9, 9, dtype=torch.uint8) for i in range(3)}
+    masks |= {f"gpt_neox.layers.{i}.attention.masked_bias": torch.tensor(-1e9) for i in range(3)}
+    save_file({**theirs, **masks}, path / "model.safetensors")
+    _, again, _ = opened(path)
+    assert set(again) == set(ours)
+    assert all(torch.equal(again[name], tensor) for name, tensor in ours.items())
 
 
 def test_fused_heads_do_not_depend_on_the_container_or_on_blocks(make_family, tmp_path):

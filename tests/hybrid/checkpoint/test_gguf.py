@@ -1,5 +1,7 @@
 """GGUF files are read as the Hugging Face folder with the same weights is, whatever the family and the type."""
 
+import shutil
+
 import gguf
 import pytest
 import torch
@@ -28,6 +30,36 @@ def test_every_family_has_the_spec_and_the_values_of_its_folder(family, make_fam
     for name, values in found.items():
         assert torch.equal(values, expected[name]), name
     assert ours.parameters == theirs.parameters
+
+
+VARIANTS = [
+    ("llama", {"attention_bias": True, "tie_word_embeddings": True}),
+    (
+        "llama",
+        {"num_key_value_heads": 6, "head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    ),
+    ("arcee", {"mlp_bias": True, "attention_bias": True}),
+    ("nemotron", {"mlp_bias": True, "partial_rotary_factor": 1.0}),
+    ("qwen2", {"tie_word_embeddings": True, "rms_norm_eps": 1e-6}),
+]
+
+
+@pytest.mark.parametrize(("family", "options"), VARIANTS)
+def test_biases_ties_and_other_options(family, options, make_family, make_gguf, tmp_path):
+    folder = make_family(family, tmp_path, dtype=torch.float32, **options)
+    path = make_gguf(folder, tmp_path / "model.gguf", "f32")
+    theirs, ours = Checkpoint.open(folder), Checkpoint.open(path, ACTIVATION[family])
+    assert ours.spec == theirs.spec
+    expected = read_all(theirs)
+    assert all(torch.equal(values, expected[name]) for name, values in read_all(ours).items())
+
+
+def test_a_window_makes_it_mistral(make_mistral, make_gguf, tmp_path):
+    folder = make_mistral(tmp_path)
+    told = make_gguf(folder, tmp_path / "told.gguf", **{"llama.attention.sliding_window": 24})
+    assert Checkpoint.open(told, "relu").spec == Checkpoint.open(folder).spec
+    untold = Checkpoint.open(make_gguf(folder, tmp_path / "untold.gguf"), "relu").spec
+    assert (untold.family, untold.sliding_window) == ("llama", None)
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
@@ -111,3 +143,83 @@ def test_names_of_a_relu_model_call_for_its_activation(make_llama, make_gguf, tm
             Checkpoint.open(plain, wrong)
     with pytest.raises(UserError, match="--activation is for GGUF files"):
         Checkpoint.open(folder, "relu")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "nemotron"])
+def test_packed_files_are_those_of_the_folder(family, make_family, make_gguf, tmp_path):
+    folder = make_family(family, tmp_path, dtype=torch.float16)
+    path = make_gguf(folder, tmp_path / "model.gguf", "f16")
+    theirs = pack(folder, tmp_path / "theirs").destination
+    ours = pack(path, tmp_path / "ours", activation=ACTIVATION[family]).destination
+    weights = [f.relative_to(theirs) for f in theirs.rglob("*.safetensors")]
+    assert len(weights) == 4 and all((ours / f).read_bytes() == (theirs / f).read_bytes() for f in weights)
+    assert (ours / "tokenizer.model").exists() and (ours / "source_config.json").exists()
+
+
+def test_a_split_model_is_opened_by_its_first_file(make_llama, make_gguf, tmp_path):
+    whole = make_gguf(make_llama(tmp_path), tmp_path / "whole.gguf")
+    names = [tmp_path / f"m-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    split(whole, names)
+    expected, found = read_all(Checkpoint.open(whole, "relu")), read_all(Checkpoint.open(names[0], "relu"))
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
+    links = tmp_path / "links"  # as the cache of the hub has them
+    links.mkdir()
+    for number, name in enumerate(names):
+        shutil.copy(name, tmp_path / f"blob{number}")
+        (links / name.name).symlink_to(tmp_path / f"blob{number}")
+    assert pack(links / names[0].name, tmp_path / "packed", activation="relu").parameters
+    with pytest.raises(UserError, match=r"is file 2 of 3; give the first one: .*m-00001-of-00003\.gguf"):
+        Checkpoint.open(names[1], "relu")
+    shutil.copy(names[1], tmp_path / "other.gguf")
+    with pytest.raises(UserError, match="file 2 of 3 of a split model, which are found by their names"):
+        Checkpoint.open(tmp_path / "other.gguf", "relu")
+    shutil.copy(names[1], names[2])
+    with pytest.raises(UserError, match=r"m-00003-of-00003\.gguf says that it is another file"):
+        Checkpoint.open(names[0], "relu")
+    names[2].unlink()
+    with pytest.raises(UserError, match=r"first of 3 files, and beside it there is no m-00003-of-00003\.gguf"):
+        Checkpoint.open(names[0], "relu")
+
+
+def split(whole, names):
+    """As llama.cpp's gguf-split: all metadata in the first file, the tensors in turn."""
+    reader = gguf.GGUFReader(whole)
+    for number, name in enumerate(names):
+        writer = gguf.GGUFWriter(name, "llama")
+        for field in reader.fields.values() if number == 0 else ():
+            if not field.name.startswith(("GGUF.", "general.architecture")):
+                sub = field.types[-1] if len(field.types) > 1 else None
+                writer.add_key_value(field.name, field.contents(), field.types[0], sub)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", len(names))
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in reader.tensors[number :: len(names)]:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def test_a_tokenizer_of_another_folder(make_llama, make_gguf, tmp_path):
+    folder = make_llama(tmp_path)
+    path = make_gguf(folder, tmp_path / "model.gguf", **{"tokenizer.ggml.mask_token_id": 99999})
+    with pytest.raises(UserError, match=r"mask_token_id is 99999, which no token is; .*--tokenizer FOLDER"):
+        pack(path, tmp_path / "packed", activation="relu")
+    with pytest.raises(UserError, match="is no folder with a tokenizer"):
+        pack(path, tmp_path / "packed", activation="relu", tokenizer=tmp_path)
+    packed = pack(path, tmp_path / "packed", activation="relu", tokenizer=folder).destination
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        assert (packed / name).read_bytes() == (folder / name).read_bytes()
+    assert b'"relu"' in (packed / "source_config.json").read_bytes()
+    with ModelDirectory.open(packed) as directory:
+        directory.verify()
+
+
+def test_the_command_says_what_was_assumed_and_kept(make_llama, make_gguf, tmp_path, hybrid):
+    folder = make_llama(tmp_path, hidden_act="silu", head_dim=16, **SIZES)
+    path = make_gguf(folder, tmp_path / "model.gguf", "q8_0")
+    code, out, err = hybrid("pack", str(path), str(tmp_path / "packed"))
+    assert code == 0, err
+    for said in ("architecture llama means silu", "kept bit for bit", "rounded again: the down projections"):
+        assert said in (out + err).replace("\n", " "), out + err

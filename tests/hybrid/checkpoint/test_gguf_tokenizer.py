@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 
 import gguf
 import pytest
@@ -48,7 +47,16 @@ NAMED = {389: ("<|im_start|>", True), 390: ("<|im_end|>", True), 391: ("  two sp
 @pytest.fixture(scope="module")
 def spm(tmp_path_factory):
     """A folder with a SentencePiece tokenizer as Llama's: identity, byte fallback; three tokens added behind it."""
-    folder, model = tmp_path_factory.mktemp("spm"), io.BytesIO()
+    folder = tmp_path_factory.mktemp("spm")
+    (folder / "tokenizer.model").write_bytes(trained())
+    named = {0: ("<unk>", True), 1: ("<s>", True), 2: ("</s>", True), **NAMED}
+    added = {str(i): {"content": text, "special": special} for i, (text, special) in named.items()}
+    write_json(folder, {**SPECIAL, "add_bos_token": True, "added_tokens_decoder": added, "chat_template": TEMPLATE})
+    return folder
+
+
+def trained(**options):
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter("\n".join(LINES).split("\n")),
         model_writer=model,
@@ -60,12 +68,9 @@ def spm(tmp_path_factory):
         remove_extra_whitespaces=False,
         num_threads=1,
         minloglevel=2,
+        **options,
     )
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
-    named = {0: ("<unk>", True), 1: ("<s>", True), 2: ("</s>", True), **NAMED}
-    added = {str(i): {"content": text, "special": special} for i, (text, special) in named.items()}
-    write_json(folder, {**SPECIAL, "add_bos_token": True, "added_tokens_decoder": added, "chat_template": TEMPLATE})
-    return folder
+    return model.getvalue()
 
 
 def write_json(folder, settings, name="tokenizer_config.json"):
@@ -149,11 +154,12 @@ def test_sentencepiece(spm, tmp_path, make_gguf):
     assert with_files[0] == with_files[1] != ""
 
 
-def test_sentencepiece_without_added_tokens_or_a_leading_space(spm, tmp_path, make_gguf):
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece_without_added_tokens_or_a_leading_space(prefix, tmp_path, make_gguf):
     plain = tmp_path / "plain"
     plain.mkdir()
-    shutil.copy(spm / "tokenizer.model", plain)
-    write_json(plain, {**SPECIAL, "add_bos_token": False})
+    (plain / "tokenizer.model").write_bytes(trained(add_dummy_prefix=prefix))
+    write_json(plain, {**SPECIAL, "add_bos_token": False, "add_prefix_space": prefix})
     check(taken_out(plain, tmp_path), load_tokenizer(plain))
 
 

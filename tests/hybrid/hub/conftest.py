@@ -61,4 +61,6 @@ def hub(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr("hybrid.checkpoint.hub_transfer.PAUSE", 0.01)
+    monkeypatch.setattr("hybrid.checkpoint.hub.LIST_SECONDS", 600.0)  # the machine may stand still meanwhile
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 600)
     return Hub.from_environment()

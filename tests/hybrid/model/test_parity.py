@@ -157,6 +157,9 @@ def test_llama_with_a_squared_gate(make_llama, tmp_path):
             {"new_decoder_architecture": False, "parallel_attn": False, "multi_query": False, "num_kv_heads": 6},
         ),
         ("falcon", {"activation": "gelu_new", "ffn_hidden_size": None}),
+        ("gpt_neox", {"hidden_act": "relu"}),
+        ("gpt_neox", {"hidden_act": "gelu", "use_parallel_residual": False, "rotary_pct": 1.0}),
+        ("gpt_neox", {"hidden_act": "gelu_fast", "tie_word_embeddings": True, "attention_bias": False}),
         ("bamboo", {}),
         ("prosparse", {}),
         ("prosparse", {"hidden_act_param": 0.01, "tie_word_embeddings": True}),
@@ -178,6 +181,7 @@ def test_other_families(make_family, tmp_path, family, options):
         ("qwen3", {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 24}),
         ("nemotron", {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 24, "partial_rotary_factor": 0.5}),
         ("falcon", {"hidden_size": 64, "num_attention_heads": 4}),
+        ("gpt_neox", {"hidden_size": 64, "num_attention_heads": 4, "rotary_pct": 0.25}),
         ("bamboo", {"hidden_size": 64, "num_attention_heads": 4}),
         # At its threshold the activation jumps: rounding to 8 bits makes it jump by as much as that is.
         ("prosparse", {"hidden_size": 64, "num_attention_heads": 4, "hidden_act_param": 0.01}),

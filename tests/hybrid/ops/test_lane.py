@@ -155,11 +155,16 @@ def test_a_failure_of_this_side_leaves_the_lane_free(run_program: RunProgram, br
 def test_a_failure_of_this_side_has_the_other_one_stop(run_program: RunProgram, broken: cpu.Pool) -> None:
     lane, slow = cpu.Lane(), cpu.Pool(1, 100.0)
     failing = Split(lane, broken, slow, outputs=5000)
-    with pytest.raises(RuntimeError, match="cannot run on the cores"):
-        run_program(failing.program, 1)
-    assert slow.waits == 0, "it did not wait to the end"
+    stopped = 0
+    for _ in range(20):  # on a busy machine it may have waited to its end before this side comes to fail
+        before = slow.waits
+        with pytest.raises(RuntimeError, match="cannot run on the cores"):
+            run_program(failing.program, 1)
+        stopped += slow.waits == before
+    assert stopped
+    before = slow.waits
     Split(lane, cpu.Pool(1), slow).check(run_program, 1)
-    assert slow.waits == 1
+    assert slow.waits == before + 1
 
 
 def test_a_program_is_not_handed_over_to_itself() -> None:

@@ -21,6 +21,7 @@ FAMILIES = {
     "nemotron": {"mlp_bias": True},
     "falcon": {"bias": True},
     "falcon with one norm": {"new_decoder_architecture": False},
+    "gpt_neox": {},
     "bamboo": {},
     "prosparse": {},
 }

@@ -122,7 +122,7 @@ def test_a_missing_library_names_the_command_that_mends_it(refused, demo, monkey
     from hybrid import cli_serve
 
     monkeypatch.setattr(cli_serve, "LIBRARIES", ("fastapi", "no_such_library"))
-    assert "no_such_library: pip install 'hybrid-inference[serve]'" in refused("serve", demo)
+    assert "no_such_library: pip install 'fastapi" in refused("serve", demo)
 
 
 def test_help_teaches(hybrid):

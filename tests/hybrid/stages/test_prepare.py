@@ -211,3 +211,15 @@ def test_a_name_that_is_both_a_folder_and_a_hubs(
     settings = PrepareSettings(texts=(text,), predictors=False)
     prepare("org/tiny", tmp_path / "model", settings, note=notes.append)
     assert "org/tiny is here, so the hub is not asked for it" in notes
+
+
+def test_a_gguf_file_gives_what_its_checkpoint_gives(
+    ready: Callable[..., PrepareReport], llama_checkpoint: Path, make_gguf: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_gguf(llama_checkpoint, tmp_path / "tiny.gguf", kind="bf16")
+    report = ready(path, activation="relu")
+    assert outcomes(report) == {"pack": "done", "profile": "done", "plan": "done"}
+    assert report.source == str(path) and report.mode == "exact"
+    assert set(outcomes(ready(path, activation="relu")).values()) == {"kept"}
+    with pytest.raises(UserError, match="holds another model than"):
+        ready(path, activation="relu2")

@@ -41,6 +41,8 @@ def test_a_phase_is_believed_once_it_runs() -> None:
     clock.now = 130.0
     pace.tell("counting", 1.0)
     assert (shown[-1].left, shown[-1].share) == (0.0, 1.0)
+    pace.finish()
+    assert shown[-1] == Status("ready", "", 1.0, 0.0)
 
 
 def test_nothing_is_said_of_a_phase_that_nobody_guessed() -> None:
@@ -95,7 +97,7 @@ def test_training_is_most_of_profiling(llama_directory) -> None:
 
 
 def test_times_are_told_no_more_exactly_than_they_are_known() -> None:
-    assert time_left(None) == ""
+    assert time_left(None) == time_left(0.0) == ""
     assert [time_left(seconds) for seconds in (0.2, 61, 700, 9000)] == [
         "about 1 s left",
         "about 61 s left",

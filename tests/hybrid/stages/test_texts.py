@@ -240,4 +240,4 @@ def test_domains_have_names_of_their_own(tokenizer, folder, tmp_path):
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "text.txt")
     with pytest.raises(UserError, match="write it to a file first"):
-        find_files(tmp_path / "text.txt", lambda line: None)
+        text_files.find_files(tmp_path / "text.txt", lambda line: None)

@@ -1,0 +1,1 @@
+"""The documents' commands and figures: found, run, put in, compared."""
