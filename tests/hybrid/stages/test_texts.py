@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybrid.stages import text_files
 from hybrid.stages.shipped import CHECKPOINT
-from hybrid.stages.text_files import TextFile, find_files, read_bytes
+from hybrid.stages.text_files import TextFile, read_bytes
 from hybrid.stages.texts import Corpus
 from hybrid.tokenizer import load_tokenizer
 from profiler.artifacts import UserError
