@@ -72,7 +72,7 @@ def _outcome(command: Callable[[], None], interrupted: Callable[[], bool]) -> in
             return Exit.INTERRUPTED
         if _pipe_broke(error):
             return Exit.DONE
-        if isinstance(error, OSError):  # a file or folder that went, a disk that fails: nobody foresaw it where it was
+        if isinstance(error, OSError) and error.filename is not None:  # that went, or fails, where nobody foresaw it
             display.note(f"hybrid: {_told(error)}")
             return Exit.ERROR
         raise
@@ -93,9 +93,11 @@ def _pipe_broke(error: BaseException | None) -> bool:
 
 def _told(error: OSError) -> str:
     """What the operating system said, and of which file."""
-    reason = error.strerror or str(error) or type(error).__name__
-    where = "" if error.filename is None else f"{os.fsdecode(error.filename)!s:.300}: "
-    return f"{where}{reason}; see that files and folders stay where they are while hybrid uses them, then try again"
+    where = error.filename if isinstance(error.filename, int) else os.fsdecode(error.filename)[:300]
+    return (
+        f"{where}: {error.strerror}; see that files and folders stay where they are while hybrid uses them, then try "
+        "again"
+    )
 
 
 def _without_reader(number: int) -> bool:

@@ -133,9 +133,10 @@ class SentencePieceTokenizer(Tokenizer):
             self._model = sentencepiece.SentencePieceProcessor(model_proto=read_checked(path))
             self._before = self._model.encode("x")
             self._before_length = len(self._model.decode(self._before))
+            self._pieces: int = self._model.get_piece_size()
+            self._model.id_to_piece(list(range(self._pieces)))  # a piece that is no Unicode is found now
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{path} is not a SentencePiece model ({error}); copy it again") from error
-        self._pieces: int = self._model.get_piece_size()
         if not self._pieces:
             raise UserError(f"{path} holds no pieces; copy it again")
         self._added = settings.added

@@ -282,3 +282,16 @@ def remove_stale_partials(directory: Path) -> list[Path]:
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
+
+
+@contextlib.contextmanager
+def only_writer(directory: Path, purpose: str) -> Iterator[None]:
+    """`directory_lock`, and what killed writers left inside is removed.
+
+    Raises:
+        UserError: as there, or something of it cannot be removed.
+    """
+    with directory_lock(directory, purpose):
+        with explain_os_errors(purpose, directory):
+            remove_stale_partials(directory)
+        yield

@@ -21,7 +21,7 @@ from hybrid.stages.opening import open_engine, resolve
 from hybrid.stages.price_search import BudgetSearch, Knob, Trier, price_knob, search, share_knob
 from hybrid.stages.quality import Passage, Source, measure, parts_of, read_passages
 from hybrid.stages.texts import Corpus, digest_text
-from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
+from profiler.artifacts import UserError, explain_os_errors, only_writer, sha256_file
 from profiler.curve import Curve
 from profiler.naming import LogitCurves, NamedCounts
 from profiler.predictor import PredictorSet
@@ -226,7 +226,7 @@ def _write_predictors(given: Given, predictors: PredictorSet, found: BudgetSearc
     directory, name = given.dense.directory, given.settings.name
     path, quality = directory.predictors_path(name), tuple(map(predictor_quality, tally.quality()))
     fitted = replace(predictors.with_thresholds(found.found.thresholds), quality=quality)
-    with directory_lock(directory.path, "store thresholds"), explain_os_errors("store thresholds", directory.path):
+    with only_writer(directory.path, "store thresholds"), explain_os_errors("store thresholds", directory.path):
         write_predictors(path, fitted)
         if directory.has_profile(name):
             profile = read_profile(directory.profile_path(name))

@@ -19,7 +19,7 @@ from hybrid.runtime.options import EngineOptions
 from hybrid.stages.text_files import Note
 from hybrid.stages.texts import Corpus, Window, digest_text
 from hybrid.store.directory import ModelDirectory
-from profiler.artifacts import UserError, directory_lock, explain_os_errors
+from profiler.artifacts import UserError, explain_os_errors, only_writer
 from profiler.curve import Curve, LogBins, cutoffs_for
 from profiler.thresholds import LayerThreshold, Thresholds, write_thresholds
 
@@ -200,7 +200,7 @@ def store(path: Path, target: Path, thresholds: Thresholds) -> None:
     Raises:
         UserError: it cannot be written, or another process writes it.
     """
-    with directory_lock(path, "write thresholds"):
+    with only_writer(path, "write thresholds"):
         if not os.access(path, os.W_OK):
             raise UserError(f"cannot write thresholds: {path} cannot be written; work on a copy of your own")
         with explain_os_errors("write thresholds", path):

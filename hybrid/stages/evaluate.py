@@ -46,7 +46,7 @@ from hybrid.store.evaluation_file import (
 )
 from hybrid.store.files import ModelFiles
 from placement.plan import Mode
-from profiler.artifacts import UserError, directory_lock, explain_os_errors
+from profiler.artifacts import UserError, explain_os_errors, only_writer
 from profiler.bootstrap import FEWEST_DOCUMENTS
 from profiler.profile import read_profile
 from profiler.quality import LayerQuality
@@ -235,7 +235,7 @@ def _seen(directory: ModelDirectory, profile: str, thresholds: str | None, sourc
 def _store(model: Path, target: Path, evaluation: Evaluation) -> EvaluationReport:
     """Write it where the directory can be written; hours of measuring are not lost where it cannot."""
     try:
-        with directory_lock(model, "store the evaluation"), explain_os_errors("store the evaluation", model):
+        with only_writer(model, "store the evaluation"), explain_os_errors("store the evaluation", model):
             target.parent.mkdir(exist_ok=True)
             write_evaluation(target, evaluation)
             _store_loss(model, evaluation)

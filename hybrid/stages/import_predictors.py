@@ -24,7 +24,7 @@ from hybrid.stages.text_files import Note
 from hybrid.stages.texts import Corpus
 from hybrid.store.directory import ModelDirectory
 from hybrid.tokenizer import load_tokenizer
-from profiler.artifacts import UserError, directory_lock
+from profiler.artifacts import UserError, only_writer
 from profiler.naming import LogitCurves, LogitTap, NamedCounts
 from profiler.predictor import Predictor, PredictorSet
 from profiler.predictor_file import write_predictors
@@ -209,7 +209,7 @@ def store(
     Raises:
         UserError: the directory cannot be written, or another process writes it.
     """
-    with directory_lock(directory.path, "import predictors"):
+    with only_writer(directory.path, "import predictors"):
         if not os.access(directory.path, os.W_OK):
             raise UserError(f"cannot import: {directory.path} cannot be written; work on a copy of your own")
         make_folders(directory, settings.name)

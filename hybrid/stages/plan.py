@@ -20,7 +20,7 @@ from placement.frequencies import Frequencies
 from placement.plan import MOST_BATCH, Budgets, Digests, Mode, Objective, Plan, SolverName
 from placement.plan_file import write_plan
 from placement.planner import Request, make_plan
-from profiler.artifacts import UserError, directory_lock, explain_os_errors, sha256_file
+from profiler.artifacts import UserError, explain_os_errors, only_writer, sha256_file
 from profiler.hardware import read_hardware
 from profiler.profile import read_profile
 
@@ -88,7 +88,7 @@ def plan(path: Path, settings: PlanSettings) -> PlanReport:
     request, result = solve(directory, settings, given)
     explanation = explain(request, result) if settings.explain else None
     target = directory.plan_path(settings.name)
-    with directory_lock(path, "write a plan"):
+    with only_writer(path, "write a plan"):
         with explain_os_errors("write a plan", path):
             target.parent.mkdir(exist_ok=True)
         write_plan(target, result)

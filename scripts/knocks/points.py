@@ -69,10 +69,13 @@ def spread(points: int, end: int) -> list[int]:
     return [1 + round(i * (end - 1) / max(1, points - 1)) for i in range(points)] if end else []
 
 
-def kills(bases: Bases, scratch: Path) -> Iterator[Result]:
+KILLS = ((PACK, 30, 10), (PROFILED, 34, 10), (PLAN, 12, 6))  # points by writes and by time
+
+
+def kills(bases: Bases, scratch: Path, jobs: Sequence[tuple[Job, int, int]] = KILLS) -> Iterator[Result]:
     """kill -9 before the N-th write, and at times."""
     number = 0
-    for job, by_writes, by_time in ((PACK, 30, 10), (PROFILED, 34, 10), (PLAN, 12, 6)):
+    for job, by_writes, by_time in jobs:
         whole = reference(job, bases, scratch)
         moments: list[tuple[str, float]] = [("write", at) for at in spread(by_writes, whole.writes)]
         times = by_time if moments else by_time + by_writes
@@ -182,24 +185,31 @@ def shrinking(bases: Bases, scratch: Path) -> Iterator[Result]:
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1)
 
 
-def signals(bases: Bases, scratch: Path) -> Iterator[Result]:
+def signals(bases: Bases, scratch: Path, jobs: Sequence[Job] = (GENERATE, PACK, PROFILED, PLAN)) -> Iterator[Result]:
     """Signals while a text is generated, a model packed, profiled and planned."""
     number = 0
-    for job in (GENERATE, PACK, PROFILED, PLAN):
+    for job in jobs:
         whole = reference(job, bases, scratch)
         for sent in SIGNALS:
             for part in range(4):
                 number += 1
                 with place(scratch) as (folder, log):
                     job.begin(bases, folder)
-                    status = _signalled(job, bases, folder, log, sent, whole.seconds * (part + 0.5) / 4)
+                    after = 0.004 * part if job is GENERATE else whole.seconds * (part + 0.5) / 4
+                    status = _signalled(job, bases, folder, log, sent, after, job is GENERATE)
                     problems = job.problems(bases, folder, log / "after", whole.digest)
                     allowed = (0, 130) if sent == signal.SIGINT else (0, -sent)
                     yield result(f"signal: {job.name}", number, status, log, problems, allowed, sent.name)
 
 
-def _signalled(job: Job, bases: Bases, folder: Path, log: Path, sent: int, after: float) -> int | None:
+def _signalled(
+    job: Job, bases: Bases, folder: Path, log: Path, sent: int, after: float, writing: bool = False
+) -> int | None:
+    """Status of a job that is sent a signal some seconds after its start, or after it began to write its result."""
     child = in_child(job.work(bases, folder), log / "stdout", log / "stderr", None)
+    until = time.monotonic() + SECONDS
+    while writing and time.monotonic() < until and not ((log / "stdout").exists() and (log / "stdout").stat().st_size):
+        time.sleep(0.0005)
     time.sleep(after)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, sent)

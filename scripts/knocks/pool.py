@@ -67,6 +67,8 @@ def in_child(work: Callable[[], None], stdout: Path, stderr: Path, stdin: Path |
     code = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a campaign in the background ignores
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         for path, flags, number in (
             (stdin or Path(os.devnull), os.O_RDONLY, 0),
             (stdout, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 1),

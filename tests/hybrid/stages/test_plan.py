@@ -90,3 +90,11 @@ def test_settings_that_are_not_known_are_refused(options):
 def test_a_model_without_a_profile_is_told_to_be_profiled(llama_directory):
     with pytest.raises(UserError, match=r"no profile at .*hybrid profile"):
         plan(llama_directory, SETTINGS)
+
+
+def test_what_a_killed_writer_left_is_removed(model):
+    left = model / "plans" / ".default.json.partial-123"
+    left.write_text("{")
+    plan(model, SETTINGS)
+    assert not left.exists()
+    assert (model / "plans" / "default.json").is_file()

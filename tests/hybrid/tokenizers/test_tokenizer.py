@@ -213,6 +213,14 @@ def test_a_text_that_the_tokenizer_cannot_encode_is_refused(made, tmp_path):
         tokenizer.encode("b")
 
 
+def test_a_piece_that_is_no_unicode_is_refused(made, tmp_path):
+    model = (made["llama"] / "tokenizer.model").read_bytes()
+    assert b"<0x41>" in model
+    (tmp_path / "tokenizer.model").write_bytes(model.replace(b"<0x41>", b"<0\xff41>"))
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        load_tokenizer(tmp_path)
+
+
 def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
     with (tmp_path / "tokenizer.model").open("wb") as file:
         file.truncate(1 << 30)
