@@ -50,7 +50,10 @@ def markdown(figures: dict[str, Any]) -> str:
         total = sum(sum(kinds.values()) for kinds in targets.values())
         bad = sum(count for kinds in targets.values() for kind, count in kinds.items() if kind in BAD)
         lines += [f"**{SAID.get(group, group)}**: {total:,} cases, {bad} ended badly.", ""]
-        lines += ["| | cases | a result | refused (1) | usage (2) | badly |", "|---|---:|---:|---:|---:|---:|"]
+        lines += [
+            "| | cases | a result, or the signal's end | refused (1) | usage (2) | badly |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
         for name, kinds in targets.items():
             good = [kinds.get(column, 0) for column in COLUMNS]
             whole = sum(kinds.values())
