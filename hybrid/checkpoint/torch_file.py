@@ -82,7 +82,7 @@ def _ordinary(path: Path, name: object, value: object, mend: str) -> torch.Tenso
 
 def _check_archive(path: Path, mend: str) -> None:
     """Only an archive whose entries are stored plainly can be mapped, and cannot grow when it is read."""
-    if not path.is_file():
+    if path.exists() and not path.is_file():  # a pipe would be waited for
         raise UserError(f"{path} is not a file; {mend}")
     try:
         with zipfile.ZipFile(path) as archive:

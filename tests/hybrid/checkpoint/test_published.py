@@ -113,7 +113,7 @@ def test_code_is_not_run_and_text_is_no_tensor(tmp_path, reader):
     torch.save({"fc1.weight": torch.ones(2), "fc2.weight": Attack(tmp_path / "ran")}, tmp_path / "code.pt")
     (tmp_path / "text.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9000\n")
     (tmp_path / "folder.pt").mkdir()
-    cases = {"code": "more than tensors", "text": "download it again", "folder": "cannot read", "none": "cannot read"}
+    cases = {"code": "more than tensors", "text": "download it again", "folder": "not a file", "none": "cannot read"}
     for name, message in cases.items():
         with pytest.raises(UserError, match=message):
             reader(tmp_path / f"{name}.pt")

@@ -85,14 +85,15 @@ def test_a_chosen_plan_that_does_not_fit_is_made_anew_and_gives_the_same_text(
 ):
     make_plan(demo_copy, PlanSettings(vram=7 * MIB, context=CONTEXT, kv_format="f32"))
     for free, warned in ((7 * MIB, False), (6 * MIB, True)):
-        told, device = [], pretended_device(free=free, context=64)
-        options = {"device": "cpu", "context": CONTEXT, "kv_format": "f32", "memory": device, "note": told.append}
-        with open_engine(demo_copy, automatic=True, **options) as engine:
+        told, how, device = [], [], pretended_device(free=free, context=64)
+        options = {"device": "cpu", "context": CONTEXT, "kv_format": "f32", "memory": device}
+        with open_engine(demo_copy, automatic=True, note=told.append, inform=how.append, **options) as engine:
             assert bool(told) == warned
             assert (engine.options.plan.budgets.vram < 7 * MIB) == warned
             assert engine.machine.units["gpu"].total <= engine.options.plan.budgets.vram
             torch.testing.assert_close(engine.logits(IDS), expected[0], rtol=1e-4, atol=1e-4)
-    assert "planned now for 5.6 MiB of the 6.0 MiB that are free" in told[0]
+    assert "make it anew with: hybrid plan" in told[0]
+    assert "for 5.5 MiB of the 6.0 MiB that are free" in how[0]
 
 
 def test_a_budget_is_planned_for_when_the_model_is_opened(demo, pretended_device, expected):
