@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGES := hybrid profiler placement
 TORCH ?= $(or $(patsubst $(VENV)/.torch-%,%,$(wildcard $(VENV)/.torch-*)),auto)
+# Processes that tests run in: each file in one, as tests of a file share fixtures, so that nothing waits for what is slow.
+WORKERS ?= 2
 NATIVE := CMakeLists.txt $(wildcard hybrid/ops/native/*)
 
 .DEFAULT_GOAL := help
@@ -45,7 +47,7 @@ check: install  ## lint, types, import contracts
 	$(BIN)/lint-imports
 
 test: check  ## check, and every test that is neither slow nor for a GPU
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
 
 slow: install  ## only the slow tests
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="llama-1b", help="shape (default llama-1b)")
     parser.add_argument("--formats", default=",".join(FORMATS), help=f"some of {','.join(FORMATS)}")
-    parser.add_argument("--model", type=Path, help="a model directory in the place of synthetic ones, or demo")
+    parser.add_argument("--model", help="a model directory in the place of synthetic ones, or demo")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--modes", default="predicted", help="of batching; latency and http take the first")
     parser.add_argument(
@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def models(args: argparse.Namespace) -> dict[str, tuple[Path, Path | None]]:
     """Model directories, and files of the peer with the same weights, by format."""
     if args.model is not None:
-        return {args.model.name: (resolve(args.model), None)}
+        return {Path(args.model).name: (resolve(args.model), None)}
     cache, shape = cache_directory() / "peers", Shape(**PRESETS[args.preset])
     pairs = {name: model_pair(cache, args.preset, shape, name, tell) for name in args.formats}
     return {name: (pair.directory, pair.gguf) for name, pair in pairs.items()}

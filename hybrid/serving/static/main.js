@@ -47,6 +47,8 @@ function askForKey(words) {
   at("key").focus();
 }
 
+let early = false; // something was to be sent before the server had named its model: it goes then
+
 async function connect() {
   try {
     const models = await (await request("/v1/models")).json();
@@ -65,11 +67,13 @@ async function connect() {
     }
   }
   refresh();
+  if (talk.model && early) composer.requestSubmit();
 }
 
 composer.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (talk.busy || !talk.model || !prompt.value.trim()) return;
+  early = !talk.model;
+  if (talk.busy || early || !prompt.value.trim()) return;
   if (talk.send(prompt.value)) {
     if (talk.kind === "chat") prompt.value = "";
     at("parameters").open = false;

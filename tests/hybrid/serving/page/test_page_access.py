@@ -151,6 +151,24 @@ def test_what_the_server_refuses_is_told_in_words(open_page, status, headers, er
     expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
 
 
+def test_what_is_sent_before_the_server_named_its_model_goes_then(open_page):
+    held, sent = [], []
+
+    def answer(route):
+        sent.append(route.request.post_data_json["messages"])
+        route.fulfill(status=400, body="{}", content_type="application/json")
+
+    page = open_page(routes={"**/v1/models": lambda route: held.append(route), "**/v1/chat/completions": answer})
+    page.expected.append("the server responded with a status of")
+    page.fill("#prompt", "Hello")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    assert not sent
+    held[0].continue_()
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert sent[0][-1]["content"] == "Hello"
+
+
 def test_a_connection_that_breaks_leaves_what_came(open_page):
     turn = []
 
