@@ -5,8 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PACKAGES := hybrid profiler placement
 TORCH ?= $(or $(patsubst $(VENV)/.torch-%,%,$(wildcard $(VENV)/.torch-*)),auto)
-# Processes that tests run in: each file in one, as tests of a file share fixtures, so that nothing waits for what is slow.
+# Tests run in so many processes, those of a file in one; torch's threads would spin on the cores of the others.
 WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 NATIVE := CMakeLists.txt $(wildcard hybrid/ops/native/*)
 
 .DEFAULT_GOAL := help
@@ -47,13 +48,13 @@ check: install  ## lint, types, import contracts
 	$(BIN)/lint-imports
 
 test: check  ## check, and every test that is neither slow nor for a GPU
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --dist loadfile
+	$(PYTEST) -m "not slow and not gpu"
 
 slow: install  ## only the slow tests
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 test-all: check  ## every test that needs no GPU, and those of the native operators under sanitizers
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 	VENV=$(VENV) scripts/sanitize.sh
 
 bench: install  ## time the operators against torch and against the memory's bandwidth
