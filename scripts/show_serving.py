@@ -123,7 +123,7 @@ def main() -> None:
     """The tables of one file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    print("\n".join(tables(json.loads(parser.parse_args().file.read_text()))))
+    print("\n".join(tables(json.loads(parser.parse_args().file.read_text()))).strip())
 
 
 if __name__ == "__main__":
