@@ -58,8 +58,8 @@ def _layer(value: Any) -> LayerPlan:
 
 
 def _solver(value: Any) -> SolverReport:
-    warnings = value.get("warnings") if isinstance(value, dict) else None
-    return from_json(SolverReport, {**value, "warnings": tuple(_list("warnings", warnings))}, "plan")
+    warnings = tuple(_list("warnings", value.get("warnings") if isinstance(value, dict) else None))
+    return from_json(SolverReport, {**value, "warnings": warnings}, "plan")
 
 
 def _list(name: str, value: Any) -> list[Any]:
