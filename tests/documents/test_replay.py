@@ -44,7 +44,8 @@ def replay(hybrid, monkeypatch, tmp_path):
                 else:
                     found = here.run(one.command)
                 lines, expected = (
-                    sorted(line for line in masked(text) if not line.startswith(SOMETIMES)) for text in (found, one.output)
+                    sorted(line for line in masked(text) if not line.startswith(SOMETIMES))
+                    for text in (found, one.output)
                 )
                 assert lines == expected, one.command
                 count += 1
