@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from profiler.artifacts import UserError
 from profiler.capture import LayerSamples, Split, encode_magnitude
 from profiler.predictor_outline import Trial
-from profiler.selection import Candidate, Target, allocate, ladder, search
+from profiler.selection import PARTS, Candidate, Target, allocate, ladder, search
 from profiler.training import Recipe, mass_at_active, measure, tune_factors
 from profiler.training_free import Gates, factors, few_bits
 
@@ -173,7 +173,8 @@ def test_no_other_choice_within_the_budget_names_fewer(tried, layers, budget):
     predictors = allocate("d", found, budget)
     picked = [trial for trials in predictors.trials for trial in trials if trial.chosen]
     assert sum(t.nbytes for t in picked) <= budget
-    fewest = min(sum(one.trial.named_at_keep for one in c) for c in choices)
+    parts = [c for c in choices if sum(-(-one.trial.nbytes * PARTS // budget) for one in c) <= PARTS]  # as it counts
+    fewest = min((sum(one.trial.named_at_keep for one in c) for c in parts), default=math.inf)
     assert sum(t.named_at_keep for t in picked) <= fewest + 1e-9
 
 
