@@ -46,6 +46,6 @@ def pack(
             lambda done, total: tell("packing", done, total),
             activation,
             tokenizer,
-            None if found.listing is None else found.name,
+            found.hub_name,
         )
     display.show(as_json, "hybrid.pack/1", report, lambda: reports.pack_lines(report))

@@ -118,15 +118,14 @@ def plan(
 def plan_lines(report: PlanReport) -> list[str]:
     """Where every byte goes, how long a token should take, and how good the plan is known to be."""
     plan, solver = report.plan, report.plan.solver
-    total = len(plan.layers) * plan.n_rows
-    on_gpu = sum(plan.gpu_rows(i) for i in range(len(plan.layers)))
     budgets = plan.budgets
     batch = "" if budgets.batch == 1 else f", batches of {budgets.batch}"
     lines = [f"{report.path}: {plan.mode} mode on {plan.hardware}, context {budgets.context}{batch}"]
     lines += [f"note: {note}" for note in report.notes]
     lines += ["", *_bytes_lines(plan), ""]
     rows = ", ".join(str(plan.gpu_rows(i)) for i in range(len(plan.layers)))
-    lines.append(f"rows on the gpu: {on_gpu:,} of {total:,} ({on_gpu / total:.1%}); by layer {rows}")
+    share = f"{plan.rows_on_gpu:,} of {plan.rows:,} ({plan.rows_on_gpu / plan.rows:.1%})"
+    lines.append(f"rows on the gpu: {share}; by layer {rows}")
     units = [layer.attention for layer in plan.layers]
     lines.append(
         f"attention on the gpu: {units.count('gpu')} of {len(units)} layers; embeddings on the {plan.embeddings}, "

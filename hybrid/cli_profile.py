@@ -165,5 +165,4 @@ def parse_part(text: str, path: Path) -> int:
     share = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
     if share is None:
         return parse_size(text)
-    weights = sum(layout.size for layout in ModelFiles.open_files(path).manifest.layouts.values())
-    return int(float(share[1]) / 100 * weights)
+    return int(float(share[1]) / 100 * ModelFiles.open_files(path).weight_bytes)

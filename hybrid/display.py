@@ -47,8 +47,10 @@ def write(text: str) -> None:
         raise UserError(f"cannot write the result: {error.strerror}") from error
 
 
-def write_json(schema: str, value: Mapping[str, Any], indent: int | None = 1) -> None:
-    """The result as one JSON object that opens with the name of its schema; without `indent` on a line of its own."""
+def write_json(schema: str, value: Any, indent: int | None = 1) -> None:
+    """The result, a dataclass or a mapping, as one JSON object that opens with the name of its schema; without `indent`
+    on a line of its own.
+    """
     write(json.dumps({"schema": schema, **plain(value)}, indent=indent, allow_nan=False) + "\n")
 
 
@@ -58,7 +60,7 @@ def show(as_json: bool, schema: str, report: Any, lines: Callable[[], Iterable[s
     schema: what its JSON is called, such as `hybrid.plan/1`.
     """
     if as_json:
-        write_json(schema, plain(report))
+        write_json(schema, report)
     else:
         write("\n".join(lines()) + "\n")
 

@@ -233,6 +233,16 @@ class Placement:
         """Rows of a layer that live in GPU memory."""
         return sum(segment.rows for segment in self.layers[layer].segments if segment.resident == "gpu")
 
+    @property
+    def rows(self) -> int:
+        """Rows of all layers."""
+        return len(self.layers) * self.n_rows
+
+    @property
+    def rows_on_gpu(self) -> int:
+        """Those that live in GPU memory."""
+        return sum(self.gpu_rows(layer) for layer in range(len(self.layers)))
+
 
 @dataclass(frozen=True)
 class Plan(Placement):

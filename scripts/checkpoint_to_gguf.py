@@ -18,6 +18,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import torch
+from synthetic.gguf_layout import describe, gguf_name, permute
 from tokenizer_to_gguf import write_tokenizer
 
 from hybrid.checkpoint.reader import Checkpoint
@@ -38,20 +39,6 @@ ARCHITECTURES = {
     "nemotron": "nemotron",
 }
 PAIRED = ("llama", "arcee")
-NAMES = {
-    "embed": "token_embd",
-    "final_norm": "output_norm",
-    "head": "output",
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
-    "o": "attn_output",
-    "q_norm": "attn_q_norm",
-    "k_norm": "attn_k_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-}
 
 
 def convert(source: Path, destination: Path, kind: str = "f16", **metadata: Any) -> Path:
@@ -73,7 +60,7 @@ def convert(source: Path, destination: Path, kind: str = "f16", **metadata: Any)
         values = _whole(tensor).float()
         part = name.split(".")[-2]
         if part in ("q", "k") and architecture in PAIRED:
-            values = paired(values, checkpoint.spec.head_dim)
+            values = permute(values, len(values) // checkpoint.spec.head_dim)
         _add(writer, gguf_name(name), values, TYPES[kind])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -83,19 +70,6 @@ def convert(source: Path, destination: Path, kind: str = "f16", **metadata: Any)
 
 
 _ADD = {str: gguf.GGUFWriter.add_string, int: gguf.GGUFWriter.add_uint32, float: gguf.GGUFWriter.add_float32}
-
-
-def gguf_name(name: str) -> str:
-    """llama.cpp's name of a tensor: `layers.3.q.weight` -> `blk.3.attn_q.weight`."""
-    *layer, part, end = name.split(".")
-    place = f"blk.{layer[1]}." if layer else ""
-    return f"{place}{NAMES.get(part, part)}.{end}"
-
-
-def paired(values: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Query or key rows in llama.cpp's order: it rotates neighbours, checkpoints rotate halves of a head."""
-    heads = values.reshape(-1, 2, head_dim // 2, *values.shape[1:])
-    return heads.transpose(1, 2).reshape(values.shape)
 
 
 def rope_factors(spec: ModelSpec, scaling: Llama3Scaling) -> npt.NDArray[np.float32]:
@@ -126,19 +100,7 @@ def _add(writer: gguf.GGUFWriter, name: str, values: torch.Tensor, kind: gguf.GG
 def _describe(writer: gguf.GGUFWriter, spec: ModelSpec, architecture: str) -> None:
     writer.add_type("model")
     writer.add_name("converted")
-    writer.add_context_length(spec.max_positions)
-    writer.add_embedding_length(spec.hidden_size)
-    writer.add_block_count(spec.n_layers)
-    writer.add_feed_forward_length(spec.n_neurons)
-    writer.add_head_count(spec.n_heads)
-    writer.add_head_count_kv(spec.n_kv_heads)
-    if spec.norm == "layer":
-        writer.add_layer_norm_eps(spec.norm_eps)
-    else:
-        writer.add_layer_norm_rms_eps(spec.norm_eps)
-    writer.add_rope_freq_base(spec.rope_theta)
-    writer.add_rope_dimension_count(spec.rotary_size)
-    writer.add_vocab_size(spec.vocab_size)
+    describe(writer, spec)
     if spec.head_dim * spec.n_heads != spec.hidden_size or architecture == "qwen3":
         writer.add_key_length(spec.head_dim)
         writer.add_value_length(spec.head_dim)

@@ -17,7 +17,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-TORCH = "torch>=2.6,<2.14"
+from hybrid.runtime.nvidia_driver import TORCH_RANGE
+
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PYPI = "https://pypi.org/simple"
 TAG = "cp312"
@@ -29,7 +30,7 @@ PLATFORMS = (
 )
 
 
-def resolved(uv: str, platform: str, requirement: str = TORCH) -> dict[str, str]:
+def resolved(uv: str, platform: str, requirement: str = TORCH_RANGE) -> dict[str, str]:
     """name: version of all that is installed on a platform."""
     environment = {**os.environ, "MACOSX_DEPLOYMENT_TARGET": "14.0"}
     done = subprocess.run(

@@ -205,9 +205,6 @@ def refused(hybrid: Command) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def make_gguf() -> Callable[..., Path]:
     """`make_gguf(checkpoint, path, kind="f16", **metadata) -> Path`: a checkpoint folder as llama.cpp converts it."""
-    folder = str(Path(__file__).resolve().parent.parent / "scripts")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     from checkpoint_to_gguf import convert
 
     return convert

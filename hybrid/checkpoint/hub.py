@@ -88,10 +88,6 @@ class Hub:
             write_atomic(reference, listing.commit.encode())
         return folder if listing.name.file is None else folder / weights[0].name
 
-    def left(self, listing: Listing, files: list[HubFile]) -> int:
-        """Bytes of files that are still to be downloaded."""
-        return sum(0 if self._has(listing, file) else file.size - self._begun(listing, file) for file in files)
-
     def _bring(self, listing: Listing, files: list[HubFile], before: int, total: int, progress: Progress) -> None:
         done = before
 
@@ -102,7 +98,7 @@ class Hub:
 
         missing = [file for file in files if not self._has(listing, file)]
         if missing:
-            room = self.left(listing, missing)
+            room = sum(file.size - self._begun(listing, file) for file in missing)
             require_free_space(self.cache, room + MARGIN, f"downloading {listing.name} to {self.cache}")
         for file in files:
             if file in missing:

@@ -228,10 +228,9 @@ def _budgets_line(plan: Plan, free: int | None = None) -> str:
 
 def _parts_line(plan: Plan) -> str:
     """Where neurons are that are not in RAM, and whether the rest has room there."""
-    total = len(plan.layers) * plan.n_rows
     found = ""
     if plan.budgets.vram:
-        found = f", {sum(plan.gpu_rows(layer) for layer in range(len(plan.layers))):,} of {total:,} neurons on the gpu"
+        found = f", {plan.rows_on_gpu:,} of {plan.rows:,} neurons on the gpu"
     if flash := plan.total_bytes("flash"):
         found += f", {format_size(flash)} of neurons on the drive"
     note = ram_note(plan.total_bytes("ram"))

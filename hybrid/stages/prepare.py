@@ -127,7 +127,7 @@ class _Preparation:
             path=self.destination,
             source=source.name,
             weight_format=files.weight_format,
-            bytes=sum(layout.size for layout in files.manifest.layouts.values()),
+            bytes=files.weight_bytes,
             mode=plan.mode,
             tokens_per_second=plan.budgets.batch / plan.expected.token_seconds,
             steps=tuple(self.steps),
@@ -150,7 +150,6 @@ class _Preparation:
         checkpoint = self._open(path)
         self._expect(checkpoint)
         self.pace.begin("pack")
-        name = None if source.listing is None else source.name
 
         def tell(done: int, total: int) -> None:
             self.pace.tell("packing", done / max(1, total))
@@ -162,7 +161,7 @@ class _Preparation:
             tell,
             self.settings.activation,
             self.settings.tokenizer,
-            name,
+            source.hub_name,
         )
         for line in report.notes:
             self.note(line)
@@ -282,6 +281,6 @@ class _Preparation:
 
 
 def _plan_line(plan: Plan) -> str:
-    rows, total = sum(plan.gpu_rows(i) for i in range(len(plan.layers))), len(plan.layers) * plan.n_rows
-    where = f"{rows / total:.1%} of the neurons on the gpu" if plan.budgets.vram else "all of it on the CPU"
+    share = plan.rows_on_gpu / plan.rows
+    where = f"{share:.1%} of the neurons on the gpu" if plan.budgets.vram else "all of it on the CPU"
     return f"{plan.mode} mode, {where}, {plan.budgets.batch / plan.expected.token_seconds:,.3g} tokens/s predicted"

@@ -14,7 +14,7 @@ from hybrid.stages.profile_estimate import Estimate
 from hybrid.stages.profile_rounds import Clock
 from hybrid.store.directory import ModelDirectory
 from hybrid.store.files import ModelFiles
-from profiler.artifacts import directory_lock, explain_os_errors, remove_stale_partials
+from profiler.artifacts import explain_os_errors, only_writer
 from profiler.predictor import PredictorSet
 from profiler.predictor_file import write_predictors
 from profiler.predictor_outline import PredictorQuality
@@ -128,8 +128,7 @@ def finish_rows(path: Path, counted: Profile, name: str) -> None:
     wrong = [i for i in range(counted.layers) if not np.array_equal(files.neuron_ids(i), counted.hottest_first(i))]
     if not wrong:
         return
-    with directory_lock(path, "put rows in order"):
-        remove_stale_partials(path)
+    with only_writer(path, "put rows in order"):
         for layer in wrong:
             files.reorder_layer(layer, counted.hottest_first(layer))
         shutil.rmtree(unfinished(files.profile_path(name).parent, name), ignore_errors=True)

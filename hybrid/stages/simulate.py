@@ -237,12 +237,11 @@ def _prediction(request: Request, budgets: Budgets, name: str, made: Callable[[]
         plan = made()
     except UserError as error:
         return replace(asked, problem=str(error).splitlines()[0])
-    rows = sum(plan.gpu_rows(layer) for layer in range(len(plan.layers)))
     return replace(
         _with_prompt(asked, request, plan, prompt) if prompt else asked,
         plan=plan.name,
         tokens_per_second=budgets.batch / plan.expected.token_seconds,
-        gpu_rows=rows / len(plan.layers) / plan.n_rows,
+        gpu_rows=plan.rows_on_gpu / len(plan.layers) / plan.n_rows,
         expected=plan.expected,
     )
 

@@ -28,10 +28,15 @@ class Source:
     @property
     def name(self) -> str:
         """What it is called in an origin: the whole path, or `org/name@commit`."""
-        if self.listing is not None:
-            return self.listing.origin
+        if self.hub_name is not None:
+            return self.hub_name
         assert self.path is not None, "a source is here or on a hub"
         return str(self.path.absolute())
+
+    @property
+    def hub_name(self) -> str | None:
+        """`org/name@commit`; None for what is on this machine."""
+        return None if self.listing is None else self.listing.origin
 
     def fetch(self, progress: Progress) -> Path:
         """The folder or GGUF file, downloaded if need be; `progress(done, total)` hears of bytes.

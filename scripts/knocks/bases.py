@@ -6,16 +6,15 @@ a machine.
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 import torch
 from safetensors.torch import save_file
+from tiny_tokenizer import train_sentencepiece
 from tokenizers import ByteLevelBPETokenizer
 
 from hybrid.stages.calibrate import CalibrateSettings, calibrate
@@ -28,6 +27,7 @@ from profiler.hardware import read_hardware, write_hardware
 
 HIDDEN, NEURONS, LAYERS, HEADS, KV_HEADS = 32, 96, 2, 4, 2
 CONTEXT = 128
+VOCABULARY = 400  # of the SentencePiece tokenizer
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
 )
@@ -54,8 +54,9 @@ def make_bases(folder: Path) -> Bases:
         return bases
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    pieces, words = _sentencepiece(), _byte_level()
-    _checkpoint(bases.llama, len(_loaded(pieces)), {"tokenizer.model": pieces})
+    pieces = train_sentencepiece("\n".join(_lines(PROFILE_TEXT, 0, 20)).split("\n"), VOCABULARY)
+    words = _byte_level()
+    _checkpoint(bases.llama, VOCABULARY, {"tokenizer.model": pieces})
     fast = {"tokenizer.json": words.to_str(pretty=False).encode()}
     _checkpoint(bases.sharded, words.get_vocab_size(), fast, shards=2)
     words.save_model(str(folder))
@@ -79,31 +80,10 @@ def stages(model: Path, texts: Path) -> None:
     evaluate(model, [texts / "third.txt"], EvaluationSettings(tokens=200, layer_tokens=64, threads=1))
 
 
-def _loaded(pieces: bytes) -> Any:
-    return sentencepiece.SentencePieceProcessor(model_proto=pieces)
-
-
 def _lines(path: Path, first: int, count: int) -> list[str]:
     with path.open(encoding="utf-8") as file:
         lines = [json.loads(line)["text"] for _, line in zip(range(first + count), file, strict=False)]
     return lines[first:]
-
-
-def _sentencepiece() -> bytes:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter("\n".join(_lines(PROFILE_TEXT, 0, 20)).split("\n")),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=400,
-        byte_fallback=True,
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return model.getvalue()
 
 
 def _byte_level() -> ByteLevelBPETokenizer:

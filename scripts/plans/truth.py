@@ -98,7 +98,7 @@ def measure(
     return Measured(
         scenario=scenario.name,
         vram=plan.budgets.vram,
-        rows_on_gpu=sum(plan.gpu_rows(i) for i in range(len(layers))) / (len(layers) * plan.n_rows),
+        rows_on_gpu=plan.rows_on_gpu / plan.rows,
         attentions_on_gpu=sum(layer.attention == "gpu" for layer in layers),
         predicted=plan.expected.token_seconds,
         measured=statistics.median(seconds),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from profiler.artifacts import UserError
+from synthetic.gguf_layout import describe, gguf_name, permute
 from synthetic.weights import PlantedWeights
 
 TYPES = {
@@ -31,20 +32,6 @@ FILE_TYPES = {
 }
 ROWS_AT_ONCE = 1024
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "arcee": "arcee"}
-MODULES = {
-    "embed": "token_embd",
-    "final_norm": "output_norm",
-    "head": "output",
-    "attn_norm": "attn_norm",
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
-    "o": "attn_output",
-    "ffn_norm": "ffn_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-}
 
 
 def write_gguf(path: Path, weights: PlantedWeights, weight_type: str) -> None:
@@ -81,21 +68,6 @@ def write_gguf(path: Path, weights: PlantedWeights, weight_type: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def gguf_name(name: str) -> str:
-    """llama.cpp's name of a tensor: `layers.3.q.weight` -> `blk.3.attn_q.weight`."""
-    module, _, kind = name.rpartition(".")
-    if module.startswith("layers."):
-        _, layer, part = module.split(".")
-        return f"blk.{layer}.{MODULES[part]}.{kind}"
-    return f"{MODULES[module]}.{kind}"
-
-
-def permute(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Query or key rows in llama.cpp's order: it rotates neighbours, checkpoints rotate halves of a head."""
-    rows, columns = weight.shape
-    return weight.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
-
-
 def _bytes(shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> int:
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     return int(np.prod(shape)) // block * block_bytes
@@ -117,16 +89,7 @@ def _describe(writer: gguf.GGUFWriter, weights: PlantedWeights, weight_type: str
     spec = weights.spec
     writer.add_name("synthetic")
     writer.add_file_type(FILE_TYPES[weight_type])
-    writer.add_context_length(spec.max_positions)
-    writer.add_embedding_length(spec.hidden_size)
-    writer.add_block_count(spec.n_layers)
-    writer.add_feed_forward_length(spec.n_neurons)
-    writer.add_head_count(spec.n_heads)
-    writer.add_head_count_kv(spec.n_kv_heads)
-    writer.add_layer_norm_rms_eps(spec.norm_eps)
-    writer.add_rope_freq_base(spec.rope_theta)
-    writer.add_rope_dimension_count(spec.head_dim)
-    writer.add_vocab_size(spec.vocab_size)
+    describe(writer, spec)
     tokens, kinds = zip(*_vocabulary(spec.vocab_size), strict=True)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)

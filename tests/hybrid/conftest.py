@@ -30,7 +30,6 @@ fallback (`<unk>` 0, `<s>` 1, `</s>` 2, a beginning-of-sequence token is added);
 from __future__ import annotations
 
 import functools
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +39,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+from tiny_tokenizer import train_sentencepiece
 from tokenizers import ByteLevelBPETokenizer
 
 from hybrid.runtime.engine import Engine
@@ -128,21 +128,7 @@ def fill_with_noise(model: torch.nn.Module, seed: int, deviation: float) -> None
 @pytest.fixture(scope="session")
 def sentencepiece_model() -> bytes:
     """A SentencePiece BPE model with byte fallback, trained on a few lines."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT.split("\n") * 4),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=389,
-        byte_fallback=True,
-        character_coverage=0.99,
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return train_sentencepiece(TEXT.split("\n") * 4, 389, character_coverage=0.99)
 
 
 @pytest.fixture(scope="session")
@@ -299,3 +285,11 @@ def passages_of(tmp_path: Path) -> Callable[[Engine, Sequence[str], int], list[P
         return read_passages(Corpus.open([path], engine.tokenizer), context, None)[0]
 
     return cut
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A text that is long enough to count on."""
+    path = tmp_path / "text.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog and runs away, far away. " * 60)
+    return path

@@ -1,14 +1,12 @@
-"""Scripts import each other from their own folder."""
+"""What tests of scripts share."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,13 @@
 """A tokenizer taken out of a GGUF file gives the ids of the one that went in, whatever the text."""
 
-import io
 import json
 
 import gguf
 import pytest
-import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_tokenizer import train_sentencepiece
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from hybrid.chat_template import load_chat_template
@@ -56,21 +55,8 @@ def spm(tmp_path_factory):
 
 
 def trained(**options):
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter("\n".join(LINES).split("\n")),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=389,
-        byte_fallback=True,
-        character_coverage=0.98,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        num_threads=1,
-        minloglevel=2,
-        **options,
-    )
-    return model.getvalue()
+    kept = {"character_coverage": 0.98, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    return train_sentencepiece("\n".join(LINES).split("\n"), 389, **kept, **options)
 
 
 def write_json(folder, settings, name="tokenizer_config.json"):

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from loopback_hub import LoopbackHub
 
 from hybrid.checkpoint.hub import Hub
-
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "loopback_hub.py"
-
-
-@pytest.fixture(scope="session")
-def loopback() -> ModuleType:
-    """scripts/loopback_hub.py."""
-    spec = importlib.util.spec_from_file_location("loopback_hub", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -41,9 +26,9 @@ def repositories(llama_checkpoint: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def served(loopback: ModuleType, repositories: Path) -> Iterator[Any]:
+def served(repositories: Path) -> Iterator[Any]:
     """The hub, listening."""
-    with loopback.LoopbackHub.of_folder(repositories) as hub:
+    with LoopbackHub.of_folder(repositories) as hub:
         yield hub
 
 

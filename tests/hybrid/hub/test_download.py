@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import safetensors.torch
+from loopback_hub import Faults, Repository
 
 from hybrid.checkpoint.hub import Hub
 from hybrid.checkpoint.hub_transfer import UNFINISHED
@@ -102,10 +102,8 @@ def _breaking_after(most: int) -> Any:
 
 
 @pytest.mark.parametrize("ignores_ranges", [False, True])
-def test_connections_that_break_are_made_anew(
-    hub: Hub, served: Any, loopback: ModuleType, ignores_ranges: bool
-) -> None:
-    served.faults = loopback.Faults(break_after=30_000, breaks=2, ignore_ranges=ignores_ranges)
+def test_connections_that_break_are_made_anew(hub: Hub, served: Any, ignores_ranges: bool) -> None:
+    served.faults = Faults(break_after=30_000, breaks=2, ignore_ranges=ignores_ranges)
     told: list[int] = []
     folder = hub.fetch(hub.listing(TINY, pytest.fail), lambda folder: None, lambda done, total: told.append(done))
     assert Checkpoint.open(folder).parameters > 0
@@ -114,30 +112,30 @@ def test_connections_that_break_are_made_anew(
     assert len(weights) >= 3
 
 
-def test_a_damaged_file_is_refused_and_fetched_anew(hub: Hub, served: Any, loopback: ModuleType) -> None:
-    served.faults = loopback.Faults(damaged=frozenset([WEIGHTS]))
+def test_a_damaged_file_is_refused_and_fetched_anew(hub: Hub, served: Any) -> None:
+    served.faults = Faults(damaged=frozenset([WEIGHTS]))
     with pytest.raises(UserError, match="came damaged"):
         bring(hub)
     assert not list(blobs(hub).glob(f"*{UNFINISHED}"))
-    served.faults = loopback.Faults()
+    served.faults = Faults()
     assert Checkpoint.open(bring(hub)).parameters > 0
 
 
-def test_a_small_damaged_file_is_refused_too(hub: Hub, served: Any, loopback: ModuleType) -> None:
-    served.faults = loopback.Faults(damaged=frozenset(["config.json"]))
+def test_a_small_damaged_file_is_refused_too(hub: Hub, served: Any) -> None:
+    served.faults = Faults(damaged=frozenset(["config.json"]))
     with pytest.raises(UserError, match=r"config\.json came damaged"):
         bring(hub)
 
 
-def test_more_bytes_than_stated_are_not_written(hub: Hub, served: Any, loopback: ModuleType) -> None:
-    served.faults = loopback.Faults(longer=frozenset([WEIGHTS]))
+def test_more_bytes_than_stated_are_not_written(hub: Hub, served: Any) -> None:
+    served.faults = Faults(longer=frozenset([WEIGHTS]))
     with pytest.raises(UserError, match="sends more than"):
         bring(hub)
     (partial,) = blobs(hub).glob(f"*{UNFINISHED}")
     assert partial.stat().st_size <= served.repositories["org/tiny"].files[WEIGHTS]["size"]
 
 
-def test_shards_are_those_of_the_index(hub: Hub, served: Any, loopback: ModuleType, repositories: Path) -> None:
+def test_shards_are_those_of_the_index(hub: Hub, served: Any, repositories: Path) -> None:
     folder = repositories / "org" / "tiny"
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
@@ -149,7 +147,7 @@ def test_shards_are_those_of_the_index(hub: Hub, served: Any, loopback: ModuleTy
         index |= dict.fromkeys(part, shard)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     safetensors.torch.save_file(tensors, folder / "model-00003-of-00002.safetensors")
-    served.repositories["org/tiny"] = loopback.Repository(folder)
+    served.repositories["org/tiny"] = Repository(folder)
     found = bring(hub)
     assert sorted(path.name for path in found.glob("model*")) == [
         "model-00001-of-00002.safetensors",
@@ -159,14 +157,14 @@ def test_shards_are_those_of_the_index(hub: Hub, served: Any, loopback: ModuleTy
     assert Checkpoint.open(found).parameters > 0
 
 
-def test_one_gguf_file_of_many(hub: Hub, served: Any, loopback: ModuleType, repositories: Path) -> None:
+def test_one_gguf_file_of_many(hub: Hub, served: Any, repositories: Path) -> None:
     folder = repositories / "org" / "quants"
     folder.mkdir()
     for kind in ("Q4_0", "Q8_0"):
         (folder / f"tiny-{kind}.gguf").write_bytes(os.urandom(20_000))
     for part in (1, 2):
         (folder / f"split-{part:05d}-of-00002.gguf").write_bytes(os.urandom(12_000))
-    served.repositories["org/quants"] = loopback.Repository(folder)
+    served.repositories["org/quants"] = Repository(folder)
     path = bring(hub, HubName("org/quants", None, "tiny-Q4_0.gguf"))
     assert path.name == "tiny-Q4_0.gguf" and path.read_bytes() == (folder / path.name).read_bytes()
     assert resolved(served) == ["tiny-Q4_0.gguf"]

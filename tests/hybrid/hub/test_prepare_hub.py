@@ -6,10 +6,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from loopback_hub import Repository
 
 from hybrid.checkpoint.hub import Hub
 from hybrid.stages.prepare import PrepareSettings, prepare
@@ -17,13 +17,6 @@ from hybrid.store.files import ModelFiles
 from hybrid.store.origin import read_origin
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "text.txt"
-    path.write_text("the quick brown fox jumps over the lazy dog and runs away, far away. " * 60)
-    return path
 
 
 @pytest.fixture
@@ -80,9 +73,7 @@ def test_offline_once_it_was_downloaded(
     assert "going on with what was downloaded" in err
 
 
-def test_an_interrupted_download_goes_on(
-    hub: Hub, served: Any, loopback: ModuleType, text: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_download_goes_on(hub: Hub, served: Any, text: Path, tmp_path: Path) -> None:
     settings = PrepareSettings(texts=(text,), predictors=False)
 
     def interrupt(status: Any) -> None:
@@ -113,11 +104,11 @@ def test_an_interrupt_ends_the_command_with_130_and_says_how_to_go_on(
 
 
 def test_an_unsupported_model_is_refused_before_its_weights(
-    hub: Hub, served: Any, refused: Callable[..., str], arguments: list[Any], repositories: Path, loopback: ModuleType
+    hub: Hub, served: Any, refused: Callable[..., str], arguments: list[Any], repositories: Path
 ) -> None:
     config = repositories / "org" / "tiny" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": ["MambaForCausalLM"]}))
-    served.repositories["org/tiny"] = loopback.Repository(config.parent)
+    served.repositories["org/tiny"] = Repository(config.parent)
     assert "MambaForCausalLM' is not supported" in refused("prepare", "org/tiny", *arguments)
     assert not weights(served) and not Path(arguments[0]).exists()
 
@@ -135,7 +126,6 @@ def test_pack_takes_a_name_too(
 def test_a_gguf_file_of_a_hub(
     hub: Hub,
     served: Any,
-    loopback: ModuleType,
     repositories: Path,
     hybrid: Command,
     arguments: list[Any],
@@ -145,7 +135,7 @@ def test_a_gguf_file_of_a_hub(
     folder = repositories / "org" / "quants"
     folder.mkdir()
     make_gguf(llama_checkpoint, folder / "tiny-f16.gguf", kind="f16")
-    served.repositories["org/quants"] = loopback.Repository(folder)
+    served.repositories["org/quants"] = Repository(folder)
     code, out, err = hybrid("prepare", "org/quants/tiny-f16.gguf", *arguments, "--activation", "relu")
     assert code == 0, err
     assert json.loads(out)["source"].endswith("/tiny-f16.gguf")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from loopback_hub import Faults
 
 from hybrid.checkpoint.hub import Hub
 from hybrid.checkpoint.hub_files import HubFile, Listing
@@ -34,9 +34,9 @@ def test_no_such_revision(hub: Hub) -> None:
 
 
 def test_a_gated_repository_needs_a_token_which_other_hosts_do_not_get(
-    hub: Hub, served: Any, loopback: ModuleType, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served.faults = loopback.Faults(gated="hf_secret")
+    served.faults = Faults(gated="hf_secret")
     with pytest.raises(UserError, match=r"is gated: accept its conditions on http.*/org/tiny.*hf auth login"):
         bring(hub)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -48,8 +48,8 @@ def test_a_gated_repository_needs_a_token_which_other_hosts_do_not_get(
     ("status", "said"),
     [(429, "takes no more requests"), (503, "is not well"), (403, "refuses"), (401, "not accept your token")],
 )
-def test_a_hub_that_answers_no(hub: Hub, served: Any, loopback: ModuleType, status: int, said: str) -> None:
-    served.faults = loopback.Faults(status=status)
+def test_a_hub_that_answers_no(hub: Hub, served: Any, status: int, said: str) -> None:
+    served.faults = Faults(status=status)
     with pytest.raises(UserError, match=said):
         bring(hub)
 
@@ -74,11 +74,9 @@ def test_offline_takes_what_was_downloaded(hub: Hub, served: Any) -> None:
         bring(offline, notes=notes)
 
 
-def test_a_connection_that_brings_nothing_is_given_up(
-    hub: Hub, served: Any, loopback: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connection_that_brings_nothing_is_given_up(hub: Hub, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    served.faults = loopback.Faults(break_after=0)
+    served.faults = Faults(break_after=0)
     with pytest.raises(UserError, match=r"connection to .* was lost while org/tiny was downloaded.*goes on where"):
         bring(hub)
 

@@ -27,14 +27,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def text(tmp_path: Path) -> Path:
-    """Enough to count on."""
-    path = tmp_path / "text.txt"
-    path.write_text("the quick brown fox jumps over the lazy dog and runs away, far away. " * 60)
-    return path
-
-
-@pytest.fixture
 def ready(llama_checkpoint: Path, text: Path, tmp_path: Path) -> Callable[..., PrepareReport]:
     """`ready(**settings)`: the tiny checkpoint, prepared in `model` without predictors."""
 
