@@ -68,6 +68,7 @@ def main() -> int:
         found = [result for path in sorted(args.folder.glob("*.jsonl")) for result in read_results(path)]
         args.file.write_text(json.dumps(summary(found), indent=1) + "\n")
         return 0
+    args.scratch = args.scratch.resolve()  # commands run in folders of their own
     os.environ |= {"HYBRID_CACHE": str(args.scratch / "cache"), "HF_HUB_OFFLINE": "1"}
     args.folder.mkdir(parents=True, exist_ok=True)
     if args.what == "fuzz":

@@ -58,7 +58,7 @@ def run_commands(commands: Sequence[Sequence[str]]) -> None:
 
 
 def in_child(work: Callable[[], None], stdout: Path, stderr: Path, stdin: Path | None) -> int:
-    """Fork, and have the child do the work with its output in files; its id, which leads a session of its own."""
+    """Fork, and have the child do the work, beside `stdout`, with its output in files; its id: it leads a session."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -77,6 +77,7 @@ def in_child(work: Callable[[], None], stdout: Path, stderr: Path, stdin: Path |
             opened = os.open(path, flags, 0o644)
             os.dup2(opened, number)
             os.close(opened)
+        os.chdir(stdout.parent)  # where files with a made-up name go
         sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         work()
