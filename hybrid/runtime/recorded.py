@@ -3,6 +3,7 @@
 The decoder is walked once with a `Recorder` in the place of operators: instead of computing, each call appends the
 native operator to a program, over buffers that all layers share. Running the program then is the whole step. Where a
 layer's rows lie on two units, those of the other unit are a program of their own, which goes over a native lane.
+Between programs numpy copies: a thread of torch's would spin on a core of the native pool for milliseconds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 
 from hybrid.model.decoder import ComputeUnit, Decoder, Projection
@@ -129,7 +131,7 @@ class RecordedStep:
         tokens = len(hidden)
         if not tokens:
             return self._logits[:0]
-        self._picked[:tokens] = hidden
+        np.copyto(self._picked.numpy()[:tokens], hidden.numpy())
         unused = self._no_tokens.buffer_info()[0]
         with noted([self._head], self._units, spans):
             activity.native_seconds += self._head.run(tokens, unused, unused, unused)
@@ -139,7 +141,8 @@ class RecordedStep:
         self, step: Step, wanted: Sequence[int], activity: Activity, spans: Spans | None = None
     ) -> torch.Tensor:
         """fp32 `[wanted, vocab]`: a step, and the logits of some of its tokens, by their places in it."""
-        return self.logits(self.run(step, activity, spans)[list(wanted)], activity, spans)
+        hidden = self.run(step, activity, spans).numpy()[list(wanted)]
+        return self.logits(torch.from_numpy(hidden), activity, spans)
 
     def seconds(self) -> dict[str, float]:
         """What native operators of this thread took so far, by kind, the head as one of its own."""
