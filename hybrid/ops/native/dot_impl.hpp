@@ -56,10 +56,10 @@ class Ahead {
   // Once for each step of a product: asks for the `count` bytes, from `at` on, of what comes `reach` bytes later.
   template <int R>
   void step(int64_t at, int64_t count) {
-    if (left_-- > 0) return;
-    left_ = turns_ - 1;
     const bool here = at + reach_ < size_;
     for (int r = 0; r < R; ++r) {
+      if (left_-- > 0) continue;
+      left_ = turns_ - 1;
       const Bytes from = here ? w_[r] + at + reach_ : next_[r] + (at + reach_ - size_);
       for (int64_t k = 0; k < count; k += line) __builtin_prefetch(from + k);
     }

@@ -35,6 +35,7 @@ class Window {
     for (int i = 0; i < size_; ++i) {
       rows_[i] = call.rows + active.rows[first + i] * call.stride_bytes + down;
       next_[i] = call.rows + active.rows[smaller(first + window + i, count - 1)] * call.stride_bytes + down;
+      __builtin_prefetch(active.values + smaller(first + window + i, count - 1) * tokens_);
       for (int t = 0; t < max_tokens; ++t) own_[t] |= static_cast<uint64_t>(active.sets[first + i] >> t & 1) << i;
     }
   }
@@ -112,8 +113,6 @@ void sum_blocks(const FfnCall& call, const Active& active, int64_t count, int64_
     float sums[max_tokens + 1][units * size];  // one more, for a group that is short of a token
     memset(sums, 0, (call.in.tokens + 1) * sizeof sums[0]);
     by_tiles<Simd>(call, active, count, [&](auto T, int t, const auto& rows) {
-      for (int r = 0; r < rows.count; ++r)
-        __builtin_prefetch(rows.next[r] + quant_bytes(format, width) + 2 * at[0].first_block);
       constexpr int S = T == 1 ? words_together<Simd, format>() : 1;
       for (int u = 0; u < some;) {
         float* const to = sums[t] + u * size;

@@ -114,6 +114,7 @@ inline void add_lanes(const Tile<T>& t, int64_t quants, int64_t scales, int64_t 
     if constexpr (sum_factors) all[k] = Simd::load(y + k * y_stride + K * part);
   }
   for (int r = 0; r < t.count; ++r) {
+    if constexpr (first == 0) __builtin_prefetch(t.next[r] + scales);
     const typename Simd::V scale = Simd::halves(t.rows[r] + scales, whole ? Simd::lanes : n);
     typename Simd::V factors[T];
     for (int k = 0; k < T; ++k) {
