@@ -83,6 +83,17 @@ def generate(llm: LLM, prompts: Sequence[str], settings: Settings, into: Togethe
     return elapsed
 
 
+def warm_up(llm: LLM, prompts: Prompts, count: int, settings: Settings) -> None:
+    """Calls until all weights and all room for keys and values were in use once, as in a server's first minutes: memory
+    that nothing used yet is given, and cleared, page by page.
+    """
+    pages = llm._engine.pages
+    while True:
+        generate(llm, [prompts.text(settings.prompt) for _ in range(count)], settings)
+        if pages.touched == pages.total:
+            return
+
+
 def batching(
     path: Path, mode: str, counts: Sequence[int], settings: Settings, tell: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -90,7 +101,7 @@ def batching(
     figures = {count: Together() for count in counts}
     with opened(path, mode, max(counts), settings) as llm:
         prompts = Prompts(llm.tokenizer, llm.tokenizer.vocab_size)
-        generate(llm, [prompts.text(settings.prompt)], settings)  # touches the weights once
+        warm_up(llm, prompts, max(counts), settings)
         for turn in range(settings.rounds):
             for count in counts if turn % 2 == 0 else reversed(counts):
                 generate(llm, [prompts.text(settings.prompt) for _ in range(count)], settings, figures[count])
