@@ -169,7 +169,10 @@ def load_machine(directory: ModelDirectory, options: EngineOptions, tell: Tell |
         lane = ThreadLane() if any(layer.far_banks for layer in split) else None
         if lane is not None:
             opened.callback(lane.close)
-        scattered = options.prefetch and larger_than_memory(directory, options)
+        larger = larger_than_memory(directory, options)
+        if not larger:
+            directory.gather()
+        scattered = options.prefetch and larger and options.mode == "predicted" and options.mmap
         cutoff, overlap = spec.activation_cutoff, options.overlap
         tally = Tally(spec.n_neurons, [layer.units for layer in split], layers) if options.tally else None
         scheduler = Scheduler(split, options.mode, spec.has_exact_zeros, lane, cutoff, overlap, scattered, tally)
@@ -219,10 +222,9 @@ def check_plan(directory: ModelDirectory, plan: Plan) -> None:
 
 
 def larger_than_memory(directory: ModelDirectory, options: EngineOptions) -> bool:
-    """Whether rows that are named have to be read from the drive again and again."""
+    """Whether what is used of the host's files has to be read from the drive again and again."""
     on_drive = options.plan is not None and options.plan.total_bytes("flash") > 0
-    larger = on_drive or host_bytes(directory, options) > available_memory()
-    return options.mode == "predicted" and options.mmap and larger
+    return on_drive or host_bytes(directory, options) > available_memory()
 
 
 def host_bytes(directory: ModelDirectory, options: EngineOptions) -> int:

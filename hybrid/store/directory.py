@@ -62,6 +62,12 @@ class ModelDirectory(ModelFiles):
         for name, layout in self.manifest.layouts.items():
             self._files[name] = HeldFile(self.path / name, layout)
 
+    def gather(self) -> None:
+        """Have what is mapped of all files read and found in large pieces: for a model that fits in memory."""
+        for file in self._files.values():
+            if isinstance(file, MappedFile):
+                file.gather()
+
     def scatter(self) -> None:
         """Have neurons read alone when they are touched: what is needed is asked for, and neighbours are not."""
         for name, file in self._files.items():

@@ -45,13 +45,18 @@ def test_the_bits_are_the_same(demo, look_ahead, split_plan, heldout, complete, 
 
 
 def read_alone(engine):
-    """Whether neurons' files are mapped so that pages are read without their neighbours; see proc(5), smaps."""
+    """Whether neurons' files are mapped so that pages are read without their neighbours."""
+    return advised(engine, "rr")
+
+
+def advised(engine, flag):
+    """Whether the kernel was advised so of neurons' mappings: all of them, or none. See proc(5), smaps."""
     flags, inside = [], False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.split(" ", 1)[0]:
             inside = f"{engine.directory.path}/neurons" in line
         elif line.startswith("VmFlags") and inside:
-            flags.append("rr" in line.split())
+            flags.append(flag in line.split())
     assert flags
     assert all(flags) or not any(flags)
     return flags[0]
@@ -71,6 +76,19 @@ def test_only_a_model_larger_than_memory_is_read_so(look_ahead, monkeypatch):
     assert opened(free=1 << 20) == (True, True, True)
     assert opened(free=1 << 20, prefetch=False) == (False, False, False)
     assert opened(free=1 << 20, mode="exact") == (False, False, False)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages")
+def test_only_a_model_that_fits_in_memory_is_mapped_in_large_pieces(look_ahead, monkeypatch):
+    for mode in ("predicted", "exact"):
+        with open_engine(look_ahead, mode=mode) as engine:
+            engine.logits([5, 6, 7])
+            assert advised(engine, "hg")
+        with monkeypatch.context() as patch:
+            patch.setattr(loader, "available_memory", lambda: 1 << 20)
+            with open_engine(look_ahead, mode=mode) as engine:
+                engine.logits([5, 6, 7])
+                assert not advised(engine, "hg")
 
 
 def test_a_child_of_a_fork_goes_on(look_ahead, larger, complete):

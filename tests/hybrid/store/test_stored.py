@@ -160,3 +160,19 @@ def test_pages_that_another_has_mapped_stay(stored, in_page_cache):
     assert all(in_page_cache(other.address, pages))
     other.forget(0, layout.size)
     assert not all(in_page_cache(other.address, pages))
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages")
+def test_what_parts_were_given_back_of_is_not_brought_back_with_its_neighbours(stored) -> None:
+    path, layout, content = stored
+
+    def large():
+        mappings = Path("/proc/self/smaps").read_text().split("VmFlags:")
+        return [" hg" in after.splitlines()[0] for before, after in pairwise(mappings) if str(path) in before]
+
+    whole, given_back = MappedFile(path, layout), MappedFile(path, layout)
+    given_back.forget(0, SIZE // 2)
+    for file in (whole, given_back):
+        file.gather()
+        assert torch.equal(file.tensor("large"), content[layout.entry("large").offset : layout.entry("large").end])
+    assert sorted(large()) == [False, True]
