@@ -23,6 +23,16 @@ inline void fill(const FfnCall& call, const Active& active, int64_t first, int64
   }
 }
 
+// Bit c of byte r becomes bit r of byte c (Warren, Hacker's Delight, 7-3).
+inline uint64_t transposed(uint64_t bits) {
+  uint64_t t = (bits ^ bits >> 7) & 0x00aa00aa00aa00aa;
+  bits ^= t ^ t << 7;
+  t = (bits ^ bits >> 14) & 0x0000cccc0000cccc;
+  bits ^= t ^ t << 14;
+  t = (bits ^ bits >> 28) & 0x00000000f0f0f0f0;
+  return bits ^ t ^ t << 28;
+}
+
 // Some active rows, of which token after token takes its own, and those that follow, which are asked for meanwhile.
 class Window {
  public:
@@ -36,7 +46,18 @@ class Window {
       rows_[i] = call.rows + active.rows[first + i] * call.stride_bytes + down;
       next_[i] = call.rows + active.rows[smaller(first + window + i, count - 1)] * call.stride_bytes + down;
       __builtin_prefetch(active.values + smaller(first + window + i, count - 1) * tokens_);
-      for (int t = 0; t < max_tokens; ++t) own_[t] |= static_cast<uint64_t>(active.sets[first + i] >> t & 1) << i;
+    }
+    for (int i = 0; i < size_; i += 8) {
+      uint64_t low = 0, high = 0;  // of eight rows, a byte for each
+      for (int r = 0; r < 8 && i + r < size_; ++r) {
+        const uint64_t set = active.sets[first + i + r];
+        low |= (set & 0xff) << 8 * r, high |= set >> 8 << 8 * r;
+      }
+      low = transposed(low), high = transposed(high);
+      for (int t = 0; t < 8; ++t) {
+        own_[t] |= (low >> 8 * t & 0xff) << i;
+        own_[8 + t] |= (high >> 8 * t & 0xff) << i;
+      }
     }
   }
 
@@ -62,28 +83,31 @@ class Window {
   uint64_t own_[max_tokens] = {};  // of each token its rows, a bit for each
 };
 
-// Whether tokens have most rows in common, so that a row is widened once for several of them. Else each takes its own.
-inline bool shared(const FfnCall& call, const Active& active, int64_t count) {
+// Whether tokens have most of some rows in common, so that each is widened once for several of them. Else each takes its own.
+inline bool shared(const uint16_t* sets, int64_t count, int tokens) {
   int64_t pairs = 0;
-  for (int64_t i = 0; i < count; ++i) pairs += __builtin_popcount(active.sets[i]);
-  return 2 * pairs > call.in.tokens * count;
+  for (int64_t i = 0; i < count; ++i) pairs += __builtin_popcount(sets[i]);
+  return 2 * pairs > tokens * count;
 }
 
-// Calls add(T, t, rows) for tile after tile of the active rows, for T tokens from t on and the rows that they need.
+// Calls add(T, t, rows) for tile after tile of the active rows, for T tokens from t on and the rows that they need. Rows lie
+// in order of frequency: the first are most tokens', the others few tokens' each.
 template <class Simd, class Add>
 inline void by_tiles(const FfnCall& call, const Active& active, int64_t count, const Add& add) {
-  if (call.in.tokens == 1 || shared(call, active, count)) {
-    for (int64_t i = 0; i < count; i += tile)
-      by_tokens<Simd::tokens_of_sums>(call.in.tokens, [&](auto T, int t) {
-        Tile<T> rows;
-        fill<T>(call, active, i, count, t, rows);
-        if (rows.count) add(T, t, rows);
-      });
-    return;
-  }
-  for (int64_t i = 0; i < count; i += window) {
-    Window at(call, active, i, count);
-    for (int t = 0; t < call.in.tokens; ++t) {
+  const int tokens = call.in.tokens;
+  for (int64_t first = 0; first < count; first += window) {
+    const int64_t last = smaller(first + window, count);
+    if (tokens == 1 || shared(active.sets + first, last - first, tokens)) {
+      for (int64_t i = first; i < last; i += tile)
+        by_tokens<Simd::tokens_of_sums>(tokens, [&](auto T, int t) {
+          Tile<T> rows;
+          fill<T>(call, active, i, count, t, rows);
+          if (rows.count) add(T, t, rows);
+        });
+      continue;
+    }
+    Window at(call, active, first, count);
+    for (int t = 0; t < tokens; ++t) {
       Tile<1> rows;
       at.fill(t, rows);
       if (rows.count) add(std::integral_constant<int, 1>(), t, rows);
