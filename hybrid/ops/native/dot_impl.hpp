@@ -262,21 +262,17 @@ constexpr bool two_fill_a_vector(int64_t width) {
   return in_blocks(format) && Simd::pairs_rows && width == Simd::lanes / 2 * hybrid::block;
 }
 
-// The same for such rows.
-template <class Simd, Format format, int R, int T, class Later>
-[[gnu::always_inline]] inline void dot_pairs(const Bytes (&w)[R], const Input& in, const int (&tokens)[T], Later later,
-                                             float (&out)[R][T]) {
+// out[t][r] = w[r] . x[t] for eight such rows.
+template <class Simd, Format format, int T, class Later>
+[[gnu::always_inline]] inline void dot_pairs(const Bytes (&w)[8], const Input& in, const int (&tokens)[T], Later later,
+                                             float (&out)[T][8]) {
   constexpr int half = Simd::lanes / 2;
-  typename Simd::V sums[R / 2][T];
-  for (int r = 0; r < R / 2; ++r)
-    for (int t = 0; t < T; ++t) sums[r][t] = Simd::zero();
-  later.template step<R>(0, hybrid::vector_bytes(format, half * hybrid::block));
-  dot_lanes<Simd, format, R / 2, T, half, 2>(w, quant_bytes(format, in.width), Rounded<T>(in, tokens), 0, half, 0, half, sums);
-  for (int r = 0; r < R / 2; ++r) {
-    float both[8];  // of the first row for four tokens, then of the second
-    Simd::sum4_halves({sums[r][0], sums[r][T > 1], sums[r][T > 2 ? 2 : 0], sums[r][T > 3 ? 3 : 0]}, both);
-    for (int t = 0; t < T; ++t) out[2 * r][t] = both[t], out[2 * r + 1][t] = both[4 + t];
-  }
+  typename Simd::V sums[4][T];
+  for (auto& of_rows : sums)
+    for (auto& sum : of_rows) sum = Simd::zero();
+  later.template step<8>(0, hybrid::vector_bytes(format, half * hybrid::block));
+  dot_lanes<Simd, format, 4, T, half, 2>(w, quant_bytes(format, in.width), Rounded<T>(in, tokens), 0, half, 0, half, sums);
+  for (int t = 0; t < T; ++t) Simd::sum4_halves({sums[0][t], sums[1][t], sums[2][t], sums[3][t]}, out[t]);
 }
 
 // out[r][t] = w[r] . x[tokens[t]].

@@ -40,12 +40,12 @@ struct Simd {
     const I firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, s)));
   }
-  // Of four vectors the sums of the first half, then those of the second, each in the order of `sum`.
+  // Of four vectors, one after the other, the sums of both halves, each in the order of `sum`.
   static void sum4_halves(const V (&v)[4], float* out) {
     V ab = add_quarters<0x88, 0xdd>(v[0], v[1]), cd = add_quarters<0x88, 0xdd>(v[2], v[3]);
     ab = add(ab, _mm512_permute_ps(ab, 0x4e)), cd = add(cd, _mm512_permute_ps(cd, 0x4e));
     ab = add(ab, _mm512_permute_ps(ab, 0xb1)), cd = add(cd, _mm512_permute_ps(cd, 0xb1));
-    const I firsts = _mm512_setr_epi32(0, 8, 16, 24, 4, 12, 20, 28, 0, 0, 0, 0, 0, 0, 0, 0);
+    const I firsts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
     _mm256_storeu_ps(out, _mm512_castps512_ps256(_mm512_permutex2var_ps(ab, firsts, cd)));
   }
   static float greatest(V v) { return _mm512_reduce_max_ps(v); }
