@@ -2,7 +2,7 @@
 
 Requests are admitted in the order in which they came, and are in that order from then on: none overtakes another.
 Every step takes one token of each that decodes, and as many prompt tokens of the others, oldest first, as the pace
-allows: one at least. Where no page is left the youngest gives up its pages and waits to be admitted again; the pool
+allows: one at least, with the last pass of those that decode and, where that is full, in passes of their own. Where no page is left the youngest gives up its pages and waits to be admitted again; the pool
 holds the longest text, so that the oldest always goes on, and so each comes to be the oldest. (Continuous batching:
 Orca, Yu et al., 2022; paged caches, and preemption by recomputing: vLLM, Kwon et al., 2023; prompts in pieces beside
 decoding: Sarathi, Agrawal et al., 2023.)
@@ -147,6 +147,7 @@ class Batcher(Generic[R]):
                 self.prompt_tokens_cached += PAGE_TOKENS
 
     def _add_prompts(self, passes: list[list[Part[R]]], planned: list[Part[R]]) -> None:
+        usual = [work_of(parts) for parts in passes]
         if not passes or len(passes[-1]) == self.pass_tokens:
             passes.append([])
         budget: int | None = None
@@ -155,33 +156,56 @@ class Batcher(Generic[R]):
             if request not in self.running or budget == 0:
                 continue  # it was preempted meanwhile, or nothing more fits the step
             self._share(request)
+            at = request.computed
             if budget is None:
-                budget = self._budget(passes, request.computed)
-            page = request.computed // PAGE_TOKENS
-            if self.reuse and (page + 1) * PAGE_TOKENS < len(request) and request.digest(page) in coming:
+                budget = self._budget(usual, passes, at)
+            if self.reuse and self._page_of(request, at) in coming:
                 continue  # somebody computes that page in this step
             long = request.pending > self.pass_tokens < self.prompt_tokens
-            wanted = request.computed + min(self.prompt_tokens if long else budget, request.pending)
-            end = self._room(request, wanted, planned)
-            if end <= request.computed:
-                break
-            part = Part(request, request.computed, end - request.computed, decodes=False, is_last=end == len(request))
-            if long:
-                self._long = part
-                break
-            passes[-1].append(part)
-            planned.append(part)
-            coming.update(request.digest(p) for p in range(page, end // PAGE_TOKENS) if self.reuse)
-            budget -= part.count
+            while budget and at < len(request):
+                end = self._room(request, min(at + (self.prompt_tokens if long else budget), len(request)), planned)
+                if end <= at:
+                    budget = 0
+                    break
+                part = Part(request, at, end - at, decodes=False, is_last=end == len(request))
+                if long:
+                    self._long, budget = part, 0
+                    break
+                passes[-1].append(part)
+                planned.append(part)
+                coming.update(request.digest(p) for p in range(at // PAGE_TOKENS, end // PAGE_TOKENS) if self.reuse)
+                at = end
+                budget -= part.count
+                if not budget:
+                    budget = self._another(usual, passes, end)
         if not passes[-1]:
             passes.pop()
 
-    def _budget(self, passes: list[list[Part[R]]], position: int) -> int:
+    def _page_of(self, request: R, position: int) -> bytes | None:
+        """The digest of the page that a token lies in, of a page that may be shared once it is computed."""
+        page = position // PAGE_TOKENS
+        return request.digest(page) if (page + 1) * PAGE_TOKENS < len(request) else None
+
+    def _budget(self, usual: list[Work], passes: list[list[Part[R]]], position: int) -> int:
         """Prompt tokens from a position on that the step may take with the last of its passes; one at least."""
         room = min(self.prompt_tokens, self.pass_tokens - len(passes[-1]))
-        if not passes[0]:
+        if not usual:
             return room
-        return self.costs.affordable([work_of(parts) for parts in passes], position, room, self.pace)
+        return max(1, self.costs.affordable(usual, [work_of(p) for p in passes], position, room, self.pace))
+
+    def _another(self, usual: list[Work], passes: list[list[Part[R]]], position: int) -> int:
+        """Prompt tokens that a pass more takes of the step, which is begun for them; none where others have no use for
+        the time, or where weights would be read for a few.
+        """
+        room = min(self.prompt_tokens, self.pass_tokens)
+        works = [work_of(parts) for parts in passes]
+        if not usual or works[-1].tokens < self.pass_tokens:
+            return 0
+        count = self.costs.affordable(usual, [*works, NOTHING], position, room, self.pace)
+        if 2 * count < room:
+            return 0
+        passes.append([])
+        return count
 
     def _room(self, request: R, end: int, planned: list[Part[R]]) -> int:
         """See that there are pages for a request's tokens up to `end`; how far there are.

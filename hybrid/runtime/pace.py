@@ -61,16 +61,16 @@ class PassCosts:
             return 0.0
         return line[0] + line[1] * work.tokens + line[2] * work.keys + line[3] * work.attended
 
-    def affordable(self, passes: Sequence[Work], position: int, room: int, pace: float) -> int:
-        """Prompt tokens from a position on that the last of a step's passes takes besides, so that the step takes at
-        most `pace` times as long as without; from 1 to `room`. Without a figure, as many as there are tokens.
+    def affordable(self, usual: Sequence[Work], passes: Sequence[Work], position: int, room: int, pace: float) -> int:
+        """Prompt tokens from a position on, up to `room`, that the last of a step's passes takes besides, so that the
+        step takes at most `pace` times as long as one of the `usual` passes. Without a figure, so that it has at most
+        twice as many tokens.
         """
         if self._fitted() is None:
-            return max(1, min(room, sum(work.tokens for work in passes)))
-        last = passes[-1]
-        most = self.seconds(last) + (pace - 1) * sum(map(self.seconds, passes))
-        counts = range(room, 1, -1)
-        return next((n for n in counts if self.seconds(last.with_part(position, n)) <= most), 1)
+            return max(0, min(room, sum(2 * work.tokens for work in usual) - sum(work.tokens for work in passes)))
+        *others, last = passes
+        most = pace * sum(map(self.seconds, usual)) - sum(map(self.seconds, others))
+        return next((n for n in range(room, 0, -1) if self.seconds(last.with_part(position, n)) <= most), 0)
 
     def _fitted(self) -> tuple[float, ...] | None:
         if self._new and (self._line is None or self._new >= REFIT):

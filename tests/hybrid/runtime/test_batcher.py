@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -62,7 +63,10 @@ class World:
         parts = [part for some in plan.passes for part in some]
         assert all(0 < sum(p.count for p in some) <= batcher.pass_tokens for some in plan.passes)
         computed = {id(part.request) for part in parts}
-        assert len(computed) == len(parts), "each request takes part once"
+        for request in batcher.running:
+            own = [part for part in parts if part.request is request]
+            assert all(sum(p.request is request for p in some) < 2 for some in plan.passes), "once in a pass"
+            assert all(a.first + a.count == b.first and not a.decodes for a, b in pairwise(own)), "one after the other"
         left_out = [
             r for r in batcher.running if id(r) not in computed and (not plan.long or plan.long.request is not r)
         ]
@@ -98,8 +102,8 @@ def world(pages=None, slots=4, pass_tokens=16, prompt_tokens=16, **options):
     return World(Batcher(pool, slots, pass_tokens, prompt_tokens, **options))
 
 
-def add(batcher, *requests):
-    for number, request in enumerate(requests):
+def add(batcher, *requests, first=0):
+    for number, request in enumerate(requests, first):
         request.number = number
         batcher.add(request)
 
@@ -253,15 +257,30 @@ def test_all_that_decode_get_a_token_in_every_step(decoding):
     while not all(r.output_ids for r in short):
         one.step()
     late = Request(list(range(30)), 1)
-    late.number = decoding
-    one.batcher.add(late)
+    add(one.batcher, late, first=decoding)
     while not late.output_ids:
         before = [len(r.output_ids) for r in short]
         plan = one.step()
         assert [len(r.output_ids) for r in short] == [n + 1 for n in before]
-        assert [len(parts) for parts in plan.passes[:-1]] == [16] * (decoding // 16), (
-            "rows are read as seldom as can be"
-        )
+        beside = [sum(p.decodes for p in parts) for parts in plan.passes if parts[0].decodes]
+        assert beside == [min(16, decoding - at) for at in range(0, decoding, 16)]
+        assert all(sum(p.count for p in parts) == 16 for parts in plan.passes[:-1]), "rows are read as seldom as can be"
+
+
+def test_beside_a_nearly_full_pass_a_prompt_has_one_of_its_own():
+    one = world(slots=16, pages=64 * pages_for(CONTEXT))
+    for tokens in [*range(1, 17)] * 4:
+        one.batcher.costs.observe(work_of([]).with_part(0, tokens), 1e-2 + 2e-3 * tokens)
+    add(one.batcher, *(short := [Request([n], 50) for n in range(13)]))
+    while not all(r.output_ids for r in short):
+        one.step()
+    late = Request(list(range(10, 30)), 1)
+    add(one.batcher, late, Request(list(range(40, 60)), 1), first=13)
+    prompts = [(p.request, p.first, p.count) for parts in one.step().passes for p in parts if not p.decodes]
+    assert prompts == [(late, 0, 3), (late, 3, pytest.approx(10, abs=1))], "twice 36 ms, of which the first took 42"
+    one.batcher.pace = 1.5
+    assert len(one.step().passes) == 1, "what is left of the pace is not worth a pass"
+    finish(one)
 
 
 def test_a_long_piece_has_a_pass_of_its_own_and_is_begun_anew_where_its_request_is_gone():
