@@ -30,8 +30,8 @@ def batching_rows(formats: dict[str, dict[str, Any]]) -> Iterator[str]:
                 rest = sum(spent.values()) - sum(shares)
                 yield (
                     f"| {name} | {mode} | {count} | {statistics.median(of['rate']):.1f} | "
-                    f"{over(of['rate'], one['rate']):.2f}x | {statistics.median(of['decode_rate']):.1f} | "
-                    f"{over(of['decode_rate'], one['decode_rate']):.2f}x | "
+                    f"{spread(of['rate'], one['rate'])} | {statistics.median(of['decode_rate']):.1f} | "
+                    f"{spread(of['decode_rate'], one['decode_rate'])} | "
                     + " | ".join(f"{value:.2f}" for value in (*shares, rest, outside))
                     + " |"
                 )
@@ -86,6 +86,12 @@ def table(words: str, columns: Sequence[str], rows: Iterator[str]) -> Iterator[s
 def over(some: list[float], others: list[float]) -> float:
     """Median over the rounds of one over the other."""
     return statistics.median(a / b for a, b in zip(some, others, strict=True))
+
+
+def spread(some: list[float], others: list[float]) -> str:
+    """The median, least and greatest of one over the other."""
+    ratios = [a / b for a, b in zip(some, others, strict=True)]
+    return f"{over(some, others):.2f}x" + (f" ({min(ratios):.1f}-{max(ratios):.1f})" if min(ratios) < max(ratios) else "")
 
 
 def tables(body: dict[str, Any]) -> Iterator[str]:

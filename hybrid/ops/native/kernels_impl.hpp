@@ -48,8 +48,8 @@ void linear_group(const LinearCall& call, int64_t o, int64_t last, int t, int tu
   }
 }
 
-// One row at a time where one token asks: rows read one after the other are a stream that the processor's own prefetching
-// follows, and a 4-bit row is then read twice as fast as four side by side.
+// One row at a time where one token asks, or few and rows are long: rows read one after the other are a stream that the
+// processor's own prefetching follows. A 4-bit row is then read twice as fast for one token as four side by side.
 template <class Simd, Format format>
 void linear_rows(const LinearCall& call, int64_t first, int64_t last) {
   constexpr int R = rows_together<Simd, format>(), most = tokens_together<Simd, format>();
@@ -64,6 +64,13 @@ void linear_rows(const LinearCall& call, int64_t first, int64_t last) {
       for (int64_t o = first; o < last; o += S)
         by_tokens<most>(call.in.tokens,
                         [&](auto T, int t) { linear_group<Simd, format, S, T, true>(call, o, last, t, t / most, turns); });
+      return;
+    }
+  }
+  if constexpr (format == hybrid::q8_0 && Simd::lanes == hybrid::group_blocks) {
+    if (turns == 1) {  // still bound by memory
+      for (int64_t o = first; o < last; ++o)
+        by_tokens<most>(call.in.tokens, [&](auto T, int t) { linear_group<Simd, format, 1, T>(call, o, last, t, 0, 1); });
       return;
     }
   }
