@@ -91,7 +91,8 @@ def over(some: list[float], others: list[float]) -> float:
 def spread(some: list[float], others: list[float]) -> str:
     """The median, least and greatest of one over the other."""
     ratios = [a / b for a, b in zip(some, others, strict=True)]
-    return f"{over(some, others):.2f}x" + (f" ({min(ratios):.1f}-{max(ratios):.1f})" if min(ratios) < max(ratios) else "")
+    between = f" ({min(ratios):.1f}-{max(ratios):.1f})" if min(ratios) < max(ratios) else ""
+    return f"{over(some, others):.2f}x{between}"
 
 
 def tables(body: dict[str, Any]) -> Iterator[str]:

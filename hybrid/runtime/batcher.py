@@ -2,10 +2,11 @@
 
 Requests are admitted in the order in which they came, and are in that order from then on: none overtakes another.
 Every step takes one token of each that decodes, and as many prompt tokens of the others, oldest first, as the pace
-allows: one at least, with the last pass of those that decode and, where that is full, in passes of their own. Where no page is left the youngest gives up its pages and waits to be admitted again; the pool
-holds the longest text, so that the oldest always goes on, and so each comes to be the oldest. (Continuous batching:
-Orca, Yu et al., 2022; paged caches, and preemption by recomputing: vLLM, Kwon et al., 2023; prompts in pieces beside
-decoding: Sarathi, Agrawal et al., 2023.)
+allows: one at least, with the last pass of those that decode and, where that is full, in passes of their own. Where no
+page is left the youngest gives up its pages and waits to be admitted again; the pool holds the longest text, so that
+the oldest always goes on, and so each comes to be the oldest. (Continuous batching: Orca, Yu et al., 2022; paged
+caches, and preemption by recomputing: vLLM, Kwon et al., 2023; prompts in pieces beside decoding: Sarathi, Agrawal et
+al., 2023.)
 """
 
 from __future__ import annotations
