@@ -13,36 +13,28 @@ using hybrid::LinearCall;
 
 constexpr int short_together = 8;  // rows of which two fill a vector
 
-// Where the rows of R outputs from o on (at most to last) lie, and those that come some rows later.
-template <int R>
-struct Outputs {
-  Outputs(const LinearCall& call, int64_t o, int64_t last) {
-    for (int r = 0; r < R; ++r) {
-      const int64_t here = smaller(o + r, last - 1);
-      w[r] = call.weight + here * call.stride_bytes;
-      next[r] = call.weight + smaller(here + rows_ahead(call.stride_bytes, R), last - 1) * call.stride_bytes;
-    }
-  }
-  Bytes w[R], next[R];
-};
-
 // R outputs from o on (at most to last) of T tokens from t on.
 template <class Simd, Format format, int R, int T, bool pairs = false>
 void linear_group(const LinearCall& call, int64_t o, int64_t last, int t, int turn, int turns) {
-  const Outputs<R> rows(call, o, last);
+  Bytes w[R], next[R];
   int tokens[T];
+  for (int r = 0; r < R; ++r) {
+    const int64_t here = smaller(o + r, last - 1);
+    w[r] = call.weight + here * call.stride_bytes;
+    next[r] = call.weight + smaller(here + rows_ahead(call.stride_bytes, R), last - 1) * call.stride_bytes;
+  }
   for (int k = 0; k < T; ++k) tokens[k] = static_cast<int>(smaller(t + k, call.in.tokens - 1));
-  const Ahead later(rows.w, rows.next, hybrid::vector_bytes(format, call.in.width), turn, turns);
+  const Ahead later(w, next, hybrid::vector_bytes(format, call.in.width), turn, turns);
   const int count = static_cast<int>(smaller(R, last - o));
   float* y = call.y + t * call.out_features + o;
   if constexpr (pairs) {
     float dots[T][R];
-    dot_pairs<Simd, format, T>(rows.w, call.in, tokens, later, dots);
+    dot_pairs<Simd, format, T>(w, call.in, tokens, later, dots);
     for (int k = 0; k < T && t + k < call.in.tokens; ++k, y += call.out_features)
       for (int r = 0; r < count; ++r) y[r] = dots[k][r] + (call.bias ? call.bias[o + r] : 0);
   } else {
     float dots[R][T];
-    dot<Simd, format, R, T>(rows.w, call.in, tokens, later, dots);
+    dot<Simd, format, R, T>(w, call.in, tokens, later, dots);
     for (int k = 0; k < T && t + k < call.in.tokens; ++k, y += call.out_features)
       for (int r = 0; r < count; ++r) y[r] = dots[r][k] + (call.bias ? call.bias[o + r] : 0);
   }
